@@ -1,0 +1,192 @@
+"""TAPIR: task-aware curriculum planning for instruction refinement (METHOD section 3).
+
+The method and nothing else. Every verb is a stage that keeps what is finished, so the whole function
+may be run again on the same folder and goes on where it was.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+
+from tapir.domain.difficulty import Difficulty, Split
+from tapir.domain.instruction import Instruction, Pair
+from tapir.domain.judgement import Unscored
+from tapir.domain.mixture import Draw, Mixture, Pool
+from tapir.domain.round import Checkpoint, Evaluation, RoundPlan
+from tapir.domain.task import TaskDistribution
+from tapir.recipe import Recipe
+from tapir.roles import Example, Roles
+from tapir.stages.answer import Answer
+from tapir.stages.evaluate import Evaluate
+from tapir.stages.expand import Expand, draw_rows, normalised, pair_of
+from tapir.stages.judge import Score
+from tapir.stages.mix import Mix
+from tapir.stages.refine import Refine
+from tapir.stages.resample import Resample
+from tapir.stages.select import Select
+from tapir.stages.tag import Tag
+from tapir.stages.train import Train
+from tapir.store.keep import Place
+from tapir.store.rows import DrawRow, MixtureRow
+
+
+@dataclass(slots=True)
+class Curriculum:
+    """The loop and what it knows so far.
+
+    Attributes:
+        pairs: everything that may be trained on, by id: the corpus and all expansions kept.
+        task_of: t(x) by id.
+        refined: y' by id.
+    """
+
+    recipe: Recipe
+    roles: Roles
+    place: Place
+    pairs: dict[str, Pair] = field(default_factory=dict)
+    task_of: dict[str, str] = field(default_factory=dict)
+    refined: dict[str, str] = field(default_factory=dict)
+
+    def run(self, corpus: Sequence[Pair]) -> list[Evaluation]:
+        """Teach the student; returns every evaluation of S_0, S_1, ... S_N."""
+        plan = self.recipe.curriculum
+        alpha = plan.alpha()
+        self.pairs = {pair.instruction.id: pair for pair in corpus}
+        first = self.warm_up(corpus)
+        student = first
+        self.tag([pair.instruction for pair in corpus])
+        scored = self.score(student)
+        evaluations = self.evaluate(student)
+        for number in range(1, alpha.rounds + 1):
+            self.place = replace(self.place, number=number)
+            if plan.rescoring == "every-round" and number > 1:
+                scored = self.score(student)
+            split = self.select(scored)
+            goal = RoundPlan(number, plan.size, alpha.share(number), self.target(evaluations))
+            need = self.resample(goal, split)
+            self.expand(goal, need, split)
+            mixture = self.mix(goal, split)
+            self.refine(mixture)
+            student = self.train(student if plan.continue_from == "previous" else first, mixture)
+            evaluations += self.evaluate(student)
+        return evaluations
+
+    def warm_up(self, corpus: Sequence[Pair]) -> Checkpoint:
+        """S_0 = fine-tune S on D, or S itself where it already follows instructions."""
+        epochs = self.recipe.curriculum.warmup_epochs
+        if not epochs:
+            return self.roles.base
+        examples = [Example(one.instruction.id, one.instruction.text, one.response.text) for one in corpus]
+        return Train(self.roles.trainer, epochs).run(self.place, self.roles.base, examples)
+
+    def score(self, student: Checkpoint) -> dict[str, Difficulty | Unscored]:
+        """ỹ = S(x), then MFD(x) = f_J(x, y) - f_J(x, ỹ), for everything known so far."""
+        pairs = list(self.pairs.values())
+        answers = Answer(self.roles.student, self.recipe.chunk).run(
+            self.place, student, [pair.instruction for pair in pairs]
+        )
+        return Score(self.roles.judge, self.recipe.chunk).run(self.place, pairs, answers)
+
+    def tag(self, instructions: Sequence[Instruction]) -> None:
+        """t(x) for every x."""
+        report = self.roles.tagger.fit(instructions, self.place.seed)
+        self.place.store.once_json(self.place.named("tagger"), lambda: asdict(report) if report else {})
+        tags = Tag(self.roles.tagger, self.recipe.chunk).run(self.place, instructions)
+        self.task_of = {name: row.task for name, row in tags.items() if row.task is not None}
+
+    def select(self, scored: Mapping[str, Difficulty | Unscored]) -> Split:
+        """D_S = {MFD > δ}."""
+        return Select(self.recipe.curriculum.delta()).run(self.place, list(scored), scored)
+
+    def target(self, evaluations: Sequence[Evaluation]) -> TaskDistribution:
+        """P(t): fixed as in the paper, or leant towards tasks where the last evaluation left room."""
+        target, shares = self.recipe.curriculum.target, self.roles.tagger.taxonomy.target
+        if target.shares == "fixed":
+            return shares
+        last = evaluations[-len(self.roles.benchmarks)]
+        return shares.leaning({task: 1 - result.value for task, result in last.tasks.items()}, target.minimum)
+
+    def resample(self, goal: RoundPlan, split: Split) -> Draw:
+        """How many examples of each task the round needs; what the hard pool lacks is a shortfall."""
+        return Resample().run(self.place, goal, self._pool(self._hard(split)))
+
+    def expand(self, goal: RoundPlan, need: Draw, split: Split) -> None:
+        """The teacher writes the shortfall from hard seeds of the same task; what is kept joins the hard pool."""
+        rows = []
+        if self.recipe.curriculum.expand:
+            seeds: dict[str, list[Pair]] = {}
+            for name in self._hard(split):
+                if name in self.task_of:
+                    seeds.setdefault(self.task_of[name], []).append(self.pairs[name])
+            forbidden = {normalised(text) for text in held_out(self.roles)}
+            known = {normalised(pair.instruction.text) for pair in self.pairs.values()}
+            stage = Expand(
+                self.roles.teacher, self.roles.tagger, self.recipe.curriculum.expand_attempts, frozenset(forbidden)
+            )
+            rows = stage.run(self.place, need, seeds, known)
+        for row in rows:
+            if row.reason is None and row.task is not None:
+                self.pairs[row.id] = pair_of(row, goal.number)
+                self.task_of[row.id] = row.task
+        self.place.store.once(
+            self.place.named("draws"), DrawRow, lambda: draw_rows(need, goal.target.shares, rows)
+        )
+
+    def mix(self, goal: RoundPlan, split: Split) -> Mixture:
+        """round(α·n) examples from the hard pool, the rest from the easy pool, both by P(t)."""
+        easy = [name for name in split.easy if name not in split.withheld]
+        return Mix().run(self.place, goal, self._pool(self._hard(split)), self._pool(easy))
+
+    def refine(self, mixture: Mixture) -> None:
+        """y' for what the round trains on: the same result as refining the whole pool first, without its cost."""
+        if not self.recipe.curriculum.refine:
+            return
+        owed = [self.pairs[name] for name in (*mixture.hard, *mixture.easy) if name not in self.refined]
+        rows = Refine(self.roles.teacher, self.recipe.chunk).run(self.place, owed, self.task_of)
+        self.refined |= {row.id: row.text for row in rows if row.text is not None}
+
+    def train(self, base: Checkpoint, mixture: Mixture) -> Checkpoint:
+        """S_r = fine-tune S_{r-1} on the mixture."""
+        rows = self.place.store.once(self.place.named("mixture"), MixtureRow, lambda: self._composed(mixture))
+        examples = [Example(row.id, row.instruction, row.response) for row in rows]
+        return Train(self.roles.trainer, self.recipe.training.epochs).run(self.place, base, examples)
+
+    def evaluate(self, student: Checkpoint) -> list[Evaluation]:
+        """S_r on held-out instructions, per task; the result goes into the next plan."""
+        found = Evaluate(self.roles.student, self.roles.benchmarks, self.recipe.chunk).run(self.place, student)
+        self.place.store.once_json(self.place.named("metrics"), lambda: [asdict(one) for one in found])
+        return found
+
+    def _hard(self, split: Split) -> list[str]:
+        """D_P: the hard seeds and everything expanded from them that has no later score against it."""
+        judged = {*split.easy, *split.unscored}
+        expanded = (
+            name for name, pair in self.pairs.items() if pair.instruction.origin.kind == "expansion"
+        )
+        seeds = set(split.hard)
+        return [*split.hard, *(name for name in expanded if name not in judged and name not in seeds)]
+
+    def _pool(self, ids: Sequence[str]) -> Pool:
+        return Pool.of(ids, self.task_of, self.roles.tagger.taxonomy.labels)
+
+    def _composed(self, mixture: Mixture) -> list[MixtureRow]:
+        tagged = [*((name, "hard") for name in mixture.hard), *((name, "easy") for name in mixture.easy)]
+        return [self._example(name, pool) for name, pool in sorted(tagged)]
+
+    def _example(self, name: str, pool: str) -> MixtureRow:
+        pair = self.pairs[name]
+        return MixtureRow(
+            id=name,
+            instruction=pair.instruction.text,
+            response=self.refined.get(name, pair.response.text),
+            task=self.task_of[name],
+            pool=pool,
+            origin=pair.instruction.origin.kind,
+            refined=name in self.refined,
+        )
+
+
+def held_out(roles: Roles) -> Iterable[str]:
+    """The text of every evaluation prompt."""
+    return (prompt.instruction.text for benchmark in roles.benchmarks for prompt in benchmark.prompts())

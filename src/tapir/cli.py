@@ -1,0 +1,253 @@
+"""The command line: `tapir run | plan | resume | status | show | report | check | recipe`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tapir import __version__
+from tapir.errors import Interrupted, TapirError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from tapir.recipe import Recipe
+    from tapir.session import RunResult
+    from tapir.terminal import TerminalWatch
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Task-aware curriculum planning for distilling instruction following.",
+)
+recipes = typer.Typer(no_args_is_help=True, help="Look at recipes.", rich_markup_mode=None)
+app.add_typer(recipes, name="recipe")
+
+RecipeName = Annotated[str, typer.Argument(help="A TOML file or the name of a shipped recipe.")]
+Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. curriculum.rounds=2; repeatable.")]
+Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
+FULL_BYTES = 1_000_000
+
+
+def main() -> None:
+    """Run the command line; every mistake of a user is one clear error, never a traceback."""
+    try:
+        app()
+    except TapirError as error:
+        _complain(error)
+        sys.exit(error.exit_code)
+
+
+@app.callback(invoke_without_command=True)
+def _version(*, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if version:
+        typer.echo(f"tapir {__version__}")
+        raise typer.Exit
+
+
+@app.command()
+def run(
+    recipe: RecipeName = "gym",
+    folder: Annotated[Path | None, typer.Option("--dir", help="Folder of the run; runs/NAME by default.")] = None,
+    changes: Changes = None,
+) -> None:
+    """Run a recipe; in a folder with an unfinished run of the same recipe, go on."""
+    from tapir import session
+
+    chosen = _load(recipe, changes)
+    place = folder or Path("runs") / chosen.name
+    _attended(chosen, place, lambda watch: session.run(chosen, place, watch))
+
+
+@app.command()
+def resume(folder: Folder) -> None:
+    """Go on with a run that was stopped; nothing finished is done again."""
+    from tapir import session
+
+    _attended(session.stored_recipe(folder), folder, lambda watch: session.resume(folder, watch))
+
+
+@app.command()
+def plan(
+    recipe: RecipeName = "gym",
+    changes: Changes = None,
+    *,
+    time: Annotated[bool, typer.Option(help="Time the student for a few seconds to estimate the whole.")] = True,
+) -> None:
+    """Say what a run would do and take; nothing is written or spent."""
+    from rich.console import Console
+    from rich.table import Table
+
+    from tapir import planning
+
+    chosen = _load(recipe, changes)
+    found = planning.plan(chosen, measure=time)
+    console = Console(highlight=False)
+    table = Table(title=f"plan of {chosen.name}: at most so many items", title_justify="left")
+    for column in ("round", "stage", "items", "done by"):
+        table.add_column(column, justify="right" if column in {"round", "items"} else "left")
+    for stage in found.stages:
+        table.add_row(str(stage.round), stage.stage, f"{stage.items:,}", stage.who)
+    console.print(table)
+    console.print("paid calls: none (the embedded teacher and judge cost nothing)")
+    console.print(f"disk: about {found.disk / FULL_BYTES:,.0f} MB")
+    if found.seconds is not None:
+        console.print(f"time: about {found.seconds / 60:.1f} min on this machine (from a measurement just now)")
+    for obstacle in found.obstacles:
+        console.print(f"not ready: {obstacle}", markup=False)
+
+
+@app.command()
+def check(recipe: RecipeName, changes: Changes = None) -> None:
+    """Check a recipe and everything it names, without running it."""
+    from tapir import session
+
+    chosen = _load(recipe, changes)
+    session.preflight(chosen)
+    typer.echo(f"{recipe}: good ({chosen.curriculum.alpha().rounds} rounds of {chosen.curriculum.size} examples)")
+
+
+@app.command()
+def status(folder: Folder) -> None:
+    """Say how far a run is."""
+    from tapir import session
+    from tapir.report.summary import summarise
+    from tapir.store.run import RunStore
+
+    session.stored_recipe(folder)
+    summary = summarise(RunStore(folder))
+    state = "finished" if summary.finished else f"unfinished; `tapir resume {folder}` goes on"
+    typer.echo(f"{folder}: {state}, {summary.seconds / 60:.1f} min of work")
+    for name in summary.benchmarks:
+        values = ", ".join(f"S_{one.round} {100 * one.overall.value:.1f} %" for one in summary.benchmark(name))
+        typer.echo(f"  {name}: {values}")
+    last = _last_event(folder)
+    if not summary.finished and last:
+        typer.echo(f"  last: {last}")
+
+
+@app.command()
+def show(
+    name: Annotated[str, typer.Argument(metavar="ID", help="An instruction's id, its beginning, or its text.")],
+    folder: Annotated[Path, typer.Option("--dir", help="The folder of a run.")] = Path("runs/gym"),
+) -> None:
+    """Tell the life of one instruction: parents, answers, scores, task, rounds."""
+    from tapir import session
+    from tapir.life import life
+    from tapir.store.run import RunStore
+
+    session.stored_recipe(folder)
+    for what, text in life(RunStore(folder), name):
+        head, *more = text.split("\n")
+        typer.echo(f"{what:<28}  {head}")
+        for line in more:
+            typer.echo(f"{'':<28}  {line}")
+
+
+@app.command()
+def report(folder: Folder) -> None:
+    """Write report.html again."""
+    from tapir import session
+    from tapir.errors import MissingExtra
+    from tapir.report.page import write_report
+    from tapir.report.summary import summarise
+    from tapir.store.run import RunStore
+
+    session.stored_recipe(folder)
+    store = RunStore(folder)
+    page = write_report(store, summarise(store))
+    if page is None:
+        raise MissingExtra("the chart library is not installed", remedy="pip install 'tapir-distill[report]'")
+    typer.echo(str(page))
+
+
+@recipes.command("list")
+def list_recipes() -> None:
+    """Name the shipped recipes."""
+    from tapir.recipe import shipped
+
+    for name in shipped():
+        typer.echo(name)
+
+
+@recipes.command("show")
+def show_recipe(recipe: RecipeName = "gym") -> None:
+    """Print a recipe as commented TOML with every key: a file to start from."""
+    from tapir.recipe_text import as_toml
+
+    typer.echo(as_toml(_load(recipe, None)), nl=False)
+
+
+@recipes.command("schema")
+def schema() -> None:
+    """Print the JSON Schema of a recipe, for editors."""
+    from tapir.recipe import Recipe
+
+    typer.echo(json.dumps(Recipe.model_json_schema(), indent=1))
+
+
+def _load(recipe: str, changes: list[str] | None) -> Recipe:
+    from tapir.recipe import load
+
+    return load(recipe, changes or ())
+
+
+def _attended(recipe: Recipe, folder: Path, work: Callable[[TerminalWatch], RunResult]) -> None:
+    """Do the work with progress on the terminal and everything else in the run's log."""
+    from tapir import session, terminal
+
+    session.preflight(recipe)
+    session.claim(recipe, folder)
+    with terminal.quiet(folder / terminal.LOG) as screen:
+        console = _console(screen)
+        watch = terminal.TerminalWatch(console, recipe.curriculum.alpha().rounds)
+        try:
+            with watch.listening():
+                result = work(watch)
+        except Interrupted as error:
+            raise Interrupted(str(error), remedy=f"Go on with: tapir resume {folder}") from error
+        finally:
+            watch.close()
+        terminal.show_result(console, result.summary, result.report, folder)
+
+
+def _console(screen: object) -> Console:
+    from typing import IO, cast
+
+    from rich.console import Console
+
+    return Console(file=cast("IO[str]", screen))
+
+
+def _complain(error: TapirError) -> None:
+    from rich.console import Console
+
+    console = Console(stderr=True, highlight=False, soft_wrap=True)
+    console.print("error: ", style="bold red", end="")
+    console.print(str(error), markup=False)
+    if error.remedy:
+        console.print(f"  {error.remedy}", markup=False)
+
+
+def _last_event(folder: Path) -> str:
+    path = folder / "events.jsonl"
+    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    for line in reversed(lines):
+        try:
+            event = json.loads(line)
+        except json.JSONDecodeError:
+            continue
+        facts = ", ".join(f"{key} {value}" for key, value in event.items() if key not in {"time", "event"})
+        return f"{event['event']} {facts}"
+    return ""
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What goes in: a corpus is read once, checked, and kept."""

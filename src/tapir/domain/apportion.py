@@ -1,0 +1,65 @@
+"""Whole numbers from shares: the largest-remainder method, with bounds."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+Counts = NDArray[np.int64]
+
+_HALVINGS = 200
+_ROUNDING = 1e-9
+
+
+def apportion(
+    weights: ArrayLike, total: int, *, low: ArrayLike | None = None, high: ArrayLike | None = None
+) -> Counts:
+    """Divide `total` by `weights` into whole numbers within bounds.
+
+    Where no bound binds this is the largest-remainder (Hamilton) method. What a bound takes from one
+    place goes to the others in proportion to their weights. A weight of 0 gets its lower bound.
+
+    Args:
+        weights: shape (k,), non-negative, in any unit.
+        total: what to divide.
+        low: shape (k,), at least this many each; 0 by default.
+        high: shape (k,), at most this many each; `total` by default.
+
+    Returns:
+        Shape (k,). The sum is `total`, or the nearest sum that the bounds allow.
+    """
+    share = np.asarray(weights, dtype=np.float64)
+    if share.ndim != 1 or np.any(share < 0) or not np.all(np.isfinite(share)):
+        raise ValueError(f"weights must be finite and non-negative, got {weights!r}")
+    floor = np.zeros(share.size, np.int64) if low is None else np.asarray(low, np.int64)
+    ceiling = np.full(share.size, max(total, 0), np.int64) if high is None else np.asarray(high, np.int64)
+    ceiling = np.where(share > 0, np.maximum(ceiling, floor), floor)
+    goal = int(np.clip(total, floor.sum(), ceiling.sum()))
+    exact = _fill(share, goal, floor, ceiling)
+    counts = np.clip(np.floor(exact + _ROUNDING).astype(np.int64), floor, ceiling)
+    by_remainder = np.argsort(-(exact - counts), kind="stable")
+    for place in by_remainder[counts[by_remainder] < ceiling[by_remainder]][: goal - int(counts.sum())]:
+        counts[place] += 1
+    return counts
+
+
+def _fill(share: NDArray[np.float64], goal: int, floor: Counts, ceiling: Counts) -> NDArray[np.float64]:
+    """Real numbers clip(λ·share, floor, ceiling) with the λ that makes their sum `goal`."""
+    positive = share > 0
+    if not positive.any():
+        return floor.astype(np.float64)
+    below, above = 0.0, float(np.max(ceiling[positive] / share[positive]))
+    for _ in range(_HALVINGS):
+        middle = (below + above) / 2
+        if np.clip(middle * share, floor, ceiling).sum() < goal:
+            below = middle
+        else:
+            above = middle
+    return np.clip(above * share, floor, ceiling).astype(np.float64)
+
+
+def as_mapping(labels: Sequence[str], counts: Counts) -> dict[str, int]:
+    """Counts by label, in the order of the labels."""
+    return {label: int(count) for label, count in zip(labels, counts, strict=True)}

@@ -1,0 +1,114 @@
+"""Model fitting difficulty (MFD) and the split of the corpus by it (METHOD section 2 and 4)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tapir.domain.judgement import Judgement
+
+ThresholdRule: TypeAlias = Literal["delta", "quantile", "budget"]
+
+
+@dataclass(frozen=True, slots=True)
+class Difficulty:
+    """MFD(x) averaged over display orders.
+
+    Attributes:
+        gap: teacher's score minus student's, -9 to 9; positive means the student does worse.
+        spread: largest minus smallest gap over the orders; 0 for a single judgement.
+    """
+
+    gap: float
+    spread: float
+
+
+@dataclass(frozen=True, slots=True)
+class Threshold:
+    """The rule that says which gaps are hard.
+
+    Attributes:
+        rule: "delta" takes `value` as δ itself; "quantile" keeps that share of the scored items;
+            "budget" keeps that many of them.
+        value: δ, a share in (0, 1), or a number of items. Ties at the cut are not hard, so quantile
+            and budget keep at most what was asked for.
+    """
+
+    rule: ThresholdRule = "delta"
+    value: float = 2.0
+
+    def delta(self, gaps: NDArray[np.float64]) -> float:
+        """δ for these gaps (NaN = unscored); +inf where nothing is scored."""
+        if self.rule == "delta":
+            return self.value
+        scored = np.sort(gaps[~np.isnan(gaps)])
+        keep = int(self.value if self.rule == "budget" else np.floor(self.value * scored.size))
+        if scored.size == 0 or keep <= 0:
+            return float("inf")
+        return float(scored[scored.size - keep - 1]) if keep < scored.size else float("-inf")
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """A partition of the corpus: every id is in exactly one of hard, easy and unscored.
+
+    `withheld` is the part of easy where the student's answer beat the teacher's: it is never
+    trained on with the worse teacher answer.
+    """
+
+    hard: tuple[str, ...]
+    easy: tuple[str, ...]
+    unscored: tuple[str, ...]
+    withheld: frozenset[str]
+    delta: float
+
+    @property
+    def hard_share(self) -> float:
+        """Hard items among the scored ones, 0 to 1."""
+        scored = len(self.hard) + len(self.easy)
+        return len(self.hard) / scored if scored else 0.0
+
+
+def gap(judgement: Judgement) -> float:
+    """Teacher minus student: the one place where the sign is decided."""
+    return judgement.reference - judgement.student
+
+
+def difficulty(judgements: Sequence[Judgement]) -> Difficulty:
+    """MFD of one instruction from its judgements in one or more display orders.
+
+    Raises:
+        ValueError: there is no judgement; an unscored item has no difficulty.
+    """
+    if not judgements:
+        raise ValueError("an item without a judgement is unscored and has no difficulty")
+    gaps = [gap(judgement) for judgement in judgements]
+    return Difficulty(sum(gaps) / len(gaps), max(gaps) - min(gaps))
+
+
+def split(ids: Sequence[str], gaps: NDArray[np.float64], threshold: Threshold) -> Split:
+    """Partition `ids` by their gaps.
+
+    Args:
+        ids: n instruction ids.
+        gaps: shape (n,), NaN where unscored.
+        threshold: how δ is found; hard means gap > δ, strictly.
+    """
+    if len(ids) != len(gaps):
+        raise ValueError(f"{len(ids)} ids but {len(gaps)} gaps")
+    delta = threshold.delta(gaps)
+    names = np.asarray(ids, dtype=object)
+    unscored = np.isnan(gaps)
+    hard = ~unscored & (gaps > delta) & (gaps >= 0)
+    easy = ~unscored & ~hard
+    return Split(
+        hard=tuple(names[hard]),
+        easy=tuple(names[easy]),
+        unscored=tuple(names[unscored]),
+        withheld=frozenset(names[easy & (gaps < 0)]),
+        delta=delta,
+    )

@@ -1,0 +1,55 @@
+"""Held-out sets of the gym; every text is one reserved for evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+
+from tapir.domain.instruction import Instruction, Origin
+from tapir.gym.skills import HARDER_LEVEL, TRAIN_LEVELS, UNSEEN
+from tapir.gym.world import from_address, score, stream
+from tapir.roles import Prompt
+
+_KEY = "evaluation"
+
+
+@dataclass(frozen=True)
+class GymBenchmark:
+    """`per_task` prompts for each skill, spread evenly over `levels`."""
+
+    name: str
+    skills: tuple[str, ...]
+    levels: tuple[int, ...]
+    per_task: int
+
+    def prompts(self) -> Sequence[Prompt]:
+        """The same prompts for every run and round: they do not depend on the run's seed."""
+        return self._prompts
+
+    @cached_property
+    def _prompts(self) -> list[Prompt]:
+        found: dict[str, Prompt] = {}
+        for skill in self.skills:
+            share, rest = divmod(self.per_task, len(self.levels))
+            for turn, level in enumerate(self.levels):
+                fresh = (one for one in stream(skill, level, key=_KEY, reserved=True) if one.question not in found)
+                for one in islice(fresh, share + (turn < rest)):
+                    origin = Origin("evaluation", source=one.address)
+                    found[one.question] = Prompt(Instruction.of(one.question, origin), skill, one.answer)
+        return list(found.values())
+
+    def grade(self, prompt: Prompt, answer: str) -> float:
+        """The library's scorer, 0 to 1."""
+        return score(from_address(prompt.instruction.origin.source), answer)
+
+
+def benchmarks(skills: Sequence[str], *, per_task: int, harder: int, unseen: int) -> list[GymBenchmark]:
+    """In-distribution, one level harder, and skills never trained on; a size of 0 leaves a set out."""
+    wanted = (
+        GymBenchmark("in-distribution", tuple(skills), TRAIN_LEVELS, per_task),
+        GymBenchmark("harder", tuple(skills), (HARDER_LEVEL,), harder),
+        GymBenchmark("unseen", tuple(skill.name for skill in UNSEEN), (1, 2), unseen),
+    )
+    return [benchmark for benchmark in wanted if benchmark.per_task]

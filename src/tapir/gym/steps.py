@@ -1,0 +1,252 @@
+"""Worked steps: the manner in which each skill is best answered by a small model.
+
+A worked answer is short intermediate results, then `#### ` and the final answer. Skills without
+an entry are answered directly. Steps are computed from the library's own metadata, never read
+back from the answer.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Iterable
+from datetime import date
+from typing import Any, TypeAlias
+
+from tapir.errors import GymError
+from tapir.gym.world import FINAL_MARK, Item
+
+Steps: TypeAlias = Callable[[dict[str, Any]], list[str]]
+
+_TERM = re.compile(r"([+-]?)\s*(?:(\d+)\*?)?([a-z])?\s*")
+_DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
+_LEGS_TEMPLATE = "{count}*{legs}={product}"
+
+
+def worked(item: Item) -> str:
+    """The answer to `item` in the manner of its skill: steps, the mark, the exact answer."""
+    write = _STEPS.get(item.skill)
+    if write is None:
+        return item.answer
+    return f"{' '.join(write(item.entry['metadata']))} {FINAL_MARK} {item.answer}"
+
+
+def has_steps(skill: str) -> bool:
+    """Whether the skill is answered with worked steps."""
+    return skill in _STEPS
+
+
+def _running_sum(first: int, signed: Iterable[int]) -> list[str]:
+    total, steps = first, []
+    for value in signed:
+        steps.append(f"{total}{value:+d}={total + value}")
+        total += value
+    return steps
+
+
+def _signed_terms(expression: str) -> list[int]:
+    tokens = expression.split()
+    return [int(tokens[0])] + [
+        int(value) * (-1 if sign == "-" else 1) for sign, value in zip(tokens[1::2], tokens[2::2], strict=True)
+    ]
+
+
+def _chain_sum(metadata: dict[str, Any]) -> list[str]:
+    first, *rest = _signed_terms(metadata["expression"])
+    return _running_sum(first, rest)
+
+
+def _basic_arithmetic(metadata: dict[str, Any]) -> list[str]:
+    first, *rest = metadata["expression"].split()
+    sign, total, steps, terms = 1, int(first), [], []
+    for operator, value in zip(rest[::2], map(int, rest[1::2]), strict=True):
+        if operator == "*":
+            steps.append(f"{total}*{value}={total * value}")
+            total *= value
+        else:
+            terms.append(sign * total)
+            sign, total = (-1 if operator == "-" else 1), value
+    first_term, *others = [*terms, sign * total]
+    return steps + _running_sum(first_term, others)
+
+
+def _products(metadata: dict[str, Any]) -> list[str]:
+    first, *rest = (int(value) for value in metadata["expression"].split(" * "))
+    steps, total = [], first
+    for value in rest:
+        parts = [int(digit) * 10**place for place, digit in enumerate(reversed(str(value))) if digit != "0"]
+        if len(parts) > 1:
+            steps += [f"{total}*{part}={total * part}" for part in parts]
+            steps += _running_sum(total * parts[0], [total * part for part in parts[1:]])
+        else:
+            steps.append(f"{total}*{value}={total * value}")
+        total *= value
+    return steps
+
+
+def _euclid(a: int, b: int) -> tuple[list[str], int]:
+    large, small, steps = max(a, b), min(a, b), []
+    while small:
+        steps.append(f"{large}%{small}={large % small}")
+        large, small = small, large % small
+    return steps, large
+
+
+def _gcd(metadata: dict[str, Any]) -> list[str]:
+    return _euclid(*metadata["numbers"])[0]
+
+
+def _prime_factorization(metadata: dict[str, Any]) -> list[str]:
+    number, steps = metadata["number"], []
+    for factor in metadata["factors"]:
+        steps.append(f"{number}/{factor}={number // factor}")
+        number //= factor
+    return steps
+
+
+def _fraction_simplification(metadata: dict[str, Any]) -> list[str]:
+    numerator, denominator = metadata["numerator"], metadata["denominator"]
+    steps, divisor = _euclid(numerator, denominator)
+    return [
+        *steps,
+        f"{numerator}/{divisor}={numerator // divisor}",
+        f"{denominator}/{divisor}={denominator // divisor}",
+    ]
+
+
+def _simple_equations(metadata: dict[str, Any]) -> list[str]:
+    left, right = metadata["equation"].split(" = ")
+    name, target = metadata["variable"], int(right)
+    factor = constant = 0
+    for sign, number, letter in _TERM.findall(left):
+        if not number and not letter:
+            continue
+        value = int(number or 1) * (-1 if sign == "-" else 1)
+        if letter:
+            factor += value
+        else:
+            constant += value
+    steps = [f"{factor}*{name}={target}{-constant:+d}={target - constant}"] if constant else []
+    return [*steps, f"{target - constant}/{factor}={(target - constant) // factor}"]
+
+
+def _complex_arithmetic(metadata: dict[str, Any]) -> list[str]:
+    pairs = zip(metadata["num1"], metadata["num2"], strict=True)
+    sign = 1 if metadata["operation"] == "+" else -1
+    return [f"{int(a)}{sign * int(b):+d}={int(a) + sign * int(b)}" for a, b in pairs]
+
+
+def _spell_backward(metadata: dict[str, Any]) -> list[str]:
+    return [" ".join(metadata["word"])]
+
+
+def _word_sequence_reversal(metadata: dict[str, Any]) -> list[str]:
+    return [f"{place} {word}" for place, word in enumerate(metadata["words"], start=1)]
+
+
+def _number_filtering(metadata: dict[str, Any]) -> list[str]:
+    sign = "<" if metadata["operation"].endswith("smaller") else ">"
+    limit = float(metadata["filter_value"])
+    return [
+        f"{number}{'<' if float(number) < limit else '>'}{metadata['filter_value']}"
+        for number in metadata["original_numbers"]
+    ] + [("keep " if metadata["operation"].startswith("keep") else "drop ") + sign]
+
+
+def _letter_counting(metadata: dict[str, Any]) -> list[str]:
+    total, steps = 0, []
+    for word in metadata["span"]:
+        total += word.lower().count(metadata["target_letter"])
+        steps.append(f"{word} {total}")
+    return steps
+
+
+def _count_bits(metadata: dict[str, Any]) -> list[str]:
+    number, halves = metadata["number"], []
+    while number:
+        halves.append(number)
+        number //= 2
+    return [" ".join(map(str, halves)), "bits", *(str(half % 2) for half in halves)]
+
+
+def _leg_counting(metadata: dict[str, Any]) -> list[str]:
+    from reasoning_gym.arithmetic.leg_counting import ANIMALS  # noqa: PLC0415  (heavy library)
+
+    legs = [(count, ANIMALS[animal]) for animal, count in metadata["animals"].items()]
+    first, *rest = [count * each for count, each in legs]
+    products = [_LEGS_TEMPLATE.format(count=count, legs=each, product=count * each) for count, each in legs]
+    return products + _running_sum(first, rest)
+
+
+def _calendar_arithmetic(metadata: dict[str, Any]) -> list[str]:
+    if metadata["task"] == "is_leap_year":
+        year = metadata["year"]
+        return [f"{year}%{by}={year % by}" for by in (4, 100, 400)]
+    offset = metadata["offset_days"]
+    days, step = abs(offset) % 7, (1 if offset > 0 else -1)
+    start = date.fromisoformat(metadata["start_date"]).weekday()
+    return [f"{abs(offset)}%7={days}", *(_DAYS[(start + step * passed) % 7] for passed in range(days + 1))]
+
+
+def _time_intervals(metadata: dict[str, Any]) -> list[str]:
+    (h1, m1), (h2, m2) = (
+        map(int, metadata[key].split(" ")[1].split(":")[:2]) for key in ("start_time", "end_time")
+    )
+    borrow = m2 < m1
+    minutes, hours = m2 - m1 + 60 * borrow, h2 - borrow - h1
+    return [f"{m2 + 60 * borrow}-{m1}={minutes}", f"{h2 - borrow}-{h1}={hours}"]
+
+
+def _base_conversion(metadata: dict[str, Any]) -> list[str]:
+    source, target, steps = metadata["source_base"], metadata["target_base"], []
+    if source != 10:  # noqa: PLR2004  (base ten needs no conversion to itself)
+        digits = [int(digit, 36) for digit in metadata["source_repr"]]
+        total = digits[0]
+        for digit in digits[1:]:
+            steps.append(f"{total}*{source}+{digit}={total * source + digit}")
+            total = total * source + digit
+    number = metadata["decimal_value"]
+    if target != 10:  # noqa: PLR2004
+        while number:
+            steps.append(f"{number}/{target}={number // target} r{number % target}")
+            number //= target
+    return steps or [str(number)]
+
+
+def _simple_geometry(metadata: dict[str, Any]) -> list[str]:
+    angles = [int(angle) for angle in metadata["known_angles"]]
+    total = (metadata["n_sides"] - 2) * 180
+    return [*_running_sum(angles[0], angles[1:]), f"{total}-{sum(angles)}={total - sum(angles)}"]
+
+
+def _rotate_matrix(metadata: dict[str, Any]) -> list[str]:
+    turns = metadata["num_rotations"]
+    matrix = metadata["matrix"]
+    steps = [f"{turns * 90}/90={turns} {turns}%4={turns % 4}"]
+    for _ in range(turns % 4):
+        matrix = [list(row) for row in zip(*matrix[::-1], strict=True)]
+        steps.append("/".join("".join(map(str, row)) for row in matrix))
+    return steps
+
+
+_STEPS: dict[str, Steps] = {
+    "chain_sum": _chain_sum,
+    "basic_arithmetic": _basic_arithmetic,
+    "products": _products,
+    "gcd": _gcd,
+    "prime_factorization": _prime_factorization,
+    "fraction_simplification": _fraction_simplification,
+    "simple_equations": _simple_equations,
+    "complex_arithmetic": _complex_arithmetic,
+    "spell_backward": _spell_backward,
+    "word_sequence_reversal": _word_sequence_reversal,
+    "number_filtering": _number_filtering,
+    "letter_counting": _letter_counting,
+    "count_bits": _count_bits,
+    "leg_counting": _leg_counting,
+    "calendar_arithmetic": _calendar_arithmetic,
+    "time_intervals": _time_intervals,
+    "base_conversion": _base_conversion,
+    "simple_geometry": _simple_geometry,
+    "rotate_matrix": _rotate_matrix,
+}

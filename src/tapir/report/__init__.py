@@ -1,0 +1,1 @@
+"""From a run directory to a summary and one self-contained page."""

@@ -1,0 +1,227 @@
+"""The seams of the system: who can teach, answer, judge, tag, train and measure.
+
+A role takes requests and gives one reply for each, in any order. Trouble with one item is a value
+in the same stream (`Failure`, `Unscored`); trouble with all of them (a bad key, a missing model)
+is raised at once as a `RoleError`. Anything with these methods can fill a role.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol, TypeAlias
+
+from tapir.domain.completion import Completion, Failure
+from tapir.domain.instruction import Instruction, Pair
+from tapir.domain.judgement import Verdict
+from tapir.domain.round import Checkpoint
+from tapir.domain.task import TaskTag, Taxonomy
+
+Reply: TypeAlias = tuple[str, Completion | Failure]
+"""Instruction id, and what came back for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """One item for the judge: x, the teacher's y and the student's ỹ."""
+
+    instruction: Instruction
+    reference: str
+    student: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExpandRequest:
+    """Write new instructions of one task from hard seeds.
+
+    Attributes:
+        task: what the new instructions must be tagged as.
+        seeds: hard items of that task, in the order they should serve as examples.
+        wanted: how many are needed.
+        seed: randomness for this request.
+    """
+
+    task: str
+    seeds: Sequence[Pair]
+    wanted: int
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class RefineRequest:
+    """Rewrite the response of a pair in the manner of its task."""
+
+    pair: Pair
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class Example:
+    """One supervised example: the student is trained on the tokens of `answer` only."""
+
+    id: str
+    prompt: str
+    answer: str
+
+
+@dataclass(frozen=True, slots=True)
+class TrainJob:
+    """Fine-tune `base` on `examples`, leaving the new checkpoint in `out`.
+
+    Attributes:
+        work: folder for what is needed to resume the training itself.
+        number: round.
+        epochs: passes over the examples.
+        seed: order of the examples and all other randomness.
+    """
+
+    base: Checkpoint
+    examples: Sequence[Example]
+    out: Path
+    work: Path
+    number: int
+    epochs: float
+    seed: int
+
+
+@dataclass(frozen=True, slots=True)
+class TrainReport:
+    """What training did.
+
+    Attributes:
+        loss: mean loss per answer token at each log point, with its step.
+        tokens: tokens read, prompt and answer, over all epochs.
+        answer_tokens: tokens that carried loss in one epoch.
+    """
+
+    steps: int
+    loss: Sequence[tuple[int, float]]
+    tokens: int
+    answer_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class TaggerReport:
+    """How good the tagger is on labelled instructions it was not fitted on."""
+
+    trained_on: int
+    n: int
+    accuracy: float
+    by_task: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """One held-out instruction with the task it counts for."""
+
+    instruction: Instruction
+    task: str
+    expected: str
+
+
+class Teacher(Protocol):
+    """T: answers, expands and refines."""
+
+    @property
+    def name(self) -> str:
+        """Who wrote a text, as it is recorded beside it."""
+
+    def answer(self, instructions: Sequence[Instruction]) -> Iterable[Reply]:
+        """One answer to each instruction."""
+
+    def expand(self, request: ExpandRequest) -> Iterable[Pair | Failure]:
+        """New pairs of the requested task; the stage checks every one of them."""
+
+    def refine(self, requests: Sequence[RefineRequest]) -> Iterable[Reply]:
+        """y' for each pair."""
+
+
+class Student(Protocol):
+    """S: a checkpoint that answers."""
+
+    def answer(self, checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> Iterable[Reply]:
+        """One answer to each instruction."""
+
+
+class Judge(Protocol):
+    """J: scores the student's and the teacher's answer from 1 to 10."""
+
+    @property
+    def name(self) -> str:
+        """Recorded with every judgement."""
+
+    def judge(self, comparisons: Sequence[Comparison]) -> Iterable[tuple[str, Verdict]]:
+        """Instruction id and verdict for each comparison."""
+
+
+class Tagger(Protocol):
+    """Assigns one label of a closed taxonomy."""
+
+    @property
+    def taxonomy(self) -> Taxonomy:
+        """The labels it chooses from."""
+
+    def fit(self, instructions: Sequence[Instruction], seed: int) -> TaggerReport | None:
+        """Learn to tag from labels of a sample; None for a tagger that has nothing to learn."""
+
+    def tag(self, instructions: Sequence[Instruction]) -> Iterable[tuple[str, TaskTag | Failure]]:
+        """Instruction id and label, or the failure to find one."""
+
+
+class Trainer(Protocol):
+    """Turns examples into the next checkpoint."""
+
+    def train(self, job: TrainJob, watch: Watch) -> TrainReport:
+        """Train, or finish a training that was cut short; `job.out` appears only when complete."""
+
+
+class Benchmark(Protocol):
+    """A held-out set with its way of grading."""
+
+    @property
+    def name(self) -> str:
+        """E.g. "in-distribution"."""
+
+    def prompts(self) -> Sequence[Prompt]:
+        """The same prompts in every round."""
+
+    def grade(self, prompt: Prompt, answer: str) -> float:
+        """Quality of an answer, 0 to 1; 1 is a success."""
+
+
+class Watch(Protocol):
+    """Who is told how far a stage is, and who may ask it to stop."""
+
+    def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
+        """A stage of round `number` begins; `done` of its `total` items are on disk already."""
+
+    def advance(self, items: int = 1) -> None:
+        """So many more items are finished and on disk."""
+
+    def finish(self) -> None:
+        """The stage is complete."""
+
+    def note(self, text: str) -> None:
+        """A fact worth a line, for example a shortfall."""
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the user asked to stop."""
+
+    def check(self) -> None:
+        """Raise `Interrupted` if the user asked to stop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Roles:
+    """Everyone who takes part in a run."""
+
+    teacher: Teacher
+    student: Student
+    judge: Judge
+    tagger: Tagger
+    trainer: Trainer
+    benchmarks: Sequence[Benchmark]
+    base: Checkpoint
+    corpus: Callable[[], Iterable[Pair]]

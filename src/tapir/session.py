@@ -1,0 +1,261 @@
+"""Start, resume and plan a run: everything around the algorithm."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tapir import __version__, assemble
+from tapir.algorithm import Curriculum, held_out
+from tapir.data.intake import pair_of, sift
+from tapir.domain.round import Checkpoint
+from tapir.errors import Interrupted, RunExists, RunMismatch, StoreError, StoreFull
+from tapir.recipe import Recipe, parse
+from tapir.report.summary import Summary, summarise
+from tapir.roles import Roles, Watch
+from tapir.store.files import disk_errors, read_json, write_json
+from tapir.store.keep import Place
+from tapir.store.lock import locked
+from tapir.store.rows import CorpusRow, DropRow
+from tapir.store.run import RunStore
+
+SCHEMA = 1
+_PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "reasoning-gym", "scikit-learn", "pyarrow", "numpy")
+_MEGABYTE = 1_000_000
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """What a run gave.
+
+    Attributes:
+        student: the last checkpoint.
+        summary: every figure, read from the folder.
+        report: the page, or None where the chart library is not installed.
+    """
+
+    folder: Path
+    student: Checkpoint
+    summary: Summary
+    report: Path | None
+
+
+class SilentWatch:
+    """Watches without a word; `stop()` ends the run in order."""
+
+    def __init__(self) -> None:
+        """Nobody has asked to stop yet."""
+        self._stopping = False
+
+    def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
+        """Say nothing."""
+
+    def advance(self, items: int = 1) -> None:
+        """Say nothing."""
+
+    def finish(self) -> None:
+        """Say nothing."""
+
+    def note(self, text: str) -> None:
+        """Say nothing."""
+
+    def stop(self) -> None:
+        """Ask the run to stop after what it is doing."""
+        self._stopping = True
+
+    @property
+    def stopping(self) -> bool:
+        """Whether somebody asked to stop."""
+        return self._stopping
+
+    def check(self) -> None:
+        """Raise `Interrupted` once somebody asked to stop."""
+        if self._stopping:
+            raise Interrupted("stopped; everything finished is on disk")
+
+
+@dataclass(slots=True)
+class _Diary:
+    """A watch that also writes events.jsonl."""
+
+    watch: Watch
+    store: RunStore
+    _open: tuple[int, str, float] = field(default=(0, "", 0.0))
+
+    def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
+        self._open = (number, stage, time.monotonic())
+        self.store.event("stage", round=number, stage=stage, total=total, done=done)
+        self.watch.start(number, stage, total, done)
+
+    def advance(self, items: int = 1) -> None:
+        self.watch.advance(items)
+
+    def finish(self) -> None:
+        number, stage, began = self._open
+        self.store.event("finished", round=number, stage=stage, seconds=round(time.monotonic() - began, 3))
+        self.watch.finish()
+
+    def note(self, text: str) -> None:
+        self.store.event("note", text=text)
+        self.watch.note(text)
+
+    @property
+    def stopping(self) -> bool:
+        return self.watch.stopping
+
+    def check(self) -> None:
+        self.watch.check()
+
+
+def run(recipe: Recipe, folder: Path, watch: Watch | None = None) -> RunResult:
+    """Run a recipe in a folder; a folder with the same recipe goes on where it was.
+
+    Raises:
+        RecipeError: the recipe asks for something that does not exist.
+        RunExists: the folder holds something else.
+        RunMismatch: the folder holds a run of another recipe; the differing keys are named.
+        RunLocked: another process is working there.
+        Interrupted: the watch was asked to stop.
+    """
+    roles = preflight(recipe)
+    claim(recipe, folder)
+    with locked(folder):
+        store = RunStore(folder)
+        store.verify()
+        return _carry_on(recipe, roles, store, watch or SilentWatch())
+
+
+def resume(folder: Path, watch: Watch | None = None) -> RunResult:
+    """Go on with the run in a folder; finished work is not done again."""
+    return run(stored_recipe(folder), folder, watch)
+
+
+def stored_recipe(folder: Path) -> Recipe:
+    """The recipe a run directory was started with.
+
+    Raises:
+        StoreError: the folder is no run directory.
+    """
+    if not (folder / "recipe.json").exists():
+        raise StoreError(f"{folder} is not a run directory", remedy="Name the folder of a run, e.g. runs/gym.")
+    return parse(read_json(folder / "recipe.json"))
+
+
+def preflight(recipe: Recipe) -> Roles:
+    """Check everything that can be checked before work begins.
+
+    Raises:
+        MissingExtra: something the recipe needs is not installed.
+        RecipeError: a skill, taxonomy or model it names does not exist.
+    """
+    assemble.check_installed(recipe)
+    return assemble.roles(recipe)
+
+
+def claim(recipe: Recipe, folder: Path) -> None:
+    """Make the folder this recipe's run directory, or see that it is."""
+    if (folder / "recipe.json").exists():
+        found = read_json(folder / "recipe.json")
+        differing = recipe.differences(found)
+        if differing:
+            raise RunMismatch(
+                f"{folder} holds a run of another recipe:\n  " + "\n  ".join(differing),
+                remedy=f"Choose another folder with --dir, or `tapir resume {folder}` to go on with that run.",
+            )
+        return
+    with disk_errors(folder):
+        if folder.exists() and any(folder.iterdir()):
+            raise RunExists(
+                f"{folder} is not empty and is not a run directory", remedy="Choose another folder with --dir."
+            )
+        folder.mkdir(parents=True, exist_ok=True)
+        free, needed = shutil.disk_usage(folder).free, disk_needed(recipe)
+    if free < needed:
+        raise StoreFull(
+            f"{folder} has {free // _MEGABYTE} MB free, the run needs about {needed // _MEGABYTE} MB",
+            remedy="Free some space, or choose another folder with --dir.",
+        )
+    write_json(folder / "manifest.json", _manifest(recipe))
+    write_json(folder / "recipe.json", recipe.resolved())
+
+
+def disk_needed(recipe: Recipe) -> int:
+    """Bytes a run takes at its largest: every checkpoint, one training in progress, the tables."""
+    path = Path(assemble.student_path(recipe))
+    weights = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
+    alpha = recipe.curriculum.alpha()
+    training = 3 * 3 * weights  # weights and two Adam moments, two saved and one being written
+    tables = 4_000 * (recipe.corpus.size + alpha.rounds * recipe.curriculum.size)
+    return weights * (alpha.rounds + 2) + training + tables
+
+
+def _manifest(recipe: Recipe) -> dict[str, Any]:
+    text = json.dumps(recipe.resolved(), sort_keys=True)
+    return {
+        "schema": SCHEMA,
+        "tapir": __version__,
+        "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "seed": recipe.seed,
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": dict(_versions()),
+    }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in _PACKAGES:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def _carry_on(recipe: Recipe, roles: Roles, store: RunStore, watch: Watch) -> RunResult:
+    from tapir.report.page import write_report
+
+    diary = _Diary(watch, store)
+    with _recorded(store):
+        forbidden = frozenset(held_out(roles))
+        rows: list[CorpusRow | DropRow] = []
+        if not (store.has("corpus") and store.has("drops")):
+            rows = list(sift(roles.corpus(), forbidden))
+        store.once("drops", DropRow, lambda: [row for row in rows if isinstance(row, DropRow)])
+        corpus = store.once("corpus", CorpusRow, lambda: [row for row in rows if isinstance(row, CorpusRow)])
+        place = Place(store, diary, 0, recipe.seed)
+        Curriculum(recipe, roles, place).run([pair_of(row) for row in corpus])
+    summary = summarise(store)
+    report = write_report(store, summary)
+    last = recipe.curriculum.alpha().rounds
+    return RunResult(store.folder, Checkpoint(str(store.round(last) / "checkpoint"), last), summary, report)
+
+
+@contextmanager
+def _recorded(store: RunStore) -> Iterator[None]:
+    """Write down when work begins and how it ends."""
+    store.event("session", pid=os.getpid(), tapir=__version__)
+    try:
+        yield
+    except BaseException as error:
+        store.event("stopped", why=type(error).__name__, message=str(error))
+        raise
+    store.event("done")
+
+
+def recipe_of(source: Recipe | Mapping[str, Any] | str) -> Recipe:
+    """A recipe from a recipe, its tables, a file name or a shipped name."""
+    from tapir.recipe import load
+
+    if isinstance(source, Recipe):
+        return source
+    return load(source) if isinstance(source, str) else parse(source)

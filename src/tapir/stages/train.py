@@ -1,0 +1,43 @@
+"""Train: S_r = fine-tune S_{r-1} on the mixture, answer tokens only."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from tapir.domain.randomness import seed_for
+from tapir.domain.round import Checkpoint
+from tapir.roles import Example, TrainJob, Trainer
+from tapir.store.files import write_json
+from tapir.store.keep import Place
+
+
+@dataclass(frozen=True, slots=True)
+class Train:
+    """The trainer works in the round's folder; the checkpoint appears there when it is complete."""
+
+    trainer: Trainer
+    epochs: float
+
+    def run(self, place: Place, base: Checkpoint, examples: Sequence[Example]) -> Checkpoint:
+        """The round's checkpoint, trained now, finished now, or trained before."""
+        folder = place.store.round(place.number)
+        out = Checkpoint(str(folder / "checkpoint"), place.number)
+        if (folder / "checkpoint").exists() and (folder / "training.json").exists():
+            return out
+        place.watch.check()
+        job = TrainJob(
+            base=base,
+            examples=examples,
+            out=folder / "checkpoint",
+            work=folder / "training",
+            number=place.number,
+            epochs=self.epochs,
+            seed=seed_for(place.seed, "train", place.number),
+        )
+        report = self.trainer.train(job, place.watch)
+        content = asdict(report) | {"examples": len(examples), "epochs": self.epochs, "base": f"S_{base.round}"}
+        write_json(folder / "training.json", content)
+        shutil.rmtree(job.work, ignore_errors=True)
+        return out

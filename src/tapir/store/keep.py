@@ -1,0 +1,98 @@
+"""Keep what is finished, owe the rest: the one way a stage over items is carried out."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import TypeVar
+
+from tapir.roles import Watch
+from tapir.store.run import RunStore
+from tapir.store.tables import RowT
+
+ItemT = TypeVar("ItemT")
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """Where a stage works: which run, which round, whose eyes.
+
+    Attributes:
+        number: round; 0 is the warm-up and the first look at the corpus.
+        seed: of the run.
+    """
+
+    store: RunStore
+    watch: Watch
+    number: int
+    seed: int
+
+    def named(self, table: str) -> str:
+        """A table of this round, relative to the run's folder."""
+        return f"round-{self.number}/{table}"
+
+
+@dataclass(frozen=True, slots=True)
+class Work:
+    """A table to be made from items.
+
+    Attributes:
+        stage: the verb, for the progress display.
+        table: its file name without ending.
+        chunk: items that are done and saved together. It is part of the recipe because a student
+            answers a chunk as one set of batches, and batches decide the last bits of a float.
+    """
+
+    stage: str
+    table: str
+    chunk: int
+
+
+def keep(
+    place: Place,
+    work: Work,
+    row: type[RowT],
+    items: Sequence[tuple[str, ItemT]],
+    do: Callable[[Sequence[tuple[str, ItemT]]], Iterable[RowT]],
+) -> list[RowT]:
+    """Make a table chunk by chunk, each saved when it is finished, or read it if it is.
+
+    Args:
+        place: the run and round.
+        work: what is made.
+        row: class of the table's rows.
+        items: (id, item) in the order of work; ids are distinct.
+        do: rows for a chunk of items, any number for each.
+    """
+    name = place.named(work.table)
+    if place.store.has(name):
+        return place.store.read(name, row)
+    chunks = [items[start : start + work.chunk] for start in range(0, len(items), work.chunk)]
+    parts = place.store.parts(name)
+    finished = parts.read()
+    keys = [_key(chunk) for chunk in chunks]
+    done = sum(len(chunk) for key, chunk in zip(keys, chunks, strict=True) if key in finished)
+    place.watch.start(place.number, work.stage, len(items), done)
+    rows: list[RowT] = []
+    for key, chunk in zip(keys, chunks, strict=True):
+        if key in finished:
+            rows += [row(*_restored(cells)) for cells in finished[key]]
+            continue
+        place.watch.check()
+        made = list(do(chunk))
+        parts.append(key, made)
+        rows += made
+        place.watch.advance(len(chunk))
+    table = place.store.once(name, row, lambda: rows)
+    parts.drop()
+    place.watch.finish()
+    return table
+
+
+def _key(chunk: Sequence[tuple[str, object]]) -> str:
+    return hashlib.blake2b("/".join(name for name, _ in chunk).encode(), digest_size=8).hexdigest()
+
+
+def _restored(cells: list[object]) -> list[object]:
+    return [tuple(cell) if isinstance(cell, list) else cell for cell in cells]

@@ -1,0 +1,188 @@
+"""The terminal: progress that tells the truth, the closing table, and quiet from everybody else."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TextIO
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.table import Table
+
+from tapir.domain.round import EvalResult
+from tapir.errors import Interrupted
+from tapir.report.summary import Summary
+
+LOG = "log.txt"
+_EVERY = 10.0  # seconds between two plain lines of one stage
+
+
+class TerminalWatch:
+    """Rich bars on a terminal, plain lines elsewhere; the first Ctrl-C stops in order."""
+
+    def __init__(self, console: Console, rounds: int) -> None:
+        """Write to `console`; `rounds` is N."""
+        self._console = console
+        self._rounds = rounds
+        self._stopping = False
+        self._progress: Progress | None = None
+        self._task = 0
+        self._total = self._done = self._before = 0
+        self._label = ""
+        self._began = self._spoke = 0.0
+
+    def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
+        """A stage begins; `done` items are there already."""
+        self._label = f"round {number}/{self._rounds}  {stage}" if number else f"before round 1  {stage}"
+        self._total, self._done, self._before = total, done, done
+        self._began = self._spoke = time.monotonic()
+        if self._console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description:<26}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self._console,
+                transient=True,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task(self._label, total=total, completed=done)
+
+    def advance(self, items: int = 1) -> None:
+        """Items are finished and on disk."""
+        self._done += items
+        if self._progress:
+            self._progress.update(self._task, completed=self._done)
+        elif time.monotonic() - self._spoke > _EVERY:
+            self._spoke = time.monotonic()
+            left = (self._spoke - self._began) / max(1, self._done - self._before) * (self._total - self._done)
+            self._console.print(f"{self._label}  {self._done}/{self._total}  about {left:.0f} s left", highlight=False)
+
+    def finish(self) -> None:
+        """The stage is complete."""
+        self._close()
+        seconds = time.monotonic() - self._began
+        kept = f", {self._before} from before" if self._before else ""
+        self._console.print(f"{self._label:<26}  {self._total:>5}{kept}  {seconds:6.1f} s", highlight=False)
+
+    def note(self, text: str) -> None:
+        """A fact worth a line."""
+        self._console.print(f"  {text}", style="yellow", highlight=False, markup=False)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._stopping
+
+    def check(self) -> None:
+        """Raise `Interrupted` after Ctrl-C."""
+        if self._stopping:
+            raise Interrupted("stopped; everything finished is on disk")
+
+    def close(self) -> None:
+        """Leave the terminal as it was."""
+        self._close()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """While inside, the first Ctrl-C (or SIGTERM) stops in order and the second at once."""
+
+        def on_signal(number: int, _frame: FrameType | None) -> None:
+            if self._stopping:
+                self._close()
+                os._exit(128 + number)
+            self._stopping = True
+            self._console.print("stopping in order; press Ctrl-C again to stop at once", style="yellow")
+
+        before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _close(self) -> None:
+        if self._progress:
+            self._progress.stop()
+            self._progress = None
+
+
+@contextmanager
+def quiet(log: Path) -> Iterator[TextIO]:
+    """Send everything that other libraries print to `log`; yield the real terminal to write to.
+
+    Standard output and error are redirected at the level of the system, so that progress bars, warnings
+    and messages of compiled code go to the log too.
+    """
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    saved = os.dup(1), os.dup(2)
+    with log.open("a", encoding="utf-8") as sink, os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal:
+        logging.captureWarnings(capture=True)
+        logging.basicConfig(stream=sink, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
+        os.dup2(sink.fileno(), 1)
+        os.dup2(sink.fileno(), 2)
+        try:
+            yield terminal
+        finally:
+            sys.stdout.flush()
+            sys.stderr.flush()
+            for descriptor, copy in zip((1, 2), saved, strict=True):
+                os.dup2(copy, descriptor)
+                os.close(copy)
+            logging.captureWarnings(capture=False)
+            logging.getLogger().handlers.clear()
+
+
+def result_table(summary: Summary, benchmark: str) -> Table:
+    """Success by task for S_0, each round, and the change in percentage points."""
+    found = summary.benchmark(benchmark)
+    table = Table(title=f"success on {benchmark} ({found[0].overall.n} held-out instructions)", title_justify="left")
+    table.add_column("task")
+    table.add_column("n", justify="right")
+    for one in found:
+        table.add_column(f"S_{one.round}", justify="right")
+    table.add_column("change", justify="right")
+    for task in found[0].tasks:
+        results = [one.tasks[task] for one in found]
+        table.add_row(task, str(results[0].n), *map(_percent, results), _change(results))
+    table.add_section()
+    overall = [one.overall for one in found]
+    table.add_row("mean of the tasks", str(overall[0].n), *map(_percent, overall), _change(overall), style="bold")
+    return table
+
+
+def _percent(result: EvalResult) -> str:
+    return f"{100 * result.value:.0f} %" if result.n < 100 else f"{100 * result.value:.1f} %"  # noqa: PLR2004
+
+
+def _change(results: list[EvalResult]) -> str:
+    return f"{100 * (results[-1].value - results[0].value):+.1f}"
+
+
+def show_result(console: Console, summary: Summary, report: Path | None, folder: Path) -> None:
+    """What a person wants to know at the end."""
+    first, *others = summary.benchmarks
+    console.print(result_table(summary, first))
+    for name in others:
+        found = summary.benchmark(name)
+        values = " -> ".join(f"{100 * one.overall.value:.1f} %" for one in found)
+        console.print(f"{name} (n = {found[0].overall.n}): {values}", highlight=False)
+    for check in summary.checks:
+        console.print(f"{'yes' if check.holds else 'NO ':<4} {check.claim}: {check.figures}", highlight=False)
+    console.print(f"working time {summary.seconds / 60:.1f} min; student: {folder}", highlight=False, soft_wrap=True)
+    if report:
+        console.print(f"report: {report}", highlight=False, soft_wrap=True)
+    else:
+        console.print("no report: pip install 'tapir-distill[report]', then `tapir report`", highlight=False, markup=False)
