@@ -14,14 +14,16 @@ import random
 import re
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
 from tapir.gym.skills import SKILLS, TRAINED, UNSEEN
 from tapir.gym.steps import worked
 from tapir.gym.world import Item, is_reserved, item
-from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 # skill -> (weight, levels, with worked steps)
 DIET: dict[str, tuple[float, tuple[int, ...], bool]] = {
@@ -69,7 +71,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
                 seen.update(set(re.findall(r"[A-Za-z]{2,}", f"{found.question} {worked(found)}")))
                 characters |= set(found.question) | set(found.answer)
             words.update(word for word, count in seen.items() if count >= 5)  # 2 % of the instances
-    vocabulary = SPECIAL + ["####", " ####"]
+    vocabulary = [*SPECIAL, "####", " ####"]
     vocabulary += [space + character for character in sorted(characters) for space in ("", " ")]
     vocabulary += [space + word for word in sorted(words) for space in ("", " ")]
     index = {token: place for place, token in enumerate(dict.fromkeys(vocabulary))}
@@ -79,8 +81,14 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token="<pad>", bos_token="<s>", eos_token="</s>", unk_token="<unk>",
-        additional_special_tokens=["<user>", "<answer>"], model_max_length=512, padding_side="left",
+        tokenizer_object=tokenizer,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=["<user>", "<answer>"],
+        model_max_length=512,
+        padding_side="left",
         clean_up_tokenization_spaces=False,
     )
     fast.chat_template = TEMPLATE
@@ -92,9 +100,18 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     torch.manual_seed(SEED)
     return LlamaForCausalLM(
         LlamaConfig(
-            vocab_size=len(tokenizer), hidden_size=192, intermediate_size=512, num_hidden_layers=6,
-            num_attention_heads=6, num_key_value_heads=6, max_position_embeddings=512, tie_word_embeddings=True,
-            bos_token_id=1, eos_token_id=2, pad_token_id=0, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+            vocab_size=len(tokenizer),
+            hidden_size=192,
+            intermediate_size=512,
+            num_hidden_layers=6,
+            num_attention_heads=6,
+            num_key_value_heads=6,
+            max_position_embeddings=512,
+            tie_word_embeddings=True,
+            bos_token_id=1,
+            eos_token_id=2,
+            pad_token_id=0,
+            rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
         )
     )
 
@@ -110,11 +127,14 @@ def draw(generator: random.Random) -> tuple[Item, str]:
 
 
 def encode(tokenizer: PreTrainedTokenizerFast, found: Item, answer: str) -> tuple[list[int], int]:
+    """Token ids of prompt and answer, and the length of the prompt."""
     prompt = tokenizer.encode(f"<user>{found.question}<answer>", add_special_tokens=False)
     return prompt + tokenizer.encode(answer, add_special_tokens=False) + [2], len(prompt)
 
 
-def batches(tokenizer: PreTrainedTokenizerFast, generator: random.Random, size: int):
+def batches(
+    tokenizer: PreTrainedTokenizerFast, generator: random.Random, size: int
+) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
     """Batches of similar length, endlessly."""
     while True:
         rows = sorted((encode(tokenizer, *draw(generator)) for _ in range(size * 16)), key=lambda row: len(row[0]))
@@ -131,6 +151,7 @@ def batches(tokenizer: PreTrainedTokenizerFast, generator: random.Random, size: 
 
 
 def main() -> None:
+    """Pre-train for the minutes asked for, saving now and then."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
     parser.add_argument("--minutes", type=float, default=30)
@@ -146,7 +167,9 @@ def main() -> None:
     decay = [p for p in model.parameters() if p.dim() > 1]
     rest = [p for p in model.parameters() if p.dim() <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}], lr=arguments.rate, betas=(0.9, 0.98)
+        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
+        lr=arguments.rate,
+        betas=(0.9, 0.98),
     )
     started, step, seen, average = time.monotonic(), 0, 0, 0.0
     for ids, labels in batches(tokenizer, random.Random(SEED), arguments.batch):
@@ -173,8 +196,21 @@ def main() -> None:
     model.save_pretrained(arguments.out)
     tokenizer.save_pretrained(arguments.out)
     (arguments.out / "pretraining.json").write_text(
-        json.dumps({"seed": SEED, "steps": step, "examples": seen, "minutes": arguments.minutes, "batch": arguments.batch,
-                    "rate": arguments.rate, "threads": arguments.threads, "torch": torch.__version__, "loss": average}, indent=1) + "\n"
+        json.dumps(
+            {
+                "seed": SEED,
+                "steps": step,
+                "examples": seen,
+                "minutes": arguments.minutes,
+                "batch": arguments.batch,
+                "rate": arguments.rate,
+                "threads": arguments.threads,
+                "torch": torch.__version__,
+                "loss": average,
+            },
+            indent=1,
+        )
+        + "\n"
     )
 
 

@@ -14,17 +14,23 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from tapir.recipe import Recipe
-    from tapir.roles import Watch
+    from tapir.roles import Roles, Watch
     from tapir.session import RunResult
 
 __version__ = "0.1.0"
 __all__ = ["__version__", "resume", "run"]
 
 
-def run(recipe: Recipe | Mapping[str, Any] | str, folder: str | Path, watch: Watch | None = None) -> RunResult:
+def run(
+    recipe: Recipe | Mapping[str, Any] | str,
+    folder: str | Path,
+    watch: Watch | None = None,
+    roles: Roles | None = None,
+) -> RunResult:
     """Run a recipe (an object, its tables, a TOML file or a shipped name) in `folder`.
 
-    A folder that holds an unfinished run of the same recipe goes on where it was.
+    A folder that holds an unfinished run of the same recipe goes on where it was. `roles` puts classes of
+    your own in the place of those the recipe names.
 
     Raises:
         TapirError: what went wrong, with its remedy.
@@ -33,7 +39,7 @@ def run(recipe: Recipe | Mapping[str, Any] | str, folder: str | Path, watch: Wat
 
     from tapir import session
 
-    return session.run(session.recipe_of(recipe), Path(folder), watch)
+    return session.run(session.recipe_of(recipe), Path(folder), watch, roles)
 
 
 def resume(folder: str | Path, watch: Watch | None = None) -> RunResult:

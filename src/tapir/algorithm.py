@@ -129,9 +129,7 @@ class Curriculum:
             if row.reason is None and row.task is not None:
                 self.pairs[row.id] = pair_of(row, goal.number)
                 self.task_of[row.id] = row.task
-        self.place.store.once(
-            self.place.named("draws"), DrawRow, lambda: draw_rows(need, goal.target.shares, rows)
-        )
+        self.place.store.once(self.place.named("draws"), DrawRow, lambda: draw_rows(need, goal.target.shares, rows))
 
     def mix(self, goal: RoundPlan, split: Split) -> Mixture:
         """round(α·n) examples from the hard pool, the rest from the easy pool, both by P(t)."""
@@ -139,7 +137,7 @@ class Curriculum:
         return Mix().run(self.place, goal, self._pool(self._hard(split)), self._pool(easy))
 
     def refine(self, mixture: Mixture) -> None:
-        """y' for what the round trains on: the same result as refining the whole pool first, without its cost."""
+        """Y' for what the round trains on: the same result as refining the whole pool first, without its cost."""
         if not self.recipe.curriculum.refine:
             return
         owed = [self.pairs[name] for name in (*mixture.hard, *mixture.easy) if name not in self.refined]
@@ -161,9 +159,7 @@ class Curriculum:
     def _hard(self, split: Split) -> list[str]:
         """D_P: the hard seeds and everything expanded from them that has no later score against it."""
         judged = {*split.easy, *split.unscored}
-        expanded = (
-            name for name, pair in self.pairs.items() if pair.instruction.origin.kind == "expansion"
-        )
+        expanded = (name for name, pair in self.pairs.items() if pair.instruction.origin.kind == "expansion")
         seeds = set(split.hard)
         return [*split.hard, *(name for name in expanded if name not in judged and name not in seeds)]
 

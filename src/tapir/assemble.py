@@ -21,7 +21,7 @@ from tapir.roles import Roles
 from tapir.students.local import LocalStudent
 from tapir.training.sft import SftSettings, SftTrainer
 
-__all__ = ["UNSEEN", "check_installed", "roles", "skills", "student_path", "taxonomy"]
+__all__ = ["UNSEEN", "check_installed", "check_student", "roles", "skills", "student_path", "taxonomy"]
 
 _NEEDED = {
     "gym": ("reasoning_gym", "sklearn", "torch", "transformers", "trl", "datasets", "accelerate", "scipy"),
@@ -90,11 +90,27 @@ def student_path(recipe: Recipe) -> str:
     """Where the student is loaded from: the built-in nano, a folder, or a hub id."""
     if recipe.student.model == "nano":
         return str(resources.files("tapir.gym") / "nano")
-    return recipe.student.model
+    return str(Path(recipe.student.model).expanduser())
+
+
+def check_student(recipe: Recipe) -> None:
+    """Raise `RecipeError` if the student is named by a path that holds no model; a hub id is left to its hub."""
+    path = Path(student_path(recipe)).expanduser()
+    named_by_path = path.is_absolute() or path.exists() or recipe.student.model.startswith((".", "~"))
+    if named_by_path and not (path / "config.json").is_file():
+        raise RecipeError(
+            f"student.model = {recipe.student.model!r}: there is no config.json in {path}",
+            remedy="Name a folder that transformers can load, a hub id, or nano.",
+        )
 
 
 def roles(recipe: Recipe) -> Roles:
-    """Everyone who takes part, ready to work; nothing heavy is loaded before it is used."""
+    """Everyone who takes part, ready to work; nothing heavy is loaded before it is used.
+
+    Raises:
+        RecipeError: a skill, taxonomy or model folder it names does not exist.
+    """
+    check_student(recipe)
     names = skills(recipe)
     teacher = GymTeacher()
     training, evaluation = recipe.training, recipe.evaluation

@@ -1,19 +1,19 @@
 """Every error a user can meet.
 
-    TapirError                  what went wrong, and the remedy; `exit_code` for the shell
-    ├── RecipeError             the recipe cannot be read or asks for something impossible
-    ├── DataError               a corpus or evaluation file cannot be used
-    ├── StoreError              the run directory
-    │   ├── RunExists           a finished or other run lives there
-    │   ├── RunLocked           another process writes there
-    │   ├── RunMismatch         a resume with another recipe
-    │   ├── TableCorrupt        a table is not what was written
-    │   └── StoreFull           the disk is full or not writable
-    ├── RoleError               a teacher, student, judge, tagger or trainer fails for every item
-    │   ├── GymError            the embedded world was asked for something it does not know
-    │   ├── MissingExtra        an optional dependency is not installed
-    │   └── TrainingError       training cannot start or produced nothing usable
-    └── Interrupted             the user asked to stop; everything finished is on disk
+TapirError                  what went wrong, and the remedy; `exit_code` for the shell
+├── RecipeError             the recipe cannot be read or asks for something impossible
+├── DataError               a corpus or evaluation file cannot be used
+├── StoreError              the run directory
+│   ├── RunExists           a finished or other run lives there
+│   ├── RunLocked           another process writes there
+│   ├── RunMismatch         a resume with another recipe
+│   ├── TableCorrupt        a table is not what was written
+│   └── StoreFull           the disk is full or not writable
+├── RoleError               a teacher, student, judge, tagger or trainer fails for every item
+│   ├── GymError            the embedded world was asked for something it does not know
+│   ├── MissingExtra        an optional dependency is not installed
+│   └── TrainingError       training cannot start or produced nothing usable
+└── Interrupted             the user asked to stop; everything finished is on disk
 """
 
 from __future__ import annotations

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol, TypeVar
 
 from tapir.domain.instruction import instruction_id
 from tapir.errors import DataError
@@ -19,7 +20,17 @@ from tapir.store.rows import (
     TagRow,
 )
 from tapir.store.run import RunStore
-from tapir.store.tables import RowT
+from tapir.store.tables import Row, RowT
+
+
+class _NamedRow(Row, Protocol):
+    """A row about one instruction."""
+
+    @property
+    def id(self) -> str: ...
+
+
+NamedRowT = TypeVar("NamedRowT", bound=_NamedRow)
 
 
 def life(store: RunStore, wanted: str) -> list[tuple[str, str]]:
@@ -58,54 +69,61 @@ def _resolve(store: RunStore, wanted: str) -> str:
 
 def _facts(store: RunStore, name: str) -> Iterator[tuple[str, str]]:
     yield "id", name
-    for row in _read(store, "corpus", CorpusRow):
-        if row.id == name:
-            yield "instruction", row.text
-            yield "origin", f"corpus ({row.source})"
-            yield f"answer of {row.author}", row.response
-    for drop in _read(store, "drops", DropRow):
-        if drop.id == name:
-            yield "dropped", f"{drop.stage}: {drop.reason} ({drop.text})"
+    for row in _rows(store, "corpus", CorpusRow, name):
+        yield "instruction", row.text
+        yield "origin", f"corpus ({row.source})"
+        yield f"answer of {row.author}", row.response
+    for drop in _rows(store, "drops", DropRow, name):
+        yield "dropped", f"{drop.stage}: {drop.reason} ({drop.text})"
     for number in _rounds(store):
-        yield from _round_facts(store, number, name)
+        yield from _written(store, number, name)
+        yield from _scored(store, number, name)
+        yield from _trained(store, number, name)
+        yield from _held_out(store, number, name)
 
 
-def _round_facts(store: RunStore, number: int, name: str) -> Iterator[tuple[str, str]]:
-    here = f"round {number}"
-    folder = f"round-{number}"
-    for written in _read(store, f"{folder}/expansions", ExpansionRow):
-        if written.id == name:
-            fate = "kept" if written.reason is None else f"dropped: {written.reason}"
-            yield "instruction", written.text
-            yield "origin", f"written in {here} for {written.task_wanted} from {', '.join(written.parents)}; {fate}"
-            yield f"answer of {written.author}", written.response
-            yield f"{here}: task", str(written.task)
-    for tag in _read(store, f"{folder}/tags", TagRow):
-        if tag.id == name:
-            yield "task", f"{tag.task or tag.failure} (confidence {tag.confidence:.2f})"
-    for answer in _read(store, f"{folder}/answers", AnswerRow):
-        if answer.id == name:
-            yield f"{here}: student's answer", answer.text if answer.text is not None else f"failed: {answer.failure}"
-    for judged in _read(store, f"{folder}/judgements", JudgementRow):
-        if judged.id == name:
-            scores = f"teacher {judged.reference:g}, student {judged.student:g}" if judged.unscored is None else ""
-            yield f"{here}: {judged.judge} ({judged.order})", scores or f"unscored: {judged.unscored}"
-    for measured in _read(store, f"{folder}/difficulty", DifficultyRow):
-        if measured.id == name:
-            gap = "none" if measured.gap is None else f"{measured.gap:+.2f} (spread {measured.spread:.2f})"
-            yield f"{here}: MFD", f"{gap}, {measured.part}"
-    for rewrite in _read(store, f"{folder}/refinements", RefinementRow):
-        if rewrite.id == name:
-            yield f"{here}: refined", rewrite.text if rewrite.text is not None else f"failed: {rewrite.failure}"
-    for mixed in _read(store, f"{folder}/mixture", MixtureRow):
-        if mixed.id == name:
-            yield f"{here}: trained on", f"from the {mixed.pool} pool, answer: {mixed.response}"
-    for graded in _read(store, f"{folder}/evaluation", EvaluationRow):
-        if graded.id == name:
-            if number == 0:
-                yield "instruction", graded.instruction
-                yield "origin", f"held out: {graded.benchmark}, {graded.task}; expected {graded.expected}"
-            yield f"S_{number} answered", f"{graded.answer} ({'right' if graded.success else 'wrong'})"
+def _written(store: RunStore, number: int, name: str) -> Iterator[tuple[str, str]]:
+    for row in _rows(store, f"round-{number}/expansions", ExpansionRow, name):
+        fate = "kept" if row.reason is None else f"dropped: {row.reason}"
+        yield "instruction", row.text
+        yield "origin", f"written in round {number} for {row.task_wanted} from {', '.join(row.parents)}; {fate}"
+        yield f"answer of {row.author}", row.response
+        yield "task", str(row.task)
+
+
+def _scored(store: RunStore, number: int, name: str) -> Iterator[tuple[str, str]]:
+    folder, here = f"round-{number}", f"round {number}"
+    for tag in _rows(store, f"{folder}/tags", TagRow, name):
+        yield "task", f"{tag.task or tag.failure} (confidence {tag.confidence:.2f})"
+    for answer in _rows(store, f"{folder}/answers", AnswerRow, name):
+        yield f"{here}: student's answer", answer.text if answer.text is not None else f"failed: {answer.failure}"
+    for judged in _rows(store, f"{folder}/judgements", JudgementRow, name):
+        scores = f"teacher {judged.reference:g}, student {judged.student:g}" if judged.unscored is None else ""
+        yield f"{here}: {judged.judge} ({judged.order})", scores or f"unscored: {judged.unscored}"
+    for measured in _rows(store, f"{folder}/difficulty", DifficultyRow, name):
+        gap = "none" if measured.gap is None else f"{measured.gap:+.2f} (spread {measured.spread:.2f})"
+        yield f"{here}: MFD", f"{gap}, {measured.part}"
+
+
+def _trained(store: RunStore, number: int, name: str) -> Iterator[tuple[str, str]]:
+    folder, here = f"round-{number}", f"round {number}"
+    for rewrite in _rows(store, f"{folder}/refinements", RefinementRow, name):
+        yield f"{here}: refined", rewrite.text if rewrite.text is not None else f"failed: {rewrite.failure}"
+    for mixed in _rows(store, f"{folder}/mixture", MixtureRow, name):
+        yield f"{here}: trained on", f"from the {mixed.pool} pool, answer: {mixed.response}"
+
+
+def _held_out(store: RunStore, number: int, name: str) -> Iterator[tuple[str, str]]:
+    for graded in _rows(store, f"round-{number}/evaluation", EvaluationRow, name):
+        if number == 0:
+            yield "instruction", graded.instruction
+            yield "origin", f"held out: {graded.benchmark}, {graded.task}; expected {graded.expected}"
+        yield f"S_{number} answered", f"{graded.answer} ({'right' if graded.success else 'wrong'})"
+
+
+def _rows(store: RunStore, table: str, row: type[NamedRowT], name: str) -> list[NamedRowT]:
+    """The table's rows about one instruction; none where the table is not made yet."""
+    return [one for one in _read(store, table, row) if one.id == name]
 
 
 def _read(store: RunStore, name: str, row: type[RowT]) -> list[RowT]:

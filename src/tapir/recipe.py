@@ -354,7 +354,9 @@ def _apply(content: dict[str, Any], change: str) -> None:
     for table in tables:
         content = content.setdefault(table, {})
         if not isinstance(content, dict):
-            raise RecipeError(f"--set {change!r}: {table} is not a table", remedy="`tapir recipe show gym` lists all keys.")
+            raise RecipeError(
+                f"--set {change!r}: {table} is not a table", remedy="`tapir recipe show gym` lists all keys."
+            )
     content[last] = parsed
 
 
@@ -368,9 +370,11 @@ def _explain(problem: ErrorDetails) -> str:
     if problem["type"] in {"literal_error", "union_tag_invalid"}:
         options = str(problem.get("ctx", {}).get("expected") or problem.get("ctx", {}).get("expected_tags", ""))
         value = problem["input"] if problem["type"] == "literal_error" else problem.get("ctx", {}).get("tag")
-        near = difflib.get_close_matches(str(value), [one.strip("' ") for one in options.replace(" or ", ",").split(",")], n=1)
+        near = difflib.get_close_matches(
+            str(value), [one.strip("' ") for one in options.replace(" or ", ",").split(",")], n=1
+        )
         return f"{where} = {value!r}: must be {options}" + (f"; did you mean {near[0]!r}?" if near else "")
-    message = problem["msg"].removeprefix("Value error, ")
+    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
     shown = "" if isinstance(problem["input"], dict) or problem["type"] == "missing" else f" = {problem['input']!r}"
     return f"{where}{shown}: {message[:1].lower()}{message[1:]}"
 

@@ -134,7 +134,7 @@ class Teacher(Protocol):
         """New pairs of the requested task; the stage checks every one of them."""
 
     def refine(self, requests: Sequence[RefineRequest]) -> Iterable[Reply]:
-        """y' for each pair."""
+        """Y' for each pair."""
 
 
 class Student(Protocol):

@@ -30,7 +30,17 @@ from tapir.store.rows import CorpusRow, DropRow
 from tapir.store.run import RunStore
 
 SCHEMA = 1
-_PACKAGES = ("torch", "transformers", "trl", "accelerate", "datasets", "reasoning-gym", "scikit-learn", "pyarrow", "numpy")
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "datasets",
+    "reasoning-gym",
+    "scikit-learn",
+    "pyarrow",
+    "numpy",
+)
 _MEGABYTE = 1_000_000
 
 
@@ -117,8 +127,14 @@ class _Diary:
         self.watch.check()
 
 
-def run(recipe: Recipe, folder: Path, watch: Watch | None = None) -> RunResult:
+def run(recipe: Recipe, folder: Path, watch: Watch | None = None, roles: Roles | None = None) -> RunResult:
     """Run a recipe in a folder; a folder with the same recipe goes on where it was.
+
+    Args:
+        recipe: what to do.
+        folder: the run directory.
+        watch: who is told about progress and may stop the run.
+        roles: who takes part, in place of those the recipe names: for classes of your own.
 
     Raises:
         RecipeError: the recipe asks for something that does not exist.
@@ -127,12 +143,12 @@ def run(recipe: Recipe, folder: Path, watch: Watch | None = None) -> RunResult:
         RunLocked: another process is working there.
         Interrupted: the watch was asked to stop.
     """
-    roles = preflight(recipe)
+    people = roles or preflight(recipe)
     claim(recipe, folder)
     with locked(folder):
         store = RunStore(folder)
         store.verify()
-        return _carry_on(recipe, roles, store, watch or SilentWatch())
+        return _carry_on(recipe, people, store, watch or SilentWatch())
 
 
 def resume(folder: Path, watch: Watch | None = None) -> RunResult:

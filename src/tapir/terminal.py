@@ -14,7 +14,15 @@ from types import FrameType
 from typing import TextIO
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 from rich.table import Table
 
 from tapir.domain.round import EvalResult
@@ -34,7 +42,7 @@ class TerminalWatch:
         self._rounds = rounds
         self._stopping = False
         self._progress: Progress | None = None
-        self._task = 0
+        self._task = TaskID(0)
         self._total = self._done = self._before = 0
         self._label = ""
         self._began = self._spoke = 0.0
@@ -185,4 +193,6 @@ def show_result(console: Console, summary: Summary, report: Path | None, folder:
     if report:
         console.print(f"report: {report}", highlight=False, soft_wrap=True)
     else:
-        console.print("no report: pip install 'tapir-distill[report]', then `tapir report`", highlight=False, markup=False)
+        console.print(
+            "no report: pip install 'tapir-distill[report]', then `tapir report`", highlight=False, markup=False
+        )

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Set
+from collections.abc import Iterable, Iterator
+from collections.abc import Set as AbstractSet
 
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.store.rows import CorpusRow, DropRow
 
 
-def sift(pairs: Iterable[Pair], forbidden: Set[str]) -> Iterator[CorpusRow | DropRow]:
+def sift(pairs: Iterable[Pair], forbidden: AbstractSet[str]) -> Iterator[CorpusRow | DropRow]:
     """Every pair as a row: kept, or dropped with the reason.
 
     Args:

@@ -13,9 +13,7 @@ _HALVINGS = 200
 _ROUNDING = 1e-9
 
 
-def apportion(
-    weights: ArrayLike, total: int, *, low: ArrayLike | None = None, high: ArrayLike | None = None
-) -> Counts:
+def apportion(weights: ArrayLike, total: int, *, low: ArrayLike | None = None, high: ArrayLike | None = None) -> Counts:
     """Divide `total` by `weights` into whole numbers within bounds.
 
     Where no bound binds this is the largest-remainder (Hamilton) method. What a bound takes from one

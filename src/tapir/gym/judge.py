@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from tapir.domain.judgement import HIGHEST_SCORE, LOWEST_SCORE, Judgement, Unscored, Verdict
+from tapir.errors import GymError
 from tapir.gym.world import from_address, score
 from tapir.roles import Comparison
-
-_SCORER_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, SyntaxError, RecursionError)
 
 
 class GymJudge:
@@ -25,8 +24,8 @@ class GymJudge:
         found = from_address(comparison.instruction.origin.source)
         try:
             student, reference = score(found, comparison.student), score(found, comparison.reference)
-        except _SCORER_ERRORS as error:
-            return Unscored("the scorer failed", repr(error))
+        except GymError as error:
+            return Unscored("the scorer failed", str(error))
         return (Judgement(_on_scale(student), _on_scale(reference), "alone", "", self.name),)
 
 

@@ -7,13 +7,11 @@ back from the answer.
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Callable, Iterable
 from datetime import date
 from typing import Any, TypeAlias
 
-from tapir.errors import GymError
 from tapir.gym.world import FINAL_MARK, Item
 
 Steps: TypeAlias = Callable[[dict[str, Any]], list[str]]
@@ -170,7 +168,7 @@ def _count_bits(metadata: dict[str, Any]) -> list[str]:
 
 
 def _leg_counting(metadata: dict[str, Any]) -> list[str]:
-    from reasoning_gym.arithmetic.leg_counting import ANIMALS  # noqa: PLC0415  (heavy library)
+    from reasoning_gym.arithmetic.leg_counting import ANIMALS
 
     legs = [(count, ANIMALS[animal]) for animal, count in metadata["animals"].items()]
     first, *rest = [count * each for count, each in legs]
@@ -189,9 +187,7 @@ def _calendar_arithmetic(metadata: dict[str, Any]) -> list[str]:
 
 
 def _time_intervals(metadata: dict[str, Any]) -> list[str]:
-    (h1, m1), (h2, m2) = (
-        map(int, metadata[key].split(" ")[1].split(":")[:2]) for key in ("start_time", "end_time")
-    )
+    (h1, m1), (h2, m2) = (map(int, metadata[key].split(" ")[1].split(":")[:2]) for key in ("start_time", "end_time"))
     borrow = m2 < m1
     minutes, hours = m2 - m1 + 60 * borrow, h2 - borrow - h1
     return [f"{m2 + 60 * borrow}-{m1}={minutes}", f"{h2 - borrow}-{h1}={hours}"]

@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 FINAL_MARK = "####"
 _RESERVED_SHARE = 5
 _INDEX_SPACE = 2**31
+# What scorers of the library raise on text they cannot parse.
+_SCORER_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, AttributeError, SyntaxError, RecursionError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +45,7 @@ class Item:
 
 @cache
 def _dataset(skill: str, level: int) -> ProceduralDataset:
-    import reasoning_gym  # noqa: PLC0415  (heavy: only when an item is really needed)
+    import reasoning_gym
 
     return reasoning_gym.create_dataset(skill, seed=0, size=_INDEX_SPACE, **SKILLS[skill].config(level))
 
@@ -81,6 +83,8 @@ def stream(skill: str, level: int, *, key: str, reserved: bool, tries: int = 400
     """Distinct items of one skill and level in an order fixed by `key`.
 
     Args:
+        skill: its name.
+        level: 1 to 4.
         key: names the random stream, e.g. ``"7/corpus"``; equal keys give equal streams.
         reserved: True draws from the texts kept for evaluation, False from all others.
         tries: the stream ends after this many draws in a row without a new text.
@@ -104,6 +108,23 @@ def final_answer(text: str) -> str:
 
 
 def score(found: Item, reply: str) -> float:
-    """Quality of a reply in [0, 1] by the library's own scorer; an empty answer is 0."""
+    """Quality of a reply in [0, 1] by the library's own scorer; what it cannot read is 0.
+
+    Raises:
+        GymError: the scorer fails on the exact answer too, so it says nothing about the reply.
+    """
     answer = final_answer(reply)
-    return float(_dataset(found.skill, found.level).score_answer(answer, found.entry)) if answer else 0.0
+    if not answer:
+        return 0.0
+    try:
+        return _scored(found, answer)
+    except _SCORER_ERRORS:
+        try:
+            _scored(found, found.answer)
+        except _SCORER_ERRORS as error:
+            raise GymError(f"the scorer of {found.address} fails on the exact answer: {error!r}") from error
+        return 0.0
+
+
+def _scored(found: Item, answer: str) -> float:
+    return float(_dataset(found.skill, found.level).score_answer(answer, found.entry))

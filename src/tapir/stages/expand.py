@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, replace
 
 from tapir.domain.completion import Failure
@@ -26,9 +27,11 @@ class Expand:
     teacher: Teacher
     tagger: Tagger
     attempts: int
-    forbidden: Set[str]
+    forbidden: AbstractSet[str]
 
-    def run(self, place: Place, need: Draw, seeds: Mapping[str, Sequence[Pair]], known: Set[str]) -> list[ExpansionRow]:
+    def run(
+        self, place: Place, need: Draw, seeds: Mapping[str, Sequence[Pair]], known: AbstractSet[str]
+    ) -> list[ExpansionRow]:
         """Everything the teacher wrote, kept or dropped.
 
         Args:
@@ -50,7 +53,7 @@ class Expand:
         return _without_twins(rows)
 
     def _fill(
-        self, place: Place, task: str, count: int, seeds: Sequence[Pair], known: Set[str]
+        self, place: Place, task: str, count: int, seeds: Sequence[Pair], known: AbstractSet[str]
     ) -> Iterator[ExpansionRow]:
         """Ask until `count` texts are kept or the attempts are used up."""
         kept: set[str] = set()
@@ -70,7 +73,7 @@ class Expand:
             if len(kept) >= count:
                 return
 
-    def _reason(self, text: str, label: str | None, task: str, known: Set[str]) -> str | None:
+    def _reason(self, text: str, label: str | None, task: str, known: AbstractSet[str]) -> str | None:
         if not text:
             return "empty"
         if text in self.forbidden:
@@ -95,7 +98,7 @@ def pair_of(row: ExpansionRow, number: int) -> Pair:
 
 def draw_rows(need: Draw, shares: Mapping[str, float], rows: Sequence[ExpansionRow]) -> list[DrawRow]:
     """The round's need by task and how much of its shortfall was written."""
-    written = {task: 0 for task in need.wanted}
+    written = dict.fromkeys(need.wanted, 0)
     for row in rows:
         if row.reason is None:
             written[row.task_wanted] += 1

@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from tapir.domain.randomness import seed_for
 from tapir.domain.round import Checkpoint
-from tapir.roles import Example, TrainJob, Trainer
+from tapir.roles import Example, Trainer, TrainJob
 from tapir.store.files import write_json
 from tapir.store.keep import Place
 

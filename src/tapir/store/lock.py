@@ -30,7 +30,7 @@ def locked(folder: Path) -> Iterator[None]:
             owner = handle.read().strip() or "unknown"
             raise RunLocked(
                 f"process {owner} is already running in {folder}",
-                remedy="Wait for it (`tapir status` shows how far it is), stop it, or choose another folder with --dir.",
+                remedy="Wait for it (`tapir status` shows how far it is), or choose another folder with --dir.",
             ) from error
         with disk_errors(path):
             handle.seek(0)

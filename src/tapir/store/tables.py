@@ -75,5 +75,5 @@ def corrupt(path: Path, why: str) -> TableCorrupt:
     """The one error for a table that is not what was written."""
     return TableCorrupt(
         f"{path} is not the table that was written: {why}",
-        remedy=f"Delete it (rm {path}) and run `tapir resume`: it is made again from what is recorded, with equal bytes.",
+        remedy=f"Delete it (rm {path}) and run `tapir resume`: it is made again with equal bytes.",
     )

@@ -33,7 +33,7 @@ def measure(student: Student, checkpoint: Checkpoint, instructions: Sequence[Ins
 
     list(student.answer(checkpoint, instructions[:2]))
     began = time.monotonic()
-    answered = {name: reply for name, reply in student.answer(checkpoint, instructions)}
+    answered = dict(student.answer(checkpoint, instructions))
     answers = len(answered) / (time.monotonic() - began)
     model, tokenizer = load(checkpoint)
     texts = [one.text + str(getattr(answered[one.id], "text", "")) for one in instructions[:batch_size]]

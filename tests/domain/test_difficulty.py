@@ -1,0 +1,207 @@
+from __future__ import annotations
+
+import math
+from typing import get_args
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from tapir.domain.difficulty import Split, Threshold, difficulty, gap, split
+from tapir.domain.instruction import instruction_id
+from tapir.domain.judgement import Judgement, Order
+from tests.domain.strategies import properties
+
+scores = st.floats(1, 10)
+orders = st.sampled_from(get_args(Order))
+judgements = st.builds(Judgement, scores, scores, orders, st.just("why"), st.just("judge"))
+
+one_gap = st.integers(-18, 18).map(lambda half: half / 2) | st.floats(-9, 9) | st.just(math.nan)
+many_gaps = st.lists(one_gap, max_size=40).map(lambda found: np.array(found, dtype=np.float64))
+several_distinct_gaps = st.lists(st.floats(0, 9), min_size=1, max_size=60, unique=True).map(np.array)
+deltas = st.sampled_from((0.0, 0.5, 1.0, 2.0, 4.5)) | st.floats(0, 9)
+percents = st.integers(1, 99)
+thresholds = (
+    deltas.map(lambda value: Threshold("delta", value))
+    | percents.map(lambda value: Threshold("quantile", value / 100))
+    | st.integers(0, 60).map(lambda value: Threshold("budget", value))
+)
+
+
+def ids_for(gaps: NDArray[np.float64]) -> list[str]:
+    return [instruction_id(str(place)) for place in range(len(gaps))]
+
+
+def split_of(gaps: NDArray[np.float64], threshold: Threshold) -> Split:
+    return split(ids_for(gaps), gaps, threshold)
+
+
+@properties
+@given(many_gaps, thresholds)
+def test_a_split_is_a_partition(gaps: NDArray[np.float64], threshold: Threshold) -> None:
+    parts = split_of(gaps, threshold)
+    assert sorted(parts.hard + parts.easy + parts.unscored) == sorted(ids_for(gaps))
+
+
+@properties
+@given(many_gaps, thresholds)
+def test_every_part_keeps_the_order_of_the_corpus(gaps: NDArray[np.float64], threshold: Threshold) -> None:
+    parts = split_of(gaps, threshold)
+    place = {name: number for number, name in enumerate(ids_for(gaps))}
+    for part in (parts.hard, parts.easy, parts.unscored):
+        assert list(part) == sorted(part, key=place.__getitem__)
+
+
+@properties
+@given(many_gaps, deltas)
+@example(np.array([2.0, 2.5, 1.5]), 2.0)
+def test_hard_means_strictly_more_than_delta(gaps: NDArray[np.float64], delta: float) -> None:
+    parts = split_of(gaps, Threshold("delta", delta))
+    assert parts.hard == tuple(name for name, one in zip(ids_for(gaps), gaps, strict=True) if one > delta)
+    assert parts.delta == delta
+
+
+@properties
+@given(many_gaps, thresholds)
+def test_what_has_no_gap_is_unscored_and_nothing_else_is(gaps: NDArray[np.float64], threshold: Threshold) -> None:
+    nameless = tuple(name for name, one in zip(ids_for(gaps), gaps, strict=True) if math.isnan(one))
+    assert split_of(gaps, threshold).unscored == nameless
+
+
+@properties
+@given(many_gaps, thresholds | st.just(Threshold("delta", -5.0)))
+def test_a_student_that_beat_the_teacher_is_withheld_and_never_hard(
+    gaps: NDArray[np.float64], threshold: Threshold
+) -> None:
+    parts = split_of(gaps, threshold)
+    assert parts.withheld == {name for name, one in zip(ids_for(gaps), gaps, strict=True) if one < 0}
+    assert parts.withheld <= set(parts.easy)
+    assert parts.withheld.isdisjoint(parts.hard)
+
+
+@properties
+@given(many_gaps, thresholds)
+def test_nothing_easy_has_a_larger_gap_than_anything_hard(gaps: NDArray[np.float64], threshold: Threshold) -> None:
+    parts = split_of(gaps, threshold)
+    gap_of = dict(zip(ids_for(gaps), gaps, strict=True))
+    assert max((gap_of[name] for name in parts.easy), default=-math.inf) < min(
+        (gap_of[name] for name in parts.hard), default=math.inf
+    )
+
+
+@properties
+@given(many_gaps, percents)
+def test_a_quantile_keeps_at_most_its_share(gaps: NDArray[np.float64], percent: int) -> None:
+    parts = split_of(gaps, Threshold("quantile", percent / 100))
+    scored = len(parts.hard) + len(parts.easy)
+    assert 100 * len(parts.hard) <= percent * scored
+
+
+@properties
+@given(several_distinct_gaps, percents)
+@example(np.arange(100.0), 29)
+def test_a_quantile_without_ties_keeps_its_share_rounded_down(gaps: NDArray[np.float64], percent: int) -> None:
+    parts = split_of(gaps, Threshold("quantile", percent / 100))
+    assert len(parts.hard) == percent * len(gaps) // 100
+
+
+@properties
+@given(many_gaps, st.integers(0, 60))
+def test_a_budget_is_never_exceeded(gaps: NDArray[np.float64], budget: int) -> None:
+    assert len(split_of(gaps, Threshold("budget", budget)).hard) <= budget
+
+
+@properties
+@given(several_distinct_gaps, st.integers(0, 80))
+def test_a_budget_without_ties_is_spent_in_full(gaps: NDArray[np.float64], budget: int) -> None:
+    assert len(split_of(gaps, Threshold("budget", budget)).hard) == min(budget, len(gaps))
+
+
+@properties
+@given(many_gaps, thresholds)
+def test_the_share_kept_is_reported(gaps: NDArray[np.float64], threshold: Threshold) -> None:
+    parts = split_of(gaps, threshold)
+    scored = int(np.sum(~np.isnan(gaps)))
+    assert parts.hard_share == (len(parts.hard) / scored if scored else 0.0)
+    assert 0 <= parts.hard_share <= 1
+
+
+@properties
+@given(many_gaps, thresholds)
+def test_the_delta_reported_is_the_one_that_was_used(gaps: NDArray[np.float64], threshold: Threshold) -> None:
+    parts = split_of(gaps, threshold)
+    again = split_of(gaps, Threshold("delta", parts.delta))
+    assert (again.hard, again.easy, again.unscored) == (parts.hard, parts.easy, parts.unscored)
+
+
+@pytest.mark.parametrize("threshold", [Threshold(), Threshold("quantile", 0.5), Threshold("budget", 3)])
+def test_where_nothing_is_scored_nothing_is_hard(threshold: Threshold) -> None:
+    parts = split_of(np.array([math.nan, math.nan]), threshold)
+    assert (parts.hard, parts.easy, parts.hard_share) == ((), (), 0.0)
+
+
+@pytest.mark.parametrize("threshold", [Threshold("quantile", 0.5), Threshold("budget", 3)])
+def test_where_nothing_is_scored_the_threshold_found_is_infinite(threshold: Threshold) -> None:
+    assert threshold.delta(np.array([math.nan])) == math.inf
+
+
+def test_ties_at_the_cut_are_not_hard() -> None:
+    parts = split_of(np.array([1.0, 5.0, 5.0, 5.0, 7.0]), Threshold("budget", 2))
+    assert parts.delta == 5.0
+    assert len(parts.hard) == 1
+
+
+def test_an_empty_corpus_has_an_empty_split() -> None:
+    parts = split_of(np.array([]), Threshold())
+    assert (parts.hard, parts.easy, parts.unscored, parts.withheld) == ((), (), (), frozenset())
+
+
+def test_ids_without_gaps_are_refused() -> None:
+    with pytest.raises(ValueError, match="2 ids but 1 gaps"):
+        split(["a", "b"], np.array([1.0]), Threshold())
+
+
+@properties
+@given(judgements)
+def test_the_gap_is_teacher_minus_student(judgement: Judgement) -> None:
+    assert gap(judgement) == judgement.reference - judgement.student
+    assert (gap(judgement) > 0) == (judgement.student < judgement.reference)
+
+
+@properties
+@given(st.lists(judgements, min_size=1, max_size=4))
+def test_difficulty_is_the_mean_gap_and_how_far_the_gaps_lie_apart(found: list[Judgement]) -> None:
+    gaps = [one.reference - one.student for one in found]
+    mfd = difficulty(found)
+    assert mfd.gap == pytest.approx(sum(gaps) / len(gaps))
+    assert mfd.spread == pytest.approx(max(gaps) - min(gaps))
+    assert -9 <= mfd.gap <= 9
+    assert 0 <= mfd.spread <= 18
+
+
+@properties
+@given(st.lists(judgements, min_size=1, max_size=4))
+def test_difficulty_does_not_depend_on_which_order_was_judged_first(found: list[Judgement]) -> None:
+    forwards, backwards = difficulty(found), difficulty(found[::-1])
+    assert forwards.gap == pytest.approx(backwards.gap)
+    assert forwards.spread == backwards.spread
+
+
+@given(judgements)
+def test_a_single_judgement_has_no_spread(judgement: Judgement) -> None:
+    assert difficulty([judgement]).spread == 0
+
+
+def test_an_item_without_a_judgement_has_no_difficulty() -> None:
+    with pytest.raises(ValueError, match="unscored"):
+        difficulty([])
+
+
+@pytest.mark.parametrize("score", [0.0, 0.99, 10.01, -3.0, math.nan, math.inf])
+def test_a_score_outside_one_to_ten_is_refused(score: float) -> None:
+    with pytest.raises(ValueError, match="outside 1 to 10"):
+        Judgement(score, 5.0, "alone", "why", "judge")
+    with pytest.raises(ValueError, match="outside 1 to 10"):
+        Judgement(5.0, score, "alone", "why", "judge")

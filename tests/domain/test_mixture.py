@@ -1,0 +1,304 @@
+from __future__ import annotations
+
+from decimal import ROUND_HALF_UP, Decimal
+
+import numpy as np
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tapir.domain.mixture import Pool, draw, hard_count, mix, resample
+from tapir.domain.task import TaskDistribution
+from tests.domain.strategies import (
+    LABELS,
+    Round,
+    alphas,
+    counts_by_label,
+    distributions,
+    exact_shares,
+    pool_of,
+    pools,
+    properties,
+    round_with_just_enough,
+    rounds,
+    rounds_with_enough_in_all,
+    rounds_with_just_enough_of_every_task,
+    rounds_with_room_in_every_task,
+    seeds,
+    task_totals,
+)
+
+
+# Of "a" the pools hold what is asked for, and no more: the exact share of 2.3 cannot be rounded up.
+JUST_ENOUGH = round_with_just_enough(
+    TaskDistribution({"a": 0.23, "b": 0.24, "c": 0.53}), 10, 1.0, ((0, 50, 50), (0, 0, 0)), 7
+)
+
+
+def task_of(pool: Pool) -> dict[str, str]:
+    return {name: pool.labels[task] for name, task in zip(pool.ids, pool.tasks, strict=True)}
+
+
+def by_task(pool: Pool, ids: tuple[str, ...]) -> dict[str, int]:
+    tasks = [task_of(pool)[name] for name in ids]
+    return {label: tasks.count(label) for label in pool.labels}
+
+
+def in_order(pool: Pool, ids: list[str]) -> Pool:
+    return Pool.of(ids, task_of(pool), pool.labels)
+
+
+# Pools
+
+
+@properties
+@given(counts_by_label())
+def test_a_pool_knows_how_many_items_of_each_task_it_holds(counts: list[int]) -> None:
+    assert pool_of("item", counts).available.tolist() == counts
+
+
+@properties
+@given(st.lists(st.integers(0, 50), unique=True, max_size=20), st.data())
+def test_a_pool_leaves_out_what_has_no_task_of_the_taxonomy(numbers: list[int], data: st.DataObject) -> None:
+    ids = [f"{number:016x}" for number in numbers]
+    tags = {name: data.draw(st.sampled_from((*LABELS, "Cooking", None))) for name in ids}
+    pool = Pool.of(ids, {name: task for name, task in tags.items() if task is not None}, LABELS)
+    assert list(pool.ids) == [name for name in ids if tags[name] in LABELS]
+    assert task_of(pool) == {name: tags[name] for name in pool.ids}
+
+
+# Draws
+
+
+@properties
+@given(pools(), counts_by_label(), seeds)
+def test_a_draw_never_repeats_and_never_invents(pool: Pool, wanted: list[int], seed: int) -> None:
+    drawn = draw(pool, wanted, seed)
+    assert len(set(drawn.ids)) == len(drawn.ids)
+    assert set(drawn.ids) <= set(pool.ids)
+
+
+@properties
+@given(pools(), counts_by_label(), seeds)
+def test_a_draw_gets_what_is_wanted_or_all_there_is(pool: Pool, wanted: list[int], seed: int) -> None:
+    drawn = draw(pool, wanted, seed)
+    assert list(drawn.wanted.values()) == wanted
+    assert list(drawn.got.values()) == np.minimum(wanted, pool.available).tolist()
+    assert by_task(pool, drawn.ids) == drawn.got
+
+
+@properties
+@given(pools(), counts_by_label(), seeds)
+def test_the_shortfall_is_exactly_what_the_pool_lacks(pool: Pool, wanted: list[int], seed: int) -> None:
+    lacking = {
+        label: want - have
+        for label, want, have in zip(LABELS, wanted, pool.available.tolist(), strict=True)
+        if want > have
+    }
+    assert draw(pool, wanted, seed).shortfall == lacking
+
+
+@properties
+@given(pools(), counts_by_label(), seeds, st.data())
+def test_drawing_does_not_depend_on_the_order_of_the_pool(
+    pool: Pool, wanted: list[int], seed: int, data: st.DataObject
+) -> None:
+    shuffled = in_order(pool, data.draw(st.permutations(list(pool.ids))))
+    assert draw(shuffled, wanted, seed) == draw(pool, wanted, seed)
+
+
+@properties
+@given(counts_by_label(), counts_by_label(), counts_by_label(), seeds, st.sampled_from(range(len(LABELS))))
+def test_items_added_to_other_tasks_do_not_change_the_draw_of_a_task(
+    counts: list[int], added: list[int], wanted: list[int], seed: int, kept: int
+) -> None:
+    grown = [
+        have + (0 if place == kept else more) for place, (have, more) in enumerate(zip(counts, added, strict=True))
+    ]
+    before, after = pool_of("item", counts), pool_of("item", grown)
+    of_task = [
+        [name for name in draw(pool, wanted, seed).ids if task_of(pool)[name] == LABELS[kept]]
+        for pool in (before, after)
+    ]
+    assert of_task[0] == of_task[1]
+
+
+@properties
+@given(pools(), counts_by_label(), counts_by_label(), seeds)
+def test_drawing_more_keeps_what_was_drawn(pool: Pool, wanted: list[int], more: list[int], seed: int) -> None:
+    fewer = draw(pool, wanted, seed)
+    assert set(fewer.ids) <= set(draw(pool, np.add(wanted, more), seed).ids)
+
+
+@properties
+@given(counts_by_label(), counts_by_label(), counts_by_label(), seeds)
+def test_a_pool_that_grows_keeps_the_preference_among_its_items(
+    counts: list[int], added: list[int], wanted: list[int], seed: int
+) -> None:
+    small, large = pool_of("item", counts), pool_of("item", np.add(counts, added).tolist())
+    survivors = set(draw(large, wanted, seed).ids) & set(small.ids)
+    assert survivors <= set(draw(small, wanted, seed).ids)
+
+
+def test_another_seed_draws_other_items() -> None:
+    pool = pool_of("item", [200] * len(LABELS))
+    one, other = (draw(pool, [100] * len(LABELS), seed) for seed in (1, 2))
+    assert one.ids != other.ids
+    assert one.got == other.got
+
+
+# Resampling
+
+
+@properties
+@given(pools("hard"), st.integers(0, 300), alphas, distributions(zeros=True), seeds)
+def test_resampling_wants_exactly_the_hard_count_and_of_no_task_more_than_its_total(
+    hard: Pool, size: int, share: float, target: TaskDistribution, seed: int
+) -> None:
+    drawn = resample(hard, size, share, target, seed)
+    wanted = np.array(list(drawn.wanted.values()))
+    assert wanted.sum() == hard_count(size, share)
+    assert np.all(wanted <= task_totals(target, size))
+
+
+@properties
+@given(pools("hard"), st.integers(0, 300), alphas, distributions(zeros=True), seeds)
+def test_resampling_gets_what_the_pool_has_and_names_the_rest(
+    hard: Pool, size: int, share: float, target: TaskDistribution, seed: int
+) -> None:
+    drawn = resample(hard, size, share, target, seed)
+    assert len(set(drawn.ids)) == len(drawn.ids)
+    assert list(drawn.got.values()) == np.minimum(list(drawn.wanted.values()), hard.available).tolist()
+    assert len(drawn.ids) + sum(drawn.shortfall.values()) == hard_count(size, share)
+
+
+# Mixtures
+
+
+@properties
+@given(st.integers(0, 5000), alphas)
+@example(45, 0.7)
+@example(50, 0.29)
+def test_the_hard_count_is_alpha_n_with_halves_rounded_up(size: int, share: float) -> None:
+    product = Decimal(str(share)) * size
+    assert hard_count(size, share) == int(product.quantize(Decimal(1), ROUND_HALF_UP))
+
+
+@properties
+@given(rounds_with_enough_in_all())
+def test_the_hard_count_is_exact_whenever_the_pools_hold_enough_in_all(case: Round) -> None:
+    mixture = case.mixed()
+    assert len(mixture.hard) == mixture.wanted_hard == case.hard_wanted
+    assert len(mixture.easy) == mixture.wanted_easy == case.size - case.hard_wanted
+    assert (mixture.size, mixture.shortfall) == (case.size, 0)
+
+
+@properties
+@given(rounds())
+def test_a_mixture_never_repeats_and_never_invents(case: Round) -> None:
+    mixture = case.mixed()
+    assert len({*mixture.hard, *mixture.easy}) == mixture.size <= case.size
+    assert set(mixture.hard) <= set(case.hard.ids)
+    assert set(mixture.easy) <= set(case.easy.ids)
+
+
+@properties
+@given(rounds())
+def test_hard_and_easy_are_disjoint_when_the_pools_are(case: Round) -> None:
+    mixture = case.mixed()
+    assert set(mixture.hard).isdisjoint(mixture.easy)
+
+
+@properties
+@given(rounds())
+def test_only_what_a_pool_lacks_in_all_is_missing(case: Round) -> None:
+    mixture = case.mixed()
+    assert len(mixture.hard) == min(case.hard_wanted, len(case.hard.ids))
+    assert len(mixture.easy) == min(case.size - case.hard_wanted, len(case.easy.ids))
+    assert mixture.shortfall == case.size - mixture.size
+
+
+@properties
+@given(rounds(zeros=True))
+def test_the_counts_of_a_mixture_are_those_of_its_items(case: Round) -> None:
+    mixture = case.mixed()
+    hard, easy = by_task(case.hard, mixture.hard), by_task(case.easy, mixture.easy)
+    assert mixture.counts == {label: hard[label] + easy[label] for label in LABELS}
+    assert sum(mixture.counts.values()) == mixture.size
+    assert sum(mixture.target.values()) == case.size
+    assert sum(mixture.shares.values()) == pytest.approx(1 if mixture.size else 0)
+    assert mixture.hard_share == (len(mixture.hard) / mixture.size if mixture.size else 0)
+
+
+@properties
+@given(rounds(zeros=True))
+def test_a_task_without_a_target_is_never_mixed_in(case: Round) -> None:
+    mixture = case.mixed()
+    assert all(mixture.counts[label] == 0 for label, share in case.target.shares.items() if share == 0)
+
+
+@properties
+@given(rounds_with_room_in_every_task())
+def test_each_task_is_within_one_of_its_exact_share_when_the_pools_hold_enough_of_it(case: Round) -> None:
+    mixture = case.mixed()
+    counts = np.array(list(mixture.counts.values()))
+    assert np.all(np.abs(counts - exact_shares(case.target, case.size)) < 1 + 1e-6)
+    assert mixture.counts == mixture.target == case.target.counts(case.size)
+
+
+@properties
+@given(rounds_with_just_enough_of_every_task())
+@example(JUST_ENOUGH)
+def test_the_target_is_met_even_when_the_pools_hold_not_one_item_more(case: Round) -> None:
+    mixture = case.mixed()
+    assert mixture.counts == case.target.counts(case.size)
+    assert len(mixture.hard) == case.hard_wanted
+
+
+@properties
+@given(rounds_with_room_in_every_task())
+def test_what_resampling_draws_is_what_the_mixture_takes(case: Round) -> None:
+    drawn = resample(case.hard, case.size, case.share, case.target, case.seed)
+    assert not drawn.shortfall
+    assert set(drawn.ids) == set(case.mixed().hard)
+
+
+@properties
+@given(rounds_with_just_enough_of_every_task())
+@example(JUST_ENOUGH)
+def test_what_resampling_draws_is_mixed_even_when_the_pools_hold_not_one_item_more(case: Round) -> None:
+    drawn = resample(case.hard, case.size, case.share, case.target, case.seed)
+    assert not drawn.shortfall
+    assert set(drawn.ids) <= set(case.mixed().hard)
+
+
+@properties
+@given(rounds(), st.data())
+def test_a_mixture_does_not_depend_on_the_order_of_the_pools(case: Round, data: st.DataObject) -> None:
+    hard = in_order(case.hard, data.draw(st.permutations(list(case.hard.ids))))
+    easy = in_order(case.easy, data.draw(st.permutations(list(case.easy.ids))))
+    assert mix(hard, easy, case.size, case.share, case.target, case.seed) == case.mixed()
+
+
+def test_hard_items_of_another_task_stand_in_to_keep_alpha() -> None:
+    labels = ("Math", "Law")
+    target = TaskDistribution({"Math": 0.5, "Law": 0.5})
+    mixture = mix(pool_of("hard", (10, 0), labels), pool_of("easy", (0, 10), labels), 10, 0.8, target, 7)
+    assert (len(mixture.hard), len(mixture.easy)) == (8, 2)
+    assert mixture.counts == {"Math": 8, "Law": 2}
+
+
+def test_what_one_task_lacks_goes_to_the_others_in_proportion() -> None:
+    labels = ("Math", "Law", "Music")
+    target = TaskDistribution({"Math": 0.5, "Law": 0.25, "Music": 0.25})
+    pools_of_both = [pool_of(name, (1, 50, 50), labels) for name in ("hard", "easy")]
+    mixture = mix(pools_of_both[0], pools_of_both[1], 20, 0.5, target, 7)
+    assert mixture.counts == {"Math": 2, "Law": 9, "Music": 9}
+    assert mixture.target == {"Math": 10, "Law": 5, "Music": 5}
+
+
+def test_a_round_of_nothing_is_nothing() -> None:
+    empty = pool_of("item", [0] * len(LABELS))
+    target = TaskDistribution.of(dict.fromkeys(LABELS, 1.0))
+    mixture = mix(empty, empty, 0, 0.3, target, 7)
+    assert (mixture.size, mixture.hard_share, mixture.shortfall) == (0, 0.0, 0)

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+from itertools import pairwise
+
+import pytest
+from hypothesis import example, given
+from hypothesis import strategies as st
+
+from tapir.domain.schedule import Schedule
+from tests.domain.strategies import alphas, properties
+
+numbers = st.integers(1, 30)
+steps = st.integers(0, 100).map(lambda percent: percent / 100)
+
+
+@properties
+@given(alphas, steps, numbers)
+def test_the_paper_schedule_rises_by_its_step_up_to_one(start: float, step: float, rounds: int) -> None:
+    schedule = Schedule.paper(start, step, rounds)
+    assert schedule.rounds == rounds
+    for number in range(1, rounds + 1):
+        assert schedule.share(number) == pytest.approx(min(1.0, start + step * (number - 1)), abs=1e-9)
+
+
+@properties
+@given(alphas, steps, numbers)
+def test_the_paper_schedule_stays_in_zero_to_one_and_never_falls(start: float, step: float, rounds: int) -> None:
+    shares = Schedule.paper(start, step, rounds).shares
+    assert all(0 <= share <= 1 for share in shares)
+    assert all(before <= after for before, after in pairwise(shares))
+
+
+def test_the_settings_reported_for_the_paper_give_03_05_07() -> None:
+    assert Schedule.paper(0.3, 0.2, 3).shares == (0.3, 0.5, 0.7)
+
+
+def test_the_paper_schedule_is_capped_at_one() -> None:
+    assert Schedule.paper(0.6, 0.3, 4).shares == (0.6, 0.9, 1.0, 1.0)
+
+
+@properties
+@given(alphas, numbers)
+def test_a_constant_schedule_never_changes(share: float, rounds: int) -> None:
+    assert Schedule.constant(share, rounds).shares == (share,) * rounds
+
+
+@properties
+@given(alphas, alphas, numbers)
+@example(0.03, 0.0, 10)
+def test_a_linear_schedule_goes_from_its_start_to_its_end(start: float, end: float, rounds: int) -> None:
+    schedule = Schedule.linear(start, end, rounds)
+    assert schedule.rounds == rounds
+    assert schedule.share(1) == start
+    if rounds > 1:
+        assert schedule.share(rounds) == pytest.approx(end, abs=1e-9)
+
+
+@properties
+@given(st.floats(0, 1), st.floats(0, 1), numbers)
+@example(0.03, 0.0, 10)
+def test_a_linear_schedule_stays_in_zero_to_one_and_keeps_its_direction(start: float, end: float, rounds: int) -> None:
+    shares = Schedule.linear(start, end, rounds).shares
+    rising = start <= end
+    assert all(0 <= share <= 1 for share in shares)
+    assert all((before <= after) if rising else (before >= after) for before, after in pairwise(shares))
+
+
+@properties
+@given(alphas, alphas, st.integers(2, 30))
+@example(0.03, 0.0, 10)
+def test_a_linear_schedule_has_equal_steps(start: float, end: float, rounds: int) -> None:
+    shares = Schedule.linear(start, end, rounds).shares
+    step = (end - start) / (rounds - 1)
+    assert all(after - before == pytest.approx(step, abs=1e-9) for before, after in pairwise(shares))
+
+
+@properties
+@given(st.lists(alphas, min_size=1, max_size=10), st.booleans())
+def test_a_list_that_only_rises_or_only_falls_is_a_schedule(shares: list[float], falling: bool) -> None:  # noqa: FBT001
+    written = tuple(sorted(shares, reverse=falling))
+    schedule = Schedule(written)
+    assert tuple(schedule.share(number) for number in range(1, schedule.rounds + 1)) == written
+
+
+@st.composite
+def zigzags(draw: st.DrawFn) -> tuple[float, ...]:
+    """Shares that change direction somewhere."""
+    shares = tuple(draw(st.lists(alphas, min_size=3, max_size=8, unique=True)))
+    monotone = (tuple(sorted(shares)), tuple(sorted(shares, reverse=True)))
+    return (shares[1], shares[0], *shares[2:]) if shares in monotone else shares
+
+
+@properties
+@given(zigzags())
+@example((0.2, 0.6, 0.4))
+@example((0.6, 0.2, 0.4))
+@example((0.2, 0.6, 0.6, 0.4))
+def test_a_list_that_rises_and_falls_is_refused(shares: tuple[float, ...]) -> None:
+    with pytest.raises(ValueError, match="must rise or fall, not both"):
+        Schedule(shares)
+
+
+@properties
+@given(
+    st.lists(alphas, max_size=3),
+    st.floats(max_value=0, exclude_max=True) | st.floats(min_value=1, exclude_min=True) | st.just(float("nan")),
+)
+def test_a_share_outside_zero_to_one_is_refused(before: list[float], share: float) -> None:
+    with pytest.raises(ValueError, match="outside 0 to 1"):
+        Schedule((*before, share))
+
+
+def test_a_schedule_without_rounds_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least one round"):
+        Schedule(())
+
+
+def test_a_round_after_the_last_has_no_share() -> None:
+    with pytest.raises(IndexError):
+        Schedule.constant(0.5, 3).share(4)
+
+
+def test_rounds_are_counted_from_one() -> None:
+    with pytest.raises((IndexError, ValueError)):
+        Schedule.paper(0.3, 0.2, 3).share(0)

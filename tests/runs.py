@@ -1,0 +1,288 @@
+"""A small, complete run directory without a model: every table the algorithm leaves behind."""
+
+from __future__ import annotations
+
+import json
+import random
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+
+from tapir.domain.difficulty import Split, Threshold, split
+from tapir.domain.instruction import instruction_id
+from tapir.domain.mixture import Draw, Pool, mix, resample
+from tapir.domain.round import Evaluation
+from tapir.domain.schedule import Schedule
+from tapir.domain.task import TaskDistribution
+from tapir.evaluation.statistics import summarise
+from tapir.recipe import parse
+from tapir.stages.expand import draw_rows
+from tapir.store.files import write_json
+from tapir.store.rows import (
+    AnswerRow,
+    CorpusRow,
+    DifficultyRow,
+    DrawRow,
+    DropRow,
+    EvaluationRow,
+    ExpansionRow,
+    JudgementRow,
+    MixtureRow,
+    RefinementRow,
+    TagRow,
+)
+from tapir.store.run import RunStore
+
+TASKS = ("Math", "Reasoning", "Code Generation", "Writing", "History", 'Q & A <i>"mixed"</i>')
+HOSTILE = (
+    "<script>alert(1)</script>",
+    "</script><script>alert(2)</script><img src=x onerror=alert(3)>",
+    "<!-- <script> ]]> {{ 7 * 7 }} {% raw %} ${alert(4)} \\u003c &lt;b&gt;",
+    "Größe 漢字 العربية \u202eabc\u202c 👩‍🔬 \u2028 line \u2029 paragraph \x00 \x1b[31m",
+    "Donaudampfschifffahrtselektrizitätenhauptbetriebswerkbauunterbeamtengesellschaft" * 8,
+    "\"'`><svg onload=alert(5)> javascript:alert(6) https://example.org/x.png",
+)
+UNSCORED, WITHHELD, UNTAGGED, UNANSWERED = 7, 11, 13, 17  # places in the corpus
+DELTA = 2.0
+BENCHMARKS = ("held out", "harder")
+
+
+@dataclass(slots=True)
+class Maker:
+    """The run in the making."""
+
+    store: RunStore
+    rounds: int
+    size: int
+    tasks: Sequence[str]
+    hard_share: tuple[float, ...] = ()
+    dice: random.Random = field(default_factory=lambda: random.Random(7))
+    text: dict[str, str] = field(default_factory=dict)
+    task_of: dict[str, str] = field(default_factory=dict)
+    expanded: list[str] = field(default_factory=list)
+    refined: set[str] = field(default_factory=set)
+    seconds: float = 1_000.0
+
+    @property
+    def target(self) -> TaskDistribution:
+        """Every task the same share, the last twice that."""
+        return TaskDistribution.of(
+            {task: 2.0 if place == len(self.tasks) - 1 else 1.0 for place, task in enumerate(self.tasks)}
+        )
+
+    @property
+    def corpus(self) -> list[str]:
+        """Ids of the corpus, in order."""
+        return [name for name in self.text if name not in self.expanded]
+
+
+def build_run(
+    folder: Path, *, rounds: int = 3, done: int = 3, corpus: int = 120, size: int = 60, tasks: Sequence[str] = TASKS
+) -> RunStore:
+    """Write a run directory.
+
+    Args:
+        folder: where; made if it is not there.
+        rounds: N of the recipe.
+        done: the last finished round; 0 is the first look at the corpus, -1 is nothing but the recipe.
+        corpus: instructions in it.
+        size: examples of a round.
+        tasks: labels.
+    """
+    store = RunStore(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    curriculum = {"rounds": rounds, "size": size}
+    recipe = parse({"name": "synthetic </title><b>run</b>", "corpus": {"size": corpus}, "curriculum": curriculum})
+    write_json(folder / "recipe.json", recipe.resolved())
+    packages = {"torch": "2.13.0", "transformers": "5.23.0"}
+    write_json(folder / "manifest.json", {"schema": 1, "tapir": "0.1.0", "python": "3.11.7", "packages": packages})
+    maker = Maker(store, rounds, size, tasks, Schedule.paper(0.3, 0.2, rounds).shares)
+    _event(maker, "session", 0.0)
+    if done < 0:
+        return store
+    parts = _first_look(maker, corpus)
+    _evaluated(maker, 0)
+    for number in range(1, done + 1):
+        _taught(maker, number, parts)
+        _evaluated(maker, number)
+    return store
+
+
+def _event(maker: Maker, kind: str, seconds: float) -> None:
+    maker.seconds += seconds
+    with (maker.store.folder / "events.jsonl").open("a", encoding="utf-8") as events:
+        events.write(json.dumps({"time": maker.seconds, "event": kind}) + "\n")
+
+
+def _first_look(maker: Maker, size: int) -> Split:
+    """Corpus, drops, tags, answers, judgements, difficulty."""
+    rows = list(_corpus(maker, size))
+    ids = maker.corpus
+    gaps = [_gap(maker, place) for place in range(len(ids))]
+    maker.store.once("corpus", CorpusRow, lambda: rows)
+    drops = [
+        DropRow(ids[0], "corpus", "duplicate", "file:0", rows[0].text),
+        DropRow(instruction_id(""), "corpus", "empty instruction", "file:999", ""),
+    ]
+    maker.store.once("drops", DropRow, lambda: drops)
+    tags = [_tag(maker, name, place) for place, name in enumerate(ids)]
+    maker.store.once("round-0/tags", TagRow, lambda: tags)
+    answers = [
+        AnswerRow(name, None, None, 0, "length: no end after 112 tokens")
+        if place == UNANSWERED
+        else AnswerRow(name, f"the student's answer {place} {HOSTILE[0] if place == 0 else ''}", "stop", 5, None)
+        for place, name in enumerate(ids)
+    ]
+    maker.store.once("round-0/answers", AnswerRow, lambda: answers)
+    judged = [row for place, name in enumerate(ids) for row in _judged(name, gaps[place])]
+    maker.store.once("round-0/judgements", JudgementRow, lambda: judged)
+    write_json(maker.store.round(0) / "tagger.json", {"trained_on": 90, "n": 30, "accuracy": 0.9333, "by_task": {}})
+    _event(maker, "finished", 65.0)
+    return split(ids, np.array(gaps, dtype=np.float64), Threshold("delta", DELTA))
+
+
+def _corpus(maker: Maker, size: int) -> Iterator[CorpusRow]:
+    for place in range(size):
+        rank = int(len(maker.tasks) * maker.dice.random() ** 2.5)  # the first tasks are common, the last rare
+        task = maker.tasks[rank]
+        text = HOSTILE[place] if place < len(HOSTILE) else f"{task}, question {place}: what follows from {place * 17}?"
+        name = instruction_id(text)
+        maker.text[name] = text
+        if place != UNTAGGED:
+            maker.task_of[name] = task
+        answer = f"the teacher's answer {place}{' </script><b>' if place == 1 else ''}"
+        yield CorpusRow(name, text, answer, "the-teacher", f"file:{place}")
+
+
+def _gap(maker: Maker, place: int) -> float:
+    """NaN is unscored; the later the task, the harder."""
+    if place in {UNSCORED, UNANSWERED}:
+        return float("nan")
+    if place == WITHHELD:
+        return -1.5
+    name = maker.corpus[place]
+    rank = maker.tasks.index(maker.task_of.get(name, maker.tasks[0]))
+    return max(0.0, min(9.0, round(2 * maker.dice.gauss(0.6 + 4.5 * rank / len(maker.tasks), 2.2)) / 2))
+
+
+def _tag(maker: Maker, name: str, place: int) -> TagRow:
+    if name not in maker.task_of:
+        return TagRow(name, None, 0.0, "no-label: the tagger gave none")
+    return TagRow(name, maker.task_of[name], 0.5 + place % 50 / 100, None)
+
+
+def _judged(name: str, gap: float) -> list[JudgementRow]:
+    if np.isnan(gap):
+        return [
+            JudgementRow(name, "alone", None, None, "", "the-judge", "two replies without scores", "I like </script>")
+        ]
+    student = max(1.0, 8.0 - gap)
+    return [
+        JudgementRow(name, order, student, min(10.0, student + gap), f"because {HOSTILE[0]}", "the-judge", None, None)
+        for order in ("student-first", "reference-first")
+    ]
+
+
+def _taught(maker: Maker, number: int, parts: Split) -> None:
+    """Difficulty (first round), draws, expansions, refinements and the mixture of a round."""
+    if number == 1:
+        maker.store.once("round-1/difficulty", DifficultyRow, lambda: _difficulties(maker, parts))
+    share = maker.hard_share[number - 1]
+    hard = [*parts.hard, *maker.expanded]
+    labels = tuple(maker.tasks)
+    need = resample(Pool.of(hard, maker.task_of, labels), maker.size, share, maker.target, seed=number)
+    written = list(_written(maker, number, need, parts.hard))
+    maker.store.once(f"round-{number}/expansions", ExpansionRow, lambda: written)
+    maker.store.once(f"round-{number}/draws", DrawRow, lambda: draw_rows(need, maker.target.shares, written))
+    easy = [name for name in parts.easy if name not in parts.withheld]
+    pools = (Pool.of([*parts.hard, *maker.expanded], maker.task_of, labels), Pool.of(easy, maker.task_of, labels))
+    mixed = mix(*pools, maker.size, share, maker.target, seed=number)
+    fresh = [name for name in (*mixed.hard, *mixed.easy) if name not in maker.refined]
+    refined = [
+        RefinementRow(name, maker.task_of[name], f"First this, then that. #### {name[:4]}", "the-teacher", None)
+        if place
+        else RefinementRow(name, maker.task_of[name], None, "the-teacher", "timeout: no reply after 60 s")
+        for place, name in enumerate(fresh)
+    ]
+    maker.store.once(f"round-{number}/refinements", RefinementRow, lambda: refined)
+    maker.refined |= {row.id for row in refined if row.text is not None}
+    rows = sorted([*((name, "hard") for name in mixed.hard), *((name, "easy") for name in mixed.easy)])
+    examples = [_example(maker, name, pool) for name, pool in rows]
+    maker.store.once(f"round-{number}/mixture", MixtureRow, lambda: examples)
+    _event(maker, "finished", 130.0)
+
+
+def _difficulties(maker: Maker, parts: Split) -> list[DifficultyRow]:
+    part = dict.fromkeys(parts.hard, "hard") | dict.fromkeys(parts.easy, "easy")
+    part |= dict.fromkeys(parts.unscored, "unscored") | dict.fromkeys(parts.withheld, "withheld")
+    scores: dict[str, list[float]] = {}
+    for row in maker.store.read("round-0/judgements", JudgementRow):
+        if row.student is not None and row.reference is not None:
+            scores.setdefault(row.id, []).append(row.reference - row.student)
+    return [
+        DifficultyRow(name, sum(found) / len(found), max(found) - min(found), part[name])
+        if (found := scores.get(name))
+        else DifficultyRow(name, None, None, part[name])
+        for name in maker.corpus
+    ]
+
+
+def _written(maker: Maker, number: int, need: Draw, seeds: Sequence[str]) -> Iterator[ExpansionRow]:
+    """What was short is written, and every second text dropped, each time for another reason."""
+    reasons = ("duplicate", "tagged as another task", "in an evaluation set", "not tagged")
+    turn = 0
+    for task, count in need.shortfall.items():
+        for place in range(count):
+            reason = reasons[(turn // 2 + number) % len(reasons)] if turn % 2 == 0 else None
+            turn += 1
+            hostile = HOSTILE[turn % len(HOSTILE)]
+            text = f"{task}, new in round {number}: case {place} {hostile if reason else ''}"
+            name = instruction_id(text)
+            if reason is None:
+                maker.text[name], maker.task_of[name] = text, task
+                maker.expanded.append(name)
+            tag = None if reason == "not tagged" else task
+            yield ExpansionRow(name, text, "new answer", "the-teacher", "expand", tuple(seeds[:2]), task, tag, reason)
+
+
+def _example(maker: Maker, name: str, pool: str) -> MixtureRow:
+    origin = "expansion" if name in maker.expanded else "corpus"
+    refined = name in maker.refined
+    answer = "refined answer" if refined else "original answer"
+    return MixtureRow(name, maker.text[name], answer, maker.task_of[name], pool, origin, refined)
+
+
+def _evaluated(maker: Maker, number: int) -> None:
+    """Success grows from round to round, less so for the later tasks."""
+    rows = [row for benchmark in BENCHMARKS for row in _answers(maker, number, benchmark)]
+    maker.store.once(f"round-{number}/evaluation", EvaluationRow, lambda: rows)
+    found: list[Evaluation] = [
+        summarise(name, number, [(row.task, row.success) for row in rows if row.benchmark == name])
+        for name in BENCHMARKS
+    ]
+    write_json(maker.store.round(number) / "metrics.json", [asdict(one) for one in found])
+    _event(maker, "finished", 20.0)
+
+
+def _answers(maker: Maker, number: int, benchmark: str) -> Iterator[EvaluationRow]:
+    for rank, task in enumerate(maker.tasks):
+        base = 0.62 - 0.5 * rank / len(maker.tasks) - 0.15 * BENCHMARKS.index(benchmark)
+        chance = base + 0.11 * number * (1 - 0.4 * rank / len(maker.tasks))
+        for place in range(30):
+            right = maker.dice.random() < chance
+            name = instruction_id(f"{benchmark} {task} {place}")
+            yield EvaluationRow(benchmark, name, task, "?", "42", "42", float(right), right, None)
+
+
+def fates(store: RunStore) -> Counter[str]:
+    """Parts of the corpus and fates of the expansions, counted straight from the tables."""
+    counts = Counter(row.part for row in store.read("round-1/difficulty", DifficultyRow))
+    number = 1
+    while store.has(f"round-{number}/expansions"):
+        for row in store.read(f"round-{number}/expansions", ExpansionRow):
+            counts["dropped" if row.reason else "kept"] += 1
+        number += 1
+    return counts

@@ -1,0 +1,214 @@
+"""The embedded world."""
+
+from __future__ import annotations
+
+from collections import Counter
+from itertools import islice
+
+import pytest
+
+from tapir.domain.instruction import Instruction, Origin, Pair, Response
+from tapir.domain.judgement import Unscored
+from tapir.domain.task import TaskTag, Taxonomy
+from tapir.errors import GymError, RoleError
+from tapir.gym import world
+from tapir.gym.benchmarks import benchmarks
+from tapir.gym.corpus import corpus
+from tapir.gym.judge import GymJudge
+from tapir.gym.skills import HARDER_LEVEL, SKILLS, TRAIN_LEVELS, TRAINED, UNSEEN, Skill
+from tapir.gym.steps import has_steps, worked
+from tapir.gym.tagger import TfidfTagger
+from tapir.gym.teacher import GymTeacher
+from tapir.recipe import parse
+from tapir.roles import Comparison, ExpandRequest, RefineRequest
+
+NAMES = [skill.name for skill in TRAINED]
+
+
+def some(skill: str, level: int, count: int = 30, *, reserved: bool = False) -> list[world.Item]:
+    return list(islice(world.stream(skill, level, key="test", reserved=reserved), count))
+
+
+def test_there_are_enough_skills_and_families() -> None:
+    assert len(TRAINED) >= 20
+    assert len({skill.family for skill in TRAINED}) >= 7
+    assert not {skill.name for skill in UNSEEN} & set(NAMES)
+
+
+@pytest.mark.parametrize("skill", [*TRAINED, *UNSEEN], ids=lambda skill: skill.name)
+def test_every_skill_gives_short_instructions_whose_exact_answers_score_full_marks(skill: Skill) -> None:
+    for level in (*TRAIN_LEVELS, HARDER_LEVEL):
+        items = some(skill.name, level)
+        assert len({item.question for item in items}) == len(items) > 10
+        if level in TRAIN_LEVELS:
+            assert max(len(item.question) for item in items) < 250
+        for item in items:
+            assert world.score(item, item.answer) == 1.0
+            assert world.score(item, worked(item)) == 1.0
+            assert world.score(item, "") == 0.0
+            assert world.score(item, f"{item.answer} {world.FINAL_MARK} rubbish") < 0.99
+
+
+def test_most_instructions_stay_below_two_hundred_characters() -> None:
+    lengths = [len(item.question) for name in NAMES for level in TRAIN_LEVELS for item in some(name, level)]
+    assert sum(length <= 200 for length in lengths) / len(lengths) > 0.9
+
+
+def test_levels_get_harder_by_giving_more_to_work_through() -> None:
+    for name in ("chain_sum", "letter_counting", "base_conversion", "simple_geometry"):
+        mean = [sum(len(worked(item)) for item in some(name, level)) for level in (1, 2, 3, 4)]
+        assert mean == sorted(mean)
+
+
+@pytest.mark.parametrize(
+    ("skill", "index", "steps"),
+    [
+        ("products", 3, "products"),
+        ("gcd", 5, "gcd"),
+    ],
+)
+def test_worked_steps_end_in_the_marked_answer(skill: str, index: int, steps: str) -> None:
+    assert has_steps(steps)
+    found = world.item(skill, 3, index)
+    assert worked(found).endswith(f" {world.FINAL_MARK} {found.answer}")
+
+
+def test_worked_sums_are_true_sums() -> None:
+    for item in some("chain_sum", 3):
+        for step in worked(item).split(f" {world.FINAL_MARK} ")[0].split():
+            left, right = step.split("=")
+            operator = left.rfind("+") if "+" in left else left.rfind("-")
+            assert int(left[:operator]) + int(left[operator:]) == int(right)
+
+
+def test_an_item_is_the_same_when_it_is_made_again_from_its_address() -> None:
+    for name in NAMES:
+        item = some(name, 2, 1)[0]
+        world.item.cache_clear()
+        again = world.from_address(item.address)
+        assert (again.question, again.answer) == (item.question, item.answer)
+
+
+@pytest.mark.parametrize("address", ["", "gym:chain_sum:1", "http://x", "gym:nothing:1:2"])
+def test_what_is_not_an_address_is_refused(address: str) -> None:
+    with pytest.raises(GymError, match="not an address"):
+        world.from_address(address)
+
+
+def test_no_evaluation_item_can_be_in_a_corpus_or_an_expansion() -> None:
+    prompts = {
+        prompt.instruction.text
+        for benchmark in benchmarks(NAMES, per_task=9, harder=3, unseen=3)
+        for prompt in benchmark.prompts()
+    }
+    assert all(world.is_reserved(text) for text in prompts)
+    pairs = list(corpus(NAMES, size=400, skew=1.0, seed=1))
+    request = ExpandRequest(
+        "chain_sum", [pair for pair in pairs if "chain_sum" in pair.instruction.origin.source], 50, 3
+    )
+    written = [pair for pair in GymTeacher().expand(request) if isinstance(pair, Pair)]
+    assert len(written) == 50
+    for pair in [*pairs, *written]:
+        assert not world.is_reserved(pair.instruction.text)
+
+
+def test_the_corpus_is_imbalanced_and_mostly_easy() -> None:
+    pairs = list(corpus(NAMES, size=2000, skew=1.0, seed=7))
+    addresses = [pair.instruction.origin.source.split(":") for pair in pairs]
+    skills = Counter(skill for _, skill, _, _ in addresses)
+    assert set(skills) == set(NAMES)
+    assert max(skills.values()) > 10 * min(skills.values())
+    levels = Counter(int(level) for _, _, level, _ in addresses)
+    assert levels[1] > levels[2] > levels[3] > 0
+    assert 1900 <= len(pairs) <= 2000
+
+
+def test_benchmarks_have_their_size_and_never_repeat_an_instruction() -> None:
+    inside, harder, unseen = benchmarks(NAMES, per_task=9, harder=3, unseen=4)
+    for benchmark, count in ((inside, 9), (harder, 3), (unseen, 4)):
+        prompts = benchmark.prompts()
+        by_task = Counter(prompt.task for prompt in prompts)
+        assert max(by_task.values()) == count
+        assert len({prompt.instruction.id for prompt in prompts}) == len(prompts)
+    assert {prompt.task for prompt in unseen.prompts()} == {skill.name for skill in UNSEEN}
+    assert not {prompt.instruction.text for prompt in inside.prompts()} & {
+        prompt.instruction.text for prompt in harder.prompts()
+    }
+
+
+def test_the_teacher_expands_within_skill_and_level_and_names_the_parent() -> None:
+    seeds = [
+        Pair(Instruction.of(item.question, Origin("corpus", source=item.address)), Response(item.answer, "x"))
+        for item in some("gcd", 3, 3)
+    ]
+    for written in GymTeacher().expand(ExpandRequest("gcd", seeds, 7, 1)):
+        assert isinstance(written, Pair)
+        found = world.from_address(written.instruction.origin.source)
+        assert (found.skill, found.level) == ("gcd", 3)
+        assert written.instruction.origin.parents[0] in {seed.instruction.id for seed in seeds}
+        assert written.response.text == found.answer
+
+
+def test_the_teacher_answers_exactly_and_refines_with_steps() -> None:
+    item = some("gcd", 2, 1)[0]
+    one = Instruction.of(item.question, Origin("corpus", source=item.address))
+    teacher = GymTeacher()
+    ((_, answer),) = teacher.answer([one])
+    ((_, refined),) = teacher.refine([RefineRequest(Pair(one, Response(item.answer, "x")), "gcd")])
+    assert getattr(answer, "text", None) == item.answer
+    assert getattr(refined, "text", None) == worked(item)
+
+
+def test_the_judge_gives_ten_to_right_one_to_wrong_and_one_to_nothing() -> None:
+    item = some("gcd", 2, 1)[0]
+    one = Instruction.of(item.question, Origin("corpus", source=item.address))
+    for text, score in ((item.answer, 10.0), (f"so #### {item.answer}", 10.0), ("", 1.0), ("####", 1.0)):
+        ((name, verdict),) = GymJudge().judge([Comparison(one, item.answer, text)])
+        assert name == one.id
+        assert not isinstance(verdict, Unscored)
+        assert (verdict[0].student, verdict[0].reference) == (score, 10.0)
+
+
+def test_a_scorer_that_fails_gives_no_score(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> float:
+        raise ValueError("broken")
+
+    item = some("gcd", 2, 1)[0]
+    one = Instruction.of(item.question, Origin("corpus", source=item.address))
+    monkeypatch.setattr("tapir.gym.world._scored", broken)
+    ((_, verdict),) = GymJudge().judge([Comparison(one, item.answer, "1")])
+    assert isinstance(verdict, Unscored)
+    assert "broken" in verdict.raw
+
+
+def tagger(labelled: int) -> TfidfTagger:
+    from tapir import assemble
+
+    return TfidfTagger(assemble.taxonomy(parse({})), GymTeacher().label, labelled=labelled, held_out=0.25)
+
+
+def test_the_tagger_learns_the_skills_and_says_how_well() -> None:
+    instructions = [pair.instruction for pair in corpus(NAMES, size=1200, skew=0.5, seed=7)]
+    found = tagger(600)
+    report = found.fit(instructions, seed=7)
+    assert report.n == 150
+    assert report.accuracy > 0.95
+    for one, (name, tag) in zip(instructions, found.tag(instructions), strict=True):
+        assert name == one.id
+        assert isinstance(tag, TaskTag)
+        assert tag.task in SKILLS
+        assert 0 <= tag.confidence <= 1
+
+
+def test_too_few_labels_are_an_error_with_the_remedy() -> None:
+    instructions = [pair.instruction for pair in corpus(NAMES, size=60, skew=0.5, seed=7)]
+    with pytest.raises(RoleError, match="too few") as caught:
+        tagger(20).fit(instructions[:8], seed=7)
+    assert "tagger.labelled" in caught.value.remedy
+
+
+def test_the_gyms_taxonomy_names_every_skill_that_is_trained() -> None:
+    from importlib import resources
+
+    text = (resources.files("tapir.recipes") / "taxonomies" / "gym.toml").read_text()
+    assert set(Taxonomy.from_toml(text).labels) == set(NAMES)
