@@ -8,10 +8,11 @@ from pathlib import Path
 
 from tapir.domain.completion import Completion, Failure, Usage
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
-from tapir.domain.judgement import Judgement, Unscored, Verdict
+from tapir.domain.judgement import Judgement, Order, Unscored, Verdict
 from tapir.domain.round import Checkpoint
 from tapir.domain.task import TaskDistribution, TaskTag, Taxonomy
-from tapir.recipe import Recipe, parse
+from tapir.recipe import Recipe
+from tapir.recipe_file import parse
 from tapir.roles import (
     Comparison,
     ExpandRequest,
@@ -97,7 +98,7 @@ class Judge:
             yield one.instruction.id, tuple(both)
 
 
-ORDERS = ("student-first", "reference-first")
+ORDERS: tuple[Order, Order] = ("student-first", "reference-first")
 
 
 @dataclass

@@ -18,7 +18,7 @@ from tapir.domain.round import Evaluation
 from tapir.domain.schedule import Schedule
 from tapir.domain.task import TaskDistribution
 from tapir.evaluation.statistics import summarise
-from tapir.recipe import parse
+from tapir.recipe_file import parse
 from tapir.stages.expand import draw_rows
 from tapir.store.files import write_json
 from tapir.store.rows import (
@@ -187,9 +187,8 @@ def _judged(name: str, gap: float) -> list[JudgementRow]:
 
 
 def _taught(maker: Maker, number: int, parts: Split) -> None:
-    """Difficulty (first round), draws, expansions, refinements and the mixture of a round."""
-    if number == 1:
-        maker.store.once("round-1/difficulty", DifficultyRow, lambda: _difficulties(maker, parts))
+    """Difficulty, draws, expansions, refinements and the mixture of a round."""
+    maker.store.once(f"round-{number}/difficulty", DifficultyRow, lambda: _difficulties(maker, parts))
     share = maker.hard_share[number - 1]
     hard = [*parts.hard, *maker.expanded]
     labels = tuple(maker.tasks)

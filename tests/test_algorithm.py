@@ -10,6 +10,7 @@ import pytest
 from tapir import session
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.recipe import Recipe
+from tapir.report.summary import summarise
 from tapir.roles import Roles
 from tapir.store.rows import (
     CorpusRow,
@@ -33,7 +34,7 @@ def run(folder: Path, recipe: Recipe, people: Roles | None = None) -> tuple[RunS
 
 def test_the_student_gets_better_round_by_round(tmp_path: Path) -> None:
     store, people = run(tmp_path, fakes.recipe())
-    summary = session.summarise(store)
+    summary = summarise(store)
     assert [one.overall.value for one in summary.evaluations] == pytest.approx([0, 1 / 3, 2 / 3, 1])
     assert summary.finished
     assert isinstance(people.trainer, fakes.Trainer)

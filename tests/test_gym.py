@@ -19,7 +19,7 @@ from tapir.gym.skills import HARDER_LEVEL, SKILLS, TRAIN_LEVELS, TRAINED, UNSEEN
 from tapir.gym.steps import has_steps, worked
 from tapir.gym.tagger import TfidfTagger
 from tapir.gym.teacher import GymTeacher
-from tapir.recipe import parse
+from tapir.recipe_file import parse
 from tapir.roles import Comparison, ExpandRequest, RefineRequest
 
 NAMES = [skill.name for skill in TRAINED]

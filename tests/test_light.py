@@ -11,8 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tapir.recipe import load, parse
-from tapir.recipe_text import as_toml
+from tapir.recipe_file import as_toml, load, parse
 
 HEAVY = ("torch", "transformers", "trl", "reasoning_gym", "sklearn", "datasets", "pyarrow")
 

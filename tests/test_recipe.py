@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapir import recipe
 from tapir.errors import RecipeError
-from tapir.recipe import Recipe, Section, load, parse, shipped
+from tapir.recipe import Recipe, Section
+from tapir.recipe_file import load, parse, shipped
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -343,7 +343,7 @@ def examples() -> list[dict[str, Any]]:
     ]
 
 
-@pytest.mark.parametrize("content", examples(), ids=lambda content: json.dumps(content))
+@pytest.mark.parametrize("content", examples(), ids=json.dumps)
 def test_a_resolved_recipe_can_be_read_again(content: dict[str, Any]) -> None:
     written = json.loads(json.dumps(parse(content).resolved()))
     again = parse(written)
@@ -351,7 +351,7 @@ def test_a_resolved_recipe_can_be_read_again(content: dict[str, Any]) -> None:
     assert again.resolved() == written
 
 
-@pytest.mark.parametrize("content", examples(), ids=lambda content: json.dumps(content))
+@pytest.mark.parametrize("content", examples(), ids=json.dumps)
 def test_a_recipe_does_not_differ_from_itself(content: dict[str, Any]) -> None:
     written = json.loads(json.dumps(parse(content).resolved()))
     assert parse(content).differences(written) == []
@@ -388,6 +388,6 @@ def test_differences_name_keys_that_only_one_of_them_has() -> None:
 @given(seed=st.integers(0, 10**9), rounds=st.integers(1, 20), size=st.integers(1, 10**6))
 def test_what_a_change_sets_is_what_the_recipe_holds(seed: int, rounds: int, size: int) -> None:
     changes = [f"seed={seed}", f"curriculum.rounds={rounds}", f"curriculum.size={size}"]
-    found = recipe.load("gym", changes)
+    found = load("gym", changes)
     assert (found.seed, found.curriculum.rounds, found.curriculum.size) == (seed, rounds, size)
     assert found.curriculum.alpha().rounds == rounds

@@ -13,6 +13,7 @@ import pytest
 
 from tapir import session
 from tapir.errors import RunExists, RunLocked, RunMismatch, StoreError, StoreFull, TableCorrupt
+from tapir.report.summary import working_time
 from tapir.store.files import disk_errors, replacing, write_json, write_text
 from tapir.store.keep import Place, Work, keep
 from tapir.store.lock import locked
@@ -30,7 +31,7 @@ class Thing:
     good: bool
 
 
-THINGS = [Thing("a\u2028b", 1, None, (), True), Thing("", -2, 0.5, ("x", "y"), False)]
+THINGS = [Thing("a\u2028b", 1, None, (), good=True), Thing("", -2, 0.5, ("x", "y"), good=False)]
 
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
@@ -59,9 +60,14 @@ def test_a_table_of_another_kind_is_called_corrupt_with_the_remedy(tmp_path: Pat
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:
     path = tmp_path / "file.txt"
     write_text(path, "old")
-    with pytest.raises(RuntimeError), replacing(path) as draft:
-        draft.write_text("half")
-        raise RuntimeError
+
+    def fail_halfway() -> None:
+        with replacing(path) as draft:
+            draft.write_text("half")
+            raise RuntimeError
+
+    with pytest.raises(RuntimeError):
+        fail_halfway()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -189,9 +195,6 @@ def test_working_time_leaves_out_the_pause_between_sessions(tmp_path: Path) -> N
     events = [("session", 100.0), ("stage", 103.0), ("session", 900.0), ("done", 905.0)]
     lines = [json.dumps({"time": time, "event": event}) for event, time in events]
     (tmp_path / "events.jsonl").write_text("\n".join(lines) + "\n")
-    assert session.summarise.__module__ == "tapir.report.summary"
-    from tapir.report.summary import working_time
-
     assert working_time(tmp_path) == 8.0
 
 

@@ -1,15 +1,15 @@
 """Pre-train the nano student: `python lab/nano/pretrain.py OUT [--minutes M]`.
 
-A Llama of 2.8 M parameters learns easy instances and the answer format, unevenly on purpose: some
-skills with worked steps at two levels, some at level 1, some only as bare answers, two not at all.
-No text reserved for evaluation is ever seen (`tapir.gym.world.is_reserved`).
+A Llama of about 2 M parameters reads drills (arithmetic facts, copying) and learns easy instances and
+the answer format, unevenly on purpose: some skills with worked steps at two levels, some at level 1, some
+only as bare answers, two not at all. No text reserved for evaluation is ever seen
+(`tapir.gym.world.is_reserved`).
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import random
 import re
 import time
@@ -18,10 +18,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
+from drills import copying, fact
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from tapir.gym.skills import SKILLS, TRAINED, UNSEEN
+from tapir.gym.skills import TRAINED, UNSEEN
 from tapir.gym.steps import worked
 from tapir.gym.world import Item, is_reserved, item
 
@@ -72,11 +73,16 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
                 characters |= set(found.question) | set(found.answer)
             words.update(word for word, count in seen.items() if count >= 5)  # 2 % of the instances
     vocabulary = [*SPECIAL, "####", " ####"]
-    vocabulary += [space + character for character in sorted(characters) for space in ("", " ")]
+    vocabulary += [
+        space + character
+        for character in sorted(characters)
+        for space in ("", " ")
+        if character.isdigit() is False or not space
+    ]
     vocabulary += [space + word for word in sorted(words) for space in ("", " ")]
     index = {token: place for place, token in enumerate(dict.fromkeys(vocabulary))}
     alternatives = "|".join(sorted(words, key=len, reverse=True))
-    pattern = rf" ?####| ?(?<![A-Za-z])(?:{alternatives})(?![A-Za-z])| ?[^ ]| "
+    pattern = rf" ?####| ?(?<![A-Za-z])(?:{alternatives})(?![A-Za-z])| ?[^ 0-9]|[0-9]| "
     tokenizer = Tokenizer(models.WordLevel(index, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
@@ -103,7 +109,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
             vocab_size=len(tokenizer),
             hidden_size=192,
             intermediate_size=512,
-            num_hidden_layers=6,
+            num_hidden_layers=4,
             num_attention_heads=6,
             num_key_value_heads=6,
             max_position_embeddings=512,
@@ -117,7 +123,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
 
 
 def draw(generator: random.Random) -> tuple[Item, str]:
-    """One pre-training pair from the diet."""
+    """One instruction of the diet with its answer."""
     while True:
         name = generator.choices(list(DIET), [weight for weight, _, _ in DIET.values()])[0]
         _, levels, with_steps = DIET[name]
@@ -126,92 +132,108 @@ def draw(generator: random.Random) -> tuple[Item, str]:
             return found, worked(found) if with_steps else found.answer
 
 
-def encode(tokenizer: PreTrainedTokenizerFast, found: Item, answer: str) -> tuple[list[int], int]:
-    """Token ids of prompt and answer, and the length of the prompt."""
-    prompt = tokenizer.encode(f"<user>{found.question}<answer>", add_special_tokens=False)
-    return prompt + tokenizer.encode(answer, add_special_tokens=False) + [2], len(prompt)
+def document(generator: random.Random, words: list[str]) -> list[tuple[str, bool]]:
+    """Half drills, half instructions, as (text, whether it is learnt); what cannot be known is only read."""
+    turn = generator.random()
+    if turn < 0.5:  # a drill is a few facts or copies in a row, short as they are
+        lines = [fact(generator) if turn < 0.34 else copying(generator, words) for _ in range(6)]
+        return [part for line in lines for part in ((line[0], False), (f"{line[1]}\n", True))]
+    found, answer = draw(generator)
+    return [(f"<user>{found.question}<answer>", False), (answer, True)]
+
+
+def vocabulary_of_words() -> list[str]:
+    """Words to copy: those of the letter skills, none from a text reserved for evaluation."""
+    found = (item("spell_backward", level, index) for level in (1, 2, 3, 4) for index in range(1500))
+    spelled = {one.entry["metadata"]["word"] for one in found if not is_reserved(one.question)}
+    texts = (item("letter_counting", 4, index) for index in range(1500))
+    written = {word for one in texts if not is_reserved(one.question) for word in one.entry["metadata"]["span"]}
+    return sorted(spelled | written)
 
 
 def batches(
-    tokenizer: PreTrainedTokenizerFast, generator: random.Random, size: int
+    tokenizer: PreTrainedTokenizerFast, generator: random.Random, rows: int, width: int
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
-    """Batches of similar length, endlessly."""
+    """Documents packed one after the other into `rows` x `width` tokens, endlessly."""
+    words = vocabulary_of_words()
+    ids: list[int] = []
+    labels: list[int] = []
     while True:
-        rows = sorted((encode(tokenizer, *draw(generator)) for _ in range(size * 16)), key=lambda row: len(row[0]))
-        chunks = [rows[start : start + size] for start in range(0, len(rows), size)]
-        generator.shuffle(chunks)
-        for chunk in chunks:
-            width = max(len(ids) for ids, _ in chunk)
-            ids = torch.zeros(len(chunk), width, dtype=torch.long)
-            labels = torch.full_like(ids, -100)
-            for place, (row, prompt) in enumerate(chunk):
-                ids[place, : len(row)] = torch.tensor(row)
-                labels[place, prompt : len(row)] = torch.tensor(row[prompt:])
-            yield ids, labels
+        while len(ids) < rows * width:
+            documents = [document(generator, words) for _ in range(256)]
+            texts = [text for parts in documents for text, _ in parts]
+            encoded = iter(tokenizer(texts, add_special_tokens=False)["input_ids"])
+            for parts in documents:
+                for _, learnt in parts:
+                    tokens = next(encoded)
+                    ids += tokens
+                    labels += tokens if learnt else [-100] * len(tokens)
+                ids.append(2)
+                labels.append(2)
+        taken = rows * width
+        yield torch.tensor(ids[:taken]).view(rows, width), torch.tensor(labels[:taken]).view(rows, width)
+        del ids[:taken], labels[:taken]
+
+
+def optimizers(model: LlamaForCausalLM, rate: float) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the layers, AdamW for the rest."""
+    matrices = [p for name, p in model.named_parameters() if p.dim() == 2 and "layers" in name]
+    rest = [p for name, p in model.named_parameters() if p.dim() != 2 or "layers" not in name]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.05, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(rest, lr=rate, weight_decay=0.0, betas=(0.9, 0.98)),
+    ]
 
 
 def main() -> None:
     """Pre-train for the minutes asked for, saving now and then."""
     parser = argparse.ArgumentParser()
     parser.add_argument("out", type=Path)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--batch", type=int, default=64)
-    parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--minutes", type=float, default=40)
+    parser.add_argument("--rows", type=int, default=24)
+    parser.add_argument("--width", type=int, default=160)
+    parser.add_argument("--rate", type=float, default=5e-3)
     parser.add_argument("--threads", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
-    assert all(name in SKILLS for name in DIET)
     tokenizer = build_tokenizer()
     model = build_model(tokenizer)
     print(f"{len(tokenizer)} tokens, {sum(p.numel() for p in model.parameters()):,} parameters", flush=True)
-    decay = [p for p in model.parameters() if p.dim() > 1]
-    rest = [p for p in model.parameters() if p.dim() <= 1]
-    optimizer = torch.optim.AdamW(
-        [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}],
-        lr=arguments.rate,
-        betas=(0.9, 0.98),
-    )
-    started, step, seen, average = time.monotonic(), 0, 0, 0.0
-    for ids, labels in batches(tokenizer, random.Random(SEED), arguments.batch):
+    steppers = optimizers(model, arguments.rate)
+    started, step, average = time.monotonic(), 0, 0.0
+    for ids, labels in batches(tokenizer, random.Random(SEED), arguments.rows, arguments.width):
         progress = (time.monotonic() - started) / (arguments.minutes * 60)
         if progress >= 1:
             break
-        rate = arguments.rate * min(1.0, (step + 1) / 200) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
-        for group in optimizer.param_groups:
-            group["lr"] = rate
+        rate = arguments.rate * min(1.0, (step + 1) / 100) * min(1.0, 0.02 + 2.0 * (1 - progress))
+        for stepper in steppers:
+            for group in stepper.param_groups:
+                group["lr"] = rate
         mask = labels[:, 1:] != -100
-        hidden = model.model(ids).last_hidden_state[:, :-1][mask]
-        loss = torch.nn.functional.cross_entropy(model.lm_head(hidden), labels[:, 1:][mask])
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = model.lm_head(model.model(ids).last_hidden_state[:, :-1][mask])
+        loss = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][mask])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimizer.step()
-        optimizer.zero_grad(set_to_none=True)
-        step, seen = step + 1, seen + len(ids)
+        for stepper in steppers:
+            stepper.step()
+            stepper.zero_grad(set_to_none=True)
+        step += 1
         average = loss.item() if step == 1 else 0.98 * average + 0.02 * loss.item()
-        if step % 100 == 0:
-            print(f"{step} steps {seen} examples {time.monotonic() - started:.0f} s loss {average:.4f}", flush=True)
-        if step % 1000 == 0:
-            model.save_pretrained(arguments.out)
-            tokenizer.save_pretrained(arguments.out)
-    model.save_pretrained(arguments.out)
-    tokenizer.save_pretrained(arguments.out)
-    (arguments.out / "pretraining.json").write_text(
-        json.dumps(
-            {
-                "seed": SEED,
-                "steps": step,
-                "examples": seen,
-                "minutes": arguments.minutes,
-                "batch": arguments.batch,
-                "rate": arguments.rate,
-                "threads": arguments.threads,
-                "torch": torch.__version__,
-                "loss": average,
-            },
-            indent=1,
-        )
-        + "\n"
-    )
+        if step % 50 == 0:
+            print(f"{step} steps {time.monotonic() - started:.0f} s loss {average:.4f}", flush=True)
+        if step % 300 == 0:
+            save(model, tokenizer, arguments.out)
+    save(model, tokenizer, arguments.out)
+    facts = {"seed": SEED, "steps": step, "tokens": step * arguments.rows * arguments.width, "loss": round(average, 4)}
+    facts |= {"minutes": arguments.minutes, "threads": arguments.threads, "rate": arguments.rate}
+    (arguments.out / "pretraining.json").write_text(json.dumps(facts, indent=1) + "\n")
+
+
+def save(model: LlamaForCausalLM, tokenizer: PreTrainedTokenizerFast, out: Path) -> None:
+    """The student as transformers loads it."""
+    model.save_pretrained(out)
+    tokenizer.save_pretrained(out)
 
 
 if __name__ == "__main__":

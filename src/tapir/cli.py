@@ -171,7 +171,7 @@ def report(folder: Folder) -> None:
 @recipes.command("list")
 def list_recipes() -> None:
     """Name the shipped recipes."""
-    from tapir.recipe import shipped
+    from tapir.recipe_file import shipped
 
     for name in shipped():
         typer.echo(name)
@@ -180,7 +180,7 @@ def list_recipes() -> None:
 @recipes.command("show")
 def show_recipe(recipe: RecipeName = "gym") -> None:
     """Print a recipe as commented TOML with every key: a file to start from."""
-    from tapir.recipe_text import as_toml
+    from tapir.recipe_file import as_toml
 
     typer.echo(as_toml(_load(recipe, None)), nl=False)
 
@@ -194,7 +194,7 @@ def schema() -> None:
 
 
 def _load(recipe: str, changes: list[str] | None) -> Recipe:
-    from tapir.recipe import load
+    from tapir.recipe_file import load
 
     return load(recipe, changes or ())
 

@@ -5,22 +5,24 @@ The line under a field is its help. Defaults live here and nowhere else.
 
 from __future__ import annotations
 
-import difflib
-import tomllib
-from collections.abc import Iterable, Mapping
-from importlib import resources
-from pathlib import Path
-from typing import Annotated, Any, Literal, TypeAlias, cast
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
-from pydantic_core import ErrorDetails
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    field_validator,
+    model_serializer,
+    model_validator,
+)
 
 from tapir.domain import difficulty
 from tapir.domain.schedule import Schedule
-from tapir.errors import RecipeError
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-Count: TypeAlias = Annotated[int, Field(ge=1)]
+Count: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
 
 
 class Section(BaseModel):
@@ -28,12 +30,21 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
 
+    def idle(self) -> frozenset[str]:
+        """Keys that would be refused beside the others because they have no effect."""
+        return frozenset()
+
+    @model_serializer(mode="wrap")
+    def _without_idle(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        return {key: value for key, value in write(self).items() if key not in self.idle()}
+
 
 class GymCorpus(Section):
     """Instructions of the embedded world, imbalanced the way public corpora are."""
 
     kind: Literal["gym"] = "gym"
-    size: Annotated[int, Field(ge=50)] = 2000
+    """Where the corpus comes from."""
+    size: Annotated[int, Field(ge=50, strict=True)] = 2000
     """Instructions in the corpus."""
     skew: Annotated[float, Field(ge=0, le=3)] = 1.0
     """Exponent of the power law over skills; 0 gives every skill the same share."""
@@ -45,19 +56,22 @@ class GymTeacher(Section):
     """Exact answers, fresh instances, worked steps."""
 
     kind: Literal["gym"] = "gym"
+    """Who teaches."""
 
 
 class GymJudge(Section):
     """The verifier of the embedded world on the 1 to 10 scale."""
 
     kind: Literal["gym"] = "gym"
+    """Who judges."""
 
 
 class TfidfTagger(Section):
     """TF-IDF and logistic regression, trained in the run from the teacher's labels on a sample."""
 
     kind: Literal["tfidf"] = "tfidf"
-    labelled: Annotated[int, Field(ge=20)] = 800
+    """Who tags."""
+    labelled: Annotated[int, Field(ge=20, strict=True)] = 800
     """Instructions the teacher labels."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of the labels kept to measure the tagger."""
@@ -67,6 +81,7 @@ class LocalStudent(Section):
     """A model answering in this process, through transformers."""
 
     kind: Literal["transformers"] = "transformers"
+    """How the student answers."""
     model: str = "nano"
     """"nano" for the built-in student, or a folder or hub id that transformers can load."""
     max_new_tokens: Count = 112
@@ -81,6 +96,7 @@ class PaperSchedule(Section):
     """Hard share by round: start, start + step, ... up to 1."""
 
     kind: Literal["paper"] = "paper"
+    """The rule for the hard share."""
     start: Share = 0.3
     """Hard share of the first round (the paper's alpha_1, as reported)."""
     step: Share = 0.2
@@ -91,6 +107,7 @@ class ConstantSchedule(Section):
     """The same hard share in every round."""
 
     kind: Literal["constant"]
+    """The rule for the hard share."""
     share: Share
     """Hard share."""
 
@@ -99,6 +116,7 @@ class LinearSchedule(Section):
     """Hard share from start in the first round to end in the last."""
 
     kind: Literal["linear"]
+    """The rule for the hard share."""
     start: Share
     """Hard share of the first round."""
     end: Share
@@ -109,6 +127,7 @@ class ListSchedule(Section):
     """Hard share of each round, written out."""
 
     kind: Literal["list"]
+    """The rule for the hard share."""
     shares: Annotated[tuple[Share, ...], Field(min_length=1)]
     """One hard share per round, rising or falling."""
 
@@ -143,6 +162,10 @@ class Target(Section):
     minimum: Share = 0.01
     """With shares = "room": share every task keeps."""
 
+    def idle(self) -> frozenset[str]:
+        """The paper's fixed shares know no minimum."""
+        return frozenset({"minimum"}) if self.shares == "fixed" else frozenset()
+
 
 class Curriculum(Section):
     """The method: rounds, sizes, shares."""
@@ -172,6 +195,10 @@ class Curriculum(Section):
     refine: bool = True
     """Have the teacher rewrite the answers in the manner of their task."""
 
+    def idle(self) -> frozenset[str]:
+        """A single round has no schedule."""
+        return frozenset({"rounds", "schedule"}) if self.variant == "single-round" else frozenset()
+
     @field_validator("schedule", mode="before")
     @classmethod
     def _paper_unless_said(cls, value: object) -> object:
@@ -179,12 +206,12 @@ class Curriculum(Section):
 
     @model_validator(mode="after")
     def _nothing_without_effect(self) -> Curriculum:
-        clash = sorted({"rounds", "schedule"} & self.model_fields_set)
-        if self.variant == "single-round" and clash:
+        clash = sorted(self.idle() & self.model_fields_set)
+        if clash:
             raise ValueError(f"variant = 'single-round' is one round of hard examples: remove {' and '.join(clash)}")
         if isinstance(self.schedule, ListSchedule) and len(self.schedule.shares) != self.rounds:
             raise ValueError(f"schedule.shares has {len(self.schedule.shares)} entries for rounds = {self.rounds}")
-        if self.target.shares == "fixed" and "minimum" in self.target.model_fields_set:
+        if self.target.idle() & self.target.model_fields_set:
             raise ValueError("target.minimum has no effect with target.shares = 'fixed': remove it")
         self.alpha()
         return self
@@ -233,11 +260,12 @@ class GymEvaluation(Section):
     """Held-out instructions of the embedded world."""
 
     kind: Literal["gym"] = "gym"
+    """What is measured with."""
     per_task: Count = 30
     """In-distribution prompts for each skill."""
-    harder_per_task: Annotated[int, Field(ge=0)] = 10
+    harder_per_task: Annotated[int, Field(ge=0, strict=True)] = 10
     """Prompts one level harder, for each skill."""
-    unseen_per_task: Annotated[int, Field(ge=0)] = 20
+    unseen_per_task: Annotated[int, Field(ge=0, strict=True)] = 20
     """Prompts for each skill that is never trained on."""
 
 
@@ -246,7 +274,7 @@ class Recipe(Section):
 
     name: str = "gym"
     """Name of the recipe, for the report."""
-    seed: Annotated[int, Field(ge=0)] = 7
+    seed: Annotated[int, Field(ge=0, strict=True)] = 7
     """Same seed, same run."""
     chunk: Count = 512
     """Items that are finished and saved together."""
@@ -279,114 +307,6 @@ class Recipe(Section):
             for key in sorted(theirs.keys() | ours.keys())
             if theirs.get(key) != ours.get(key)
         ]
-
-
-def shipped() -> list[str]:
-    """Names of the recipes inside the package."""
-    return sorted(
-        entry.name.removesuffix(".toml")
-        for entry in resources.files("tapir.recipes").iterdir()
-        if entry.name.endswith(".toml")
-    )
-
-
-def load(source: str, changes: Iterable[str] = ()) -> Recipe:
-    """Read a recipe.
-
-    Args:
-        source: a TOML file, or the name of a shipped recipe.
-        changes: "key=value" with a dotted key and a TOML value (a bare word is taken as text).
-
-    Raises:
-        RecipeError: it cannot be read, or a key or value is wrong; every problem is named.
-    """
-    content = _read(source)
-    for change in changes:
-        _apply(content, change)
-    return parse(content)
-
-
-def parse(content: Mapping[str, Any]) -> Recipe:
-    """A recipe from its tables.
-
-    Raises:
-        RecipeError: a key or value is wrong; every problem is named with the nearest right name.
-    """
-    try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        problems = [_explain(one) for one in error.errors()]
-        raise RecipeError(
-            "\n".join(problems), remedy="`tapir recipe show gym` prints every key with its meaning."
-        ) from error
-
-
-def _read(source: str) -> dict[str, Any]:
-    path = Path(source)
-    if source in shipped():
-        text = (resources.files("tapir.recipes") / f"{source}.toml").read_text(encoding="utf-8")
-    elif path.suffix == ".toml":
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except (OSError, UnicodeDecodeError) as error:
-            raise RecipeError(f"{source} cannot be read: {error}", remedy="Check the path.") from error
-    else:
-        near = difflib.get_close_matches(source, shipped(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"shipped recipes: {', '.join(shipped())}"
-        raise RecipeError(
-            f"no recipe named {source!r}; {hint}", remedy="Name a shipped recipe or a file that ends in .toml."
-        )
-    try:
-        return tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
-        raise RecipeError(f"{source} is not valid TOML: {error}", remedy="Mend the line named.") from error
-
-
-def _apply(content: dict[str, Any], change: str) -> None:
-    key, equals, value = change.partition("=")
-    if not equals or not key.strip():
-        raise RecipeError(f"--set {change!r} is not key=value", remedy="For example: --set curriculum.rounds=2")
-    try:
-        parsed = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
-        parsed = value
-    *tables, last = key.strip().split(".")
-    for table in tables:
-        content = content.setdefault(table, {})
-        if not isinstance(content, dict):
-            raise RecipeError(
-                f"--set {change!r}: {table} is not a table", remedy="`tapir recipe show gym` lists all keys."
-            )
-    content[last] = parsed
-
-
-def _explain(problem: ErrorDetails) -> str:
-    """One line: where, what, and what was probably meant."""
-    place = [str(part) for part in problem["loc"]]
-    where = ".".join(part for part in place if part not in {"paper", "constant", "linear", "list"})
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place[-1], _keys_at(place[:-1]), n=1, cutoff=0.5)
-        return f"{where}: no such key" + (f"; did you mean {near[0]}?" if near else "")
-    if problem["type"] in {"literal_error", "union_tag_invalid"}:
-        options = str(problem.get("ctx", {}).get("expected") or problem.get("ctx", {}).get("expected_tags", ""))
-        value = problem["input"] if problem["type"] == "literal_error" else problem.get("ctx", {}).get("tag")
-        near = difflib.get_close_matches(
-            str(value), [one.strip("' ") for one in options.replace(" or ", ",").split(",")], n=1
-        )
-        return f"{where} = {value!r}: must be {options}" + (f"; did you mean {near[0]!r}?" if near else "")
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    shown = "" if isinstance(problem["input"], dict) or problem["type"] == "missing" else f" = {problem['input']!r}"
-    return f"{where}{shown}: {message[:1].lower()}{message[1:]}"
-
-
-def _keys_at(place: list[str]) -> list[str]:
-    model: type[BaseModel] = Recipe
-    schedules = {"paper": PaperSchedule, "constant": ConstantSchedule, "linear": LinearSchedule, "list": ListSchedule}
-    for part in place:
-        found = schedules.get(part) if part in schedules else model.model_fields[part].annotation
-        if isinstance(found, type) and issubclass(found, BaseModel):
-            model = cast("type[BaseModel]", found)
-    return list(model.model_fields)
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -20,7 +20,8 @@ from tapir.algorithm import Curriculum, held_out
 from tapir.data.intake import pair_of, sift
 from tapir.domain.round import Checkpoint
 from tapir.errors import Interrupted, RunExists, RunMismatch, StoreError, StoreFull
-from tapir.recipe import Recipe, parse
+from tapir.recipe import Recipe
+from tapir.recipe_file import parse
 from tapir.report.summary import Summary, summarise
 from tapir.roles import Roles, Watch
 from tapir.store.files import disk_errors, read_json, write_json
@@ -270,7 +271,7 @@ def _recorded(store: RunStore) -> Iterator[None]:
 
 def recipe_of(source: Recipe | Mapping[str, Any] | str) -> Recipe:
     """A recipe from a recipe, its tables, a file name or a shipped name."""
-    from tapir.recipe import load
+    from tapir.recipe_file import load
 
     if isinstance(source, Recipe):
         return source

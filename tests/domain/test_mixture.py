@@ -28,7 +28,6 @@ from tests.domain.strategies import (
     task_totals,
 )
 
-
 # Of "a" the pools hold what is asked for, and no more: the exact share of 2.3 cannot be rounded up.
 JUST_ENOUGH = round_with_just_enough(
     TaskDistribution({"a": 0.23, "b": 0.24, "c": 0.53}), 10, 1.0, ((0, 50, 50), (0, 0, 0)), 7

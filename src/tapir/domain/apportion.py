@@ -9,7 +9,6 @@ from numpy.typing import ArrayLike, NDArray
 
 Counts = NDArray[np.int64]
 
-_HALVINGS = 200
 _ROUNDING = 1e-9
 
 
@@ -34,28 +33,37 @@ def apportion(weights: ArrayLike, total: int, *, low: ArrayLike | None = None, h
     floor = np.zeros(share.size, np.int64) if low is None else np.asarray(low, np.int64)
     ceiling = np.full(share.size, max(total, 0), np.int64) if high is None else np.asarray(high, np.int64)
     ceiling = np.where(share > 0, np.maximum(ceiling, floor), floor)
-    goal = int(np.clip(total, floor.sum(), ceiling.sum()))
-    exact = _fill(share, goal, floor, ceiling)
+    plain = _rounded(share, total, np.zeros_like(floor), np.full_like(ceiling, max(total, 0)))
+    if np.all(plain >= floor) and np.all(plain <= ceiling):
+        return plain
+    return _rounded(share, int(np.clip(total, floor.sum(), ceiling.sum())), floor, ceiling)
+
+
+def _rounded(share: NDArray[np.float64], goal: int, floor: Counts, ceiling: Counts) -> Counts:
+    """Largest remainders of the exact division, within the bounds."""
+    ceiling = np.where(share > 0, ceiling, floor)
+    exact = _exact(share, goal, floor, ceiling)
     counts = np.clip(np.floor(exact + _ROUNDING).astype(np.int64), floor, ceiling)
     by_remainder = np.argsort(-(exact - counts), kind="stable")
-    for place in by_remainder[counts[by_remainder] < ceiling[by_remainder]][: goal - int(counts.sum())]:
+    for place in by_remainder[counts[by_remainder] < ceiling[by_remainder]][: max(0, goal - int(counts.sum()))]:
         counts[place] += 1
     return counts
 
 
-def _fill(share: NDArray[np.float64], goal: int, floor: Counts, ceiling: Counts) -> NDArray[np.float64]:
-    """Real numbers clip(λ·share, floor, ceiling) with the λ that makes their sum `goal`."""
+def _exact(share: NDArray[np.float64], goal: int, floor: Counts, ceiling: Counts) -> NDArray[np.float64]:
+    """Real numbers clip(λ·share, floor, ceiling) with the λ that makes their sum `goal`.
+
+    The sum is piecewise linear in λ and bends only where some λ·share meets a bound.
+    """
     positive = share > 0
-    if not positive.any():
+    with np.errstate(over="ignore"):
+        bends = np.concatenate((floor[positive] / share[positive], ceiling[positive] / share[positive]))
+    bends = np.unique(bends[np.isfinite(bends)])
+    if not bends.size:
         return floor.astype(np.float64)
-    below, above = 0.0, float(np.max(ceiling[positive] / share[positive]))
-    for _ in range(_HALVINGS):
-        middle = (below + above) / 2
-        if np.clip(middle * share, floor, ceiling).sum() < goal:
-            below = middle
-        else:
-            above = middle
-    return np.clip(above * share, floor, ceiling).astype(np.float64)
+    sums = np.clip(bends[:, None] * share, floor, ceiling).sum(axis=1)
+    factor = float(np.interp(goal, sums, bends))
+    return np.clip(factor * share, floor, ceiling).astype(np.float64)
 
 
 def as_mapping(labels: Sequence[str], counts: Counts) -> dict[str, int]:

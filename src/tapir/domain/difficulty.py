@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from tapir.domain.judgement import Judgement
 
+_DIGITS = 9  # 0.29 x 100 is 29, not 28.999999999999996
+
 ThresholdRule: TypeAlias = Literal["delta", "quantile", "budget"]
 
 
@@ -34,8 +36,9 @@ class Threshold:
     Attributes:
         rule: "delta" takes `value` as δ itself; "quantile" keeps that share of the scored items;
             "budget" keeps that many of them.
-        value: δ, a share in (0, 1), or a number of items. Ties at the cut are not hard, so quantile
-            and budget keep at most what was asked for.
+        value: δ, a share in (0, 1), or a number of items. Ties at the cut are not hard, and neither is
+            an item where the student is as good as the teacher, so quantile and budget keep at most what
+            was asked for.
     """
 
     rule: ThresholdRule = "delta"
@@ -46,10 +49,10 @@ class Threshold:
         if self.rule == "delta":
             return self.value
         scored = np.sort(gaps[~np.isnan(gaps)])
-        keep = int(self.value if self.rule == "budget" else np.floor(self.value * scored.size))
+        keep = int(self.value if self.rule == "budget" else np.floor(round(self.value * scored.size, _DIGITS)))
         if scored.size == 0 or keep <= 0:
             return float("inf")
-        return float(scored[scored.size - keep - 1]) if keep < scored.size else float("-inf")
+        return max(0.0, float(scored[scored.size - keep - 1])) if keep < scored.size else 0.0
 
 
 @dataclass(frozen=True, slots=True)

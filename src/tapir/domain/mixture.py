@@ -96,8 +96,8 @@ class Mixture:
 
 
 def hard_count(size: int, share: float) -> int:
-    """round(α·n), halves up."""
-    return int(np.floor(share * size + 0.5))
+    """round(α·n), halves up; α·n is taken to nine digits, so that 0.7 x 45 is 31.5."""
+    return int(np.floor(round(share * size, 9) + 0.5))
 
 
 def draw(pool: Pool, wanted: Sequence[int] | Counts, seed: int) -> Draw:

@@ -37,7 +37,7 @@ class Schedule:
         """From `start` in the first round to `end` in the last."""
         if rounds == 1:
             return cls((start,))
-        return cls(tuple(start + (end - start) * done / (rounds - 1) for done in range(rounds)))
+        return cls(tuple(round(start + (end - start) * done / (rounds - 1), 12) for done in range(rounds)))
 
     @property
     def rounds(self) -> int:
@@ -45,5 +45,11 @@ class Schedule:
         return len(self.shares)
 
     def share(self, number: int) -> float:
-        """α of round `number`, counted from 1."""
+        """α of round `number`, counted from 1.
+
+        Raises:
+            IndexError: there is no such round.
+        """
+        if not 1 <= number <= self.rounds:
+            raise IndexError(f"round {number} is not one of 1 to {self.rounds}")
         return self.shares[number - 1]

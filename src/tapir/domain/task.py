@@ -102,7 +102,7 @@ class Taxonomy:
         try:
             content = tomllib.loads(text)
             return cls(content["name"], str(content["version"]), TaskDistribution(content["shares"]))
-        except (tomllib.TOMLDecodeError, KeyError, TypeError) as error:
+        except (tomllib.TOMLDecodeError, KeyError, TypeError, AttributeError) as error:
             raise ValueError(f"not a taxonomy: {error!r}") from error
 
 

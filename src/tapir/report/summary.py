@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -239,13 +240,13 @@ def _checks(rounds: Sequence[RoundSummary], evaluations: Sequence[Evaluation]) -
     first = [one for one in evaluations if evaluations and one.benchmark == evaluations[0].benchmark]
     if len(first) > 1:
         means = [one.overall.value for one in first]
-        gains = ", ".join(f"{100 * (after - before):+.1f}" for before, after in zip(means, means[1:], strict=False))
+        gains = ", ".join(f"{100 * (after - before):+.1f}" for before, after in itertools.pairwise(means))
         checks.append(Check("Every round gains success (percentage points)", _rises(means), gains))
     return checks
 
 
 def _rises(values: Sequence[float]) -> bool:
-    return all(after > before for before, after in zip(values, values[1:], strict=False))
+    return all(after > before for before, after in itertools.pairwise(values))
 
 
 def _percent(values: Sequence[float]) -> str:

@@ -1,0 +1,217 @@
+"""The report's charts as Vega-Lite: data and structure here, colours and type in the page.
+
+Marks carry style names (`threshold`, ...) and scales a palette of names in `usermeta`; page.js looks
+the colours up among the style sheet's variables, for light and for dark.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from math import ceil, floor
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from tapir.domain.round import EvalResult, Evaluation
+from tapir.report.summary import RoundSummary, Summary
+
+if TYPE_CHECKING:
+    import altair as alt
+
+Spec: TypeAlias = dict[str, Any]
+
+_SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
+_BIN = 0.5  # scores are whole numbers or halves once two orders are averaged
+_INVERSE = 0.78  # from this success on, a heat map cell needs the other colour of text
+_ROW = 24  # pixels of a task
+_TICK = "M-.14,-1.3H.14V1.3H-.14Z"  # an upright stroke, as the path of a point
+_QUIET = {"domain": False, "ticks": False}
+_SUCCESS = ("task", "benchmark", "student", "value|success|.1%", "interval|95 % interval", "n|prompts")
+
+
+def student(number: int) -> str:
+    """S_r as it is written in the page."""
+    return f"S{number}".translate(_SUBSCRIPT)
+
+
+def charts(summary: Summary) -> dict[str, Spec]:
+    """Every chart the run has data for, by name."""
+    found: dict[str, Spec] = {}
+    if summary.evaluations:
+        found["success"] = success(summary.benchmark(summary.benchmarks[0]))
+        found["overall"] = overall(summary.evaluations)
+    if summary.rounds:
+        found["shares"] = shares(summary.corpus_shares, summary.rounds)
+    if summary.gaps:
+        found["difficulty"] = difficulty(summary.gaps, summary.delta)
+    return found
+
+
+def success(evaluations: Sequence[Evaluation]) -> Spec:
+    """Heat map: tasks by checkpoints; tasks that S_0 does best come first."""
+    import altair as alt
+
+    rows = [{"task": task} | _row(one, result) for one in evaluations for task, result in one.tasks.items()]
+    first = evaluations[0].tasks
+    order = sorted(first, key=lambda task: (-first[task].value, task))
+    top = alt.Axis(orient="top", labelAngle=0, labelFontWeight=600, **_QUIET)
+    base = alt.Chart().encode(
+        x=alt.X("student:N", title=None, sort=None, axis=top),
+        y=alt.Y("task:N", title=None, sort=order, axis=alt.Axis(**_QUIET)),
+        tooltip=_tips(*_SUCCESS),
+    )
+    shade = alt.Color("value:Q", scale=alt.Scale(domain=[0, 1]), legend=None)
+    figure = alt.Text("value:Q", format=".0%")
+    layers = [
+        base.mark_rect(style="tile").encode(color=shade),
+        base.mark_text(style="label").encode(text=figure).transform_filter(alt.datum.value < _INVERSE),
+        base.mark_text(style="inverse").encode(text=figure).transform_filter(alt.datum.value >= _INVERSE),
+    ]
+    about = f"Heat map of success on {evaluations[0].benchmark} by task and checkpoint."
+    return _spec(layers, rows, about, height=_ROW * len(order))
+
+
+def overall(evaluations: Sequence[Evaluation]) -> Spec:
+    """Lines: every benchmark over the checkpoints, with 95 % intervals as bands."""
+    import altair as alt
+
+    names = list(dict.fromkeys(one.benchmark for one in evaluations))
+    rows = [_row(one, one.overall) for one in evaluations]
+    scale, key = alt.Scale(domain=names), _key(columns=3)
+    ceiling = min(1.0, 1.1 * max(one.overall.high for one in evaluations))
+    percent = alt.Axis(format=".0%", tickCount=5, **_QUIET)
+    base = alt.Chart().encode(
+        x=alt.X("student:N", title=None, sort=None, axis=alt.Axis(labelAngle=0, grid=False)),
+        color=alt.Color("benchmark:N", scale=scale, legend=key),
+    )
+    band = base.encode(y=alt.Y("low:Q", title="success"), y2="high:Q")
+    line = base.encode(
+        y=alt.Y("value:Q", title="success", axis=percent, scale=alt.Scale(domain=[0, ceiling])),
+        tooltip=_tips(*_SUCCESS[1:]),
+    )
+    layers = [
+        band.mark_area(opacity=0.14),
+        band.mark_rule(opacity=0.5),
+        line.mark_line(strokeWidth=2),
+        line.mark_point(filled=True, size=55, opacity=1).encode(
+            shape=alt.Shape("benchmark:N", scale=scale, legend=key)
+        ),
+    ]
+    palette = [f"series-{place % 4 + 1}" for place in range(len(names))]
+    height = min(340, max(220, _ROW * len(evaluations[0].tasks)))
+    return _spec(layers, rows, "Success of every benchmark over the checkpoints.", palette=palette, height=height)
+
+
+def shares(corpus: Mapping[str, float], rounds: Sequence[RoundSummary]) -> Spec:
+    """Dots: the share of each task in the corpus, in P(t), and in every round, later ones stronger."""
+    import altair as alt
+
+    target = rounds[-1].target
+    order = sorted(target, key=lambda task: (-corpus.get(task, 0.0), task))
+    found = [("corpus", "corpus", corpus, 1.0), ("target", "target P(t)", target, 1.0)]
+    for place, one in enumerate(rounds, 1):
+        achieved = {task: count / max(1, one.size) for task, count in one.counts.items()}
+        found.append(("rounds", f"round {one.number}", achieved, 0.25 + 0.75 * place / len(rounds)))
+    rows = [
+        {"task": task, "what": what, "label": label, "share": mix.get(task, 0.0), "weight": weight}
+        for what, label, mix, weight in found
+        for task in order
+    ]
+    domain, key = ["corpus", "target", "rounds"], _key(symbolOpacity=1, symbolSize=90)
+    marks = alt.Scale(domain=domain, range=["circle", _TICK, "diamond"])
+    percent = alt.Axis(format=".0%", tickCount=6, domain=False)
+    layer = alt.Chart().mark_point(filled=True, size=75)
+    layer = layer.encode(
+        x=alt.X("share:Q", title="share of the examples", axis=percent),
+        y=alt.Y("task:N", title=None, sort=order, axis=alt.Axis(grid=True, **_QUIET)),
+        color=alt.Color("what:N", scale=alt.Scale(domain=domain), legend=key),
+        shape=alt.Shape("what:N", scale=marks, legend=key),
+        opacity=alt.Opacity("weight:Q", scale=alt.Scale(domain=[0, 1], range=[0, 1]), legend=None),
+        tooltip=_tips("task", "label|in", "share||.1%"),
+    )
+    about = "Share of each task in the corpus, in the target and in every round."
+    return _spec([layer], rows, about, palette=["before", "target", "after"], height=_ROW * len(order))
+
+
+def difficulty(gaps: Iterable[float], delta: float) -> Spec:
+    """Histogram of MFD in half points, each bar ending at its upper edge, so that δ parts the bars."""
+    import altair as alt
+
+    bins = Counter((ceil(gap / _BIN), _part(gap, delta)) for gap in gaps)
+    rows = [
+        {"low": (edge - 1) * _BIN, "high": edge * _BIN, "part": part, "count": count}
+        for (edge, part), count in sorted(bins.items())
+    ]
+    edges = [edge * _BIN for edge, _ in bins]
+    low, high = floor(min(0.0, delta, *edges) - _BIN), ceil(max(9.0, *edges))
+    order = ["easy", "hard", "withheld"]
+    key = _key(symbolType="square", values=[part for part in order if any(part == other for _, other in bins)])
+    whole = alt.Axis(values=list(range(low, high + 1)), format="d", grid=False)
+    span = alt.Scale(domain=[low, high])
+    bars = alt.Chart().mark_bar(binSpacing=1)
+    bars = bars.encode(
+        x=alt.X("low:Q", bin="binned", scale=span, title="MFD: the teacher's score minus the student's", axis=whole),
+        x2="high:Q",
+        y=alt.Y("count:Q", title="instructions", axis=alt.Axis(tickCount=5, format=",d", **_QUIET)),
+        color=alt.Color("part:N", scale=alt.Scale(domain=order), legend=key),
+        tooltip=_tips("low|above", "high|up to", "part", "count|instructions|,d"),
+    )
+    here = alt.Chart(alt.Data(values=[{"delta": delta, "text": f"δ = {delta:g}"}])).encode(x="delta:Q")
+    label = here.mark_text(style="threshold-label", align="left", baseline="top", dx=6)
+    layers = [bars, here.mark_rule(style="threshold"), label.encode(y=alt.value(0), text="text:N")]
+    about = f"Histogram of the difficulty of the corpus with the threshold at {delta:g}."
+    return _spec(layers, rows, about, palette=order, height=240)
+
+
+def _spec(
+    layers: Sequence[alt.Chart],
+    rows: Sequence[Mapping[str, object]],
+    about: str,
+    *,
+    height: int,
+    palette: Sequence[str] = (),
+) -> Spec:
+    """Layers over shared rows, as wide as their place in the page."""
+    import altair as alt
+
+    chart = alt.layer(*layers, data=alt.Data(values=list(rows))).properties(
+        width="container",
+        height=height,
+        description=about,
+        autosize=alt.AutoSizeParams(type="fit-x", contains="padding"),
+        usermeta={"palette": list(palette)},
+    )
+    spec: Spec = chart.to_dict()
+    return {key: value for key, value in spec.items() if key not in {"$schema", "config"}}
+
+
+def _row(one: Evaluation, result: EvalResult) -> dict[str, object]:
+    span = f"{100 * result.low:.1f} to {100 * result.high:.1f} %"
+    figures = {"value": result.value, "low": result.low, "high": result.high, "n": result.n, "interval": span}
+    return {"benchmark": one.benchmark, "student": student(one.round)} | figures
+
+
+def _tips(*fields: str) -> list[alt.Tooltip]:
+    """Tooltip lines, each "field", "field|title" or "field|title|number format"."""
+    import altair as alt
+
+    parts = [(*field.split("|"), "", "")[:3] for field in fields]
+    return [
+        alt.Tooltip(name, type="quantitative" if form else "nominal", title=title or name, **_form(form))
+        for name, title, form in parts
+    ]
+
+
+def _form(form: str) -> dict[str, str]:
+    return {"format": form} if form else {}
+
+
+def _key(**looks: object) -> alt.Legend:
+    import altair as alt
+
+    return alt.Legend(**{"title": None, "orient": "top", "symbolOpacity": 1} | looks)
+
+
+def _part(gap: float, delta: float) -> str:
+    if gap < 0:
+        return "withheld"
+    return "hard" if gap > delta else "easy"

@@ -1,0 +1,173 @@
+"""The command as a user meets it, on a small real run."""
+
+from __future__ import annotations
+
+import os
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+import tapir
+from tapir.errors import Interrupted
+from tapir.report.summary import summarise
+from tapir.session import SilentWatch
+from tapir.store.rows import ExpansionRow, MixtureRow
+from tapir.store.run import RunStore
+from tests import small
+from tests.conftest import SmallRun
+from tests.test_light import tapir as call
+
+pytestmark = pytest.mark.slow
+
+
+def test_a_run_tells_its_progress_and_ends_with_the_table_and_the_report(small_run: SmallRun) -> None:
+    lines = small_run.output.splitlines()
+    for stage in ("answer", "judge", "tag", "expand", "refine", "train", "evaluate"):
+        assert any(re.search(rf"\b{stage}\b", line) for line in lines), stage
+    assert any(line.startswith("success on in-distribution (12 held-out") for line in lines)
+    assert any("mean of the tasks" in line for line in lines)
+    assert f"report: {small_run.folder / 'report.html'}" in small_run.output
+    assert (small_run.folder / "report.html").stat().st_size > 100_000
+
+
+def test_nothing_of_other_libraries_reaches_the_terminal(small_run: SmallRun) -> None:
+    for noise in ("Warning", "it/s", "'loss'", "shards", "Map:", "examples/s"):
+        assert noise not in small_run.output
+    assert (small_run.folder / "log.txt").stat().st_size > 0
+
+
+def test_the_folder_holds_what_the_documentation_says(small_run: SmallRun) -> None:
+    text = Path(__file__).parents[1].joinpath("docs", "run-directory.md").read_text()
+    found = {path.name for path in small_run.folder.rglob("*") if path.is_file() and "checkpoint" not in path.parts}
+    for name in found - {".lock"}:
+        assert f"`{name}`" in text, name
+
+
+def test_a_second_run_of_a_finished_folder_changes_nothing(small_run: SmallRun) -> None:
+    before = small.outcome(small_run.folder)
+    again = small.run(small_run.folder)
+    assert again.returncode == 0
+    assert "mean of the tasks" in again.stdout
+    assert small.outcome(small_run.folder) == before
+
+
+def test_status_says_finished(small_run: SmallRun) -> None:
+    assert "finished" in call("status", str(small_run.folder)).stdout
+
+
+def test_show_tells_the_life_of_an_expansion_and_of_its_parent(small_run: SmallRun) -> None:
+    store = RunStore(small_run.folder)
+    trained = {row.id for row in store.read("round-2/mixture", MixtureRow)}
+    written = next(row for row in store.read("round-2/expansions", ExpansionRow) if row.id in trained)
+    told = call("show", written.id, "--dir", str(small_run.folder)).stdout
+    for part in ("instruction", f"from {written.parents[0]}", "round 2: refined", "round 2: trained on"):
+        assert part in told
+    parent = call("show", written.parents[0][:12], "--dir", str(small_run.folder)).stdout
+    for part in ("corpus (gym:", "student's answer", "gym-verifier", "MFD", "task"):
+        assert part in parent
+
+
+def test_show_of_an_unknown_id_says_where_ids_stand(small_run: SmallRun) -> None:
+    result = call("show", "zzz", "--dir", str(small_run.folder))
+    assert result.returncode == 1
+    assert "mixture.parquet" in result.stderr
+
+
+def test_another_recipe_in_the_folder_is_refused(small_run: SmallRun) -> None:
+    result = call("run", "gym", "--dir", str(small_run.folder))
+    assert result.returncode == 1
+    assert "corpus.size: 120 -> 2000" in result.stderr
+
+
+def test_a_corrupted_table_is_named_and_made_again_after_it_is_deleted(small_run: SmallRun, tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    shutil.copytree(small_run.folder, folder)
+    table = folder / "round-1" / "mixture.parquet"
+    table.write_bytes(table.read_bytes()[:-20] + b"x" * 20)
+    result = call("resume", str(folder))
+    assert result.returncode == 1
+    assert str(table) in result.stderr
+    assert "Traceback" not in result.stderr
+    table.unlink()
+    assert small.run(folder).returncode == 0
+    assert small.outcome(folder) == small.outcome(small_run.folder)
+
+
+def test_the_same_seed_gives_the_same_bytes(small_run: SmallRun, tmp_path: Path) -> None:
+    assert small.run(tmp_path / "again").returncode == 0
+    assert small.outcome(tmp_path / "again") == small.outcome(small_run.folder)
+
+
+def mount(folder: Path, size: str) -> None:
+    """A file system of so many bytes in a folder, or skip the test."""
+    command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(folder)]
+    mounted = subprocess.run(command, capture_output=True, text=True, check=False)
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.strip()}")
+
+
+def test_a_full_disk_is_one_clear_error_and_nothing_is_lost(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=260m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        folder = disk / "run"
+        session_needs = 230_000_000
+        filler = disk / "filler"
+        filler.touch()
+        with subprocess.Popen(
+            small.command(folder), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=small.environment()
+        ) as process:
+            while process.poll() is None and not (folder / "round-1" / "training").exists():
+                pass
+            with filler.open("wb") as sink:
+                os.posix_fallocate(sink.fileno(), 0, session_needs)
+            output, errors = process.communicate(timeout=300)
+        assert process.returncode == 1, output + errors
+        assert "no space left" in errors
+        assert "Traceback" not in output + errors
+        filler.unlink()
+        assert small.run(folder).returncode == 0
+        assert summarise(RunStore(folder)).finished
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_too_little_disk_is_said_before_work_begins(tmp_path: Path) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mounted = subprocess.run(
+        ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(disk)], capture_output=True, check=False
+    )
+    if mounted.returncode:
+        pytest.skip(f"a small file system cannot be mounted here: {mounted.stderr.decode().strip()}")
+    try:
+        result = small.run(disk / "run")
+        assert result.returncode == 1
+        assert "the run needs about" in result.stderr
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_the_python_interface_gives_a_typed_result(small_run: SmallRun) -> None:
+    result = tapir.resume(small_run.folder)
+    assert result.summary.finished
+    assert result.student.round == 2
+    assert result.report == small_run.folder / "report.html"
+    assert [one.round for one in result.summary.benchmark("in-distribution")] == [0, 1, 2]
+
+
+def test_a_watch_can_stop_a_run_from_python(tmp_path: Path) -> None:
+    from tests import fakes
+
+    watch = SilentWatch()
+    watch.stop()
+    with pytest.raises(Interrupted):
+        tapir.run(fakes.recipe(), tmp_path / "run", watch, fakes.roles(tmp_path / "people"))
