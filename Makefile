@@ -22,6 +22,7 @@ format: $(VENV)/.ready-dev
 	$(BIN)/ruff check --fix .
 
 bench: $(VENV)/.ready-dev
+	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/selection.py
 
 $(VENV)/bin/python:

@@ -1,0 +1,51 @@
+"""The wheel holds all it needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+
+@pytest.mark.slow
+def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
+    root = Path(__file__).parents[1]
+    built = subprocess.run(
+        [sys.executable, "-m", "build", "--wheel", "--outdir", str(tmp_path), str(root)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    (wheel,) = tmp_path.glob("tapir_distill-*.whl")
+    subprocess.run([sys.executable, "-m", "venv", str(tmp_path / "venv")], check=True)
+    binaries = tmp_path / "venv" / "bin"
+    subprocess.run([binaries / "pip", "install", "--quiet", str(wheel)], check=True, capture_output=True)
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+
+    def tapir(*arguments: str) -> str:
+        done = subprocess.run(
+            [binaries / "tapir", *arguments], cwd=elsewhere, capture_output=True, text=True, check=False
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
+    assert "plan" in tapir("--help")
+    plan = tapir("plan", "gym")
+    assert "expand" in plan
+    assert "pip install 'tapir-distill[gym]'" in plan
+    assert 'name = "gym"' in tapir("recipe", "show", "gym")
+    shipped = subprocess.run(["unzip", "-l", str(wheel)], capture_output=True, text=True, check=True).stdout
+    for part in ("gym/nano/model.safetensors", "recipes/taxonomies/paper.toml", "report/template.html.j2", "py.typed"):
+        assert part in shipped
+    assert not list(elsewhere.iterdir())
+
+
+def test_the_weights_are_small_enough_for_a_package() -> None:
+    from importlib import resources
+
+    weights = resources.files("tapir.gym") / "nano" / "model.safetensors"
+    assert len(weights.read_bytes()) <= 12_000_000
