@@ -276,7 +276,7 @@ class Recipe(Section):
     """Name of the recipe, for the report."""
     seed: Annotated[int, Field(ge=0, strict=True)] = 7
     """Same seed, same run."""
-    chunk: Count = 512
+    chunk: Count = 256
     """Items that are finished and saved together."""
     corpus: GymCorpus = GymCorpus()
     """D: the instructions to choose from."""
