@@ -192,12 +192,12 @@ def _taught(maker: Maker, number: int, parts: Split) -> None:
     share = maker.hard_share[number - 1]
     hard = [*parts.hard, *maker.expanded]
     labels = tuple(maker.tasks)
-    need = resample(Pool.of(hard, maker.task_of, labels), maker.size, share, maker.target, seed=number)
+    easy = Pool.of([name for name in parts.easy if name not in parts.withheld], maker.task_of, labels)
+    need = resample(Pool.of(hard, maker.task_of, labels), easy, maker.size, share, maker.target, seed=number)
     written = list(_written(maker, number, need, parts.hard))
     maker.store.once(f"round-{number}/expansions", ExpansionRow, lambda: written)
     maker.store.once(f"round-{number}/draws", DrawRow, lambda: draw_rows(need, maker.target.shares, written))
-    easy = [name for name in parts.easy if name not in parts.withheld]
-    pools = (Pool.of([*parts.hard, *maker.expanded], maker.task_of, labels), Pool.of(easy, maker.task_of, labels))
+    pools = (Pool.of([*parts.hard, *maker.expanded], maker.task_of, labels), easy)
     mixed = mix(*pools, maker.size, share, maker.target, seed=number)
     fresh = [name for name in (*mixed.hard, *mixed.easy) if name not in maker.refined]
     refined = [

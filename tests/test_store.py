@@ -153,22 +153,22 @@ def test_a_second_writer_is_refused_and_told_who_is_first(tmp_path: Path) -> Non
 
 
 def test_another_recipe_in_the_same_folder_is_refused_naming_the_keys(tmp_path: Path) -> None:
-    session.claim(fakes.recipe(), tmp_path / "run")
+    session.claim(fakes.recipe(), tmp_path / "run", fakes.Tagger().taxonomy)
     with pytest.raises(RunMismatch, match=r"curriculum\.size: 24 -> 30"):
-        session.claim(fakes.recipe(size=30), tmp_path / "run")
+        session.claim(fakes.recipe(size=30), tmp_path / "run", fakes.Tagger().taxonomy)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
     (tmp_path / "holiday.txt").write_text("mine")
     with pytest.raises(RunExists, match="not empty"):
-        session.claim(fakes.recipe(), tmp_path)
+        session.claim(fakes.recipe(), tmp_path, fakes.Tagger().taxonomy)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
 
 
 def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file"):
-        session.claim(fakes.recipe(), tmp_path / "file" / "run")
+        session.claim(fakes.recipe(), tmp_path / "file" / "run", fakes.Tagger().taxonomy)
 
 
 def test_resuming_what_is_no_run_says_so(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_resuming_what_is_no_run_says_so(tmp_path: Path) -> None:
 
 
 def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
-    session.claim(fakes.recipe(), tmp_path / "run")
+    session.claim(fakes.recipe(), tmp_path / "run", fakes.Tagger().taxonomy)
     (tmp_path / "run" / "recipe.json").write_text("{")
     with pytest.raises(StoreError, match=r"recipe\.json is damaged"):
         session.resume(tmp_path / "run")

@@ -6,11 +6,11 @@ may be run again on the same folder and goes on where it was.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
 from tapir.domain.difficulty import Difficulty, Split
-from tapir.domain.instruction import Instruction, Pair
+from tapir.domain.instruction import Instruction, Pair, normalised
 from tapir.domain.judgement import Unscored
 from tapir.domain.mixture import Draw, Mixture, Pool
 from tapir.domain.round import Checkpoint, Evaluation, RoundPlan
@@ -19,7 +19,7 @@ from tapir.recipe import Recipe
 from tapir.roles import Example, Roles
 from tapir.stages.answer import Answer
 from tapir.stages.evaluate import Evaluate
-from tapir.stages.expand import Expand, draw_rows, normalised, pair_of
+from tapir.stages.expand import Expand, draw_rows, pair_of
 from tapir.stages.judge import Score
 from tapir.stages.mix import Mix
 from tapir.stages.refine import Refine
@@ -109,20 +109,19 @@ class Curriculum:
 
     def resample(self, goal: RoundPlan, split: Split) -> Draw:
         """How many examples of each task the round needs; what the hard pool lacks is a shortfall."""
-        return Resample().run(self.place, goal, self._pool(self._hard(split)))
+        return Resample().run(self.place, goal, self._pool(self._hard(split)), self._pool(self._easy(split)))
 
     def expand(self, goal: RoundPlan, need: Draw, split: Split) -> None:
         """The teacher writes the shortfall from hard seeds of the same task; what is kept joins the hard pool."""
         rows = []
         if self.recipe.curriculum.expand:
             seeds: dict[str, list[Pair]] = {}
-            for name in self._hard(split):
+            for name in split.hard:
                 if name in self.task_of:
                     seeds.setdefault(self.task_of[name], []).append(self.pairs[name])
-            forbidden = {normalised(text) for text in held_out(self.roles)}
             known = {normalised(pair.instruction.text) for pair in self.pairs.values()}
             stage = Expand(
-                self.roles.teacher, self.roles.tagger, self.recipe.curriculum.expand_attempts, frozenset(forbidden)
+                self.roles.teacher, self.roles.tagger, self.recipe.curriculum.expand_attempts, held_out(self.roles)
             )
             rows = stage.run(self.place, need, seeds, known)
         for row in rows:
@@ -133,8 +132,7 @@ class Curriculum:
 
     def mix(self, goal: RoundPlan, split: Split) -> Mixture:
         """round(α·n) examples from the hard pool, the rest from the easy pool, both by P(t)."""
-        easy = [name for name in split.easy if name not in split.withheld]
-        return Mix().run(self.place, goal, self._pool(self._hard(split)), self._pool(easy))
+        return Mix().run(self.place, goal, self._pool(self._hard(split)), self._pool(self._easy(split)))
 
     def refine(self, mixture: Mixture) -> None:
         """Y' for what the round trains on: the same result as refining the whole pool first, without its cost."""
@@ -163,6 +161,10 @@ class Curriculum:
         seeds = set(split.hard)
         return [*split.hard, *(name for name in expanded if name not in judged and name not in seeds)]
 
+    def _easy(self, split: Split) -> list[str]:
+        """D without D_S, and without answers that the student beat."""
+        return [name for name in split.easy if name not in split.withheld]
+
     def _pool(self, ids: Sequence[str]) -> Pool:
         return Pool.of(ids, self.task_of, self.roles.tagger.taxonomy.labels)
 
@@ -183,6 +185,7 @@ class Curriculum:
         )
 
 
-def held_out(roles: Roles) -> Iterable[str]:
-    """The text of every evaluation prompt."""
-    return (prompt.instruction.text for benchmark in roles.benchmarks for prompt in benchmark.prompts())
+def held_out(roles: Roles) -> frozenset[str]:
+    """The normalised text of every evaluation prompt: nothing trained on may be one of them."""
+    prompts = (prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts())
+    return frozenset(normalised(prompt.instruction.text) for prompt in prompts)

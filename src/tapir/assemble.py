@@ -51,6 +51,11 @@ def skills(recipe: Recipe) -> list[str]:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
             raise RecipeError(f"corpus.skills: no skill {name!r}; {hint}", remedy="Mend the name in the recipe.")
+    if len(recipe.corpus.skills) == 1:
+        raise RecipeError(
+            f"corpus.skills = {list(recipe.corpus.skills)}: task balance and the tagger need at least two skills",
+            remedy="Add a skill, or leave the key out to use all.",
+        )
     return [name for name in known if not recipe.corpus.skills or name in recipe.corpus.skills]
 
 
@@ -76,7 +81,12 @@ def taxonomy(recipe: Recipe) -> Taxonomy:
             f"curriculum.target.taxonomy = {name!r} has no share for {', '.join(missing)}",
             remedy="The gym's tasks are its skills: use the taxonomy gym, or add the missing labels to yours.",
         )
-    target = TaskDistribution.of({skill: found.target.shares[skill] for skill in skills(recipe)})
+    try:
+        target = TaskDistribution.of({skill: found.target.shares[skill] for skill in skills(recipe)})
+    except ValueError as error:
+        raise RecipeError(
+            f"curriculum.target.taxonomy = {name!r}: {error}", remedy="Give the skills in play a share above 0."
+        ) from error
     if recipe.curriculum.target.minimum * len(target.labels) > 1:
         raise RecipeError(
             f"curriculum.target.minimum = {recipe.curriculum.target.minimum} for {len(target.labels)} tasks"

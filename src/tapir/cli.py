@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -85,10 +86,11 @@ def plan(
     from rich.console import Console
     from rich.table import Table
 
-    from tapir import planning
+    from tapir import planning, terminal
 
     chosen = _load(recipe, changes)
-    found = planning.plan(chosen, measure=time)
+    with terminal.quiet(Path(os.devnull)):
+        found = planning.plan(chosen, measure=time)
     console = Console(highlight=False)
     table = Table(title=f"plan of {chosen.name}: at most so many items", title_justify="left")
     for column in ("round", "stage", "items", "done by"):
@@ -203,8 +205,8 @@ def _attended(recipe: Recipe, folder: Path, work: Callable[[TerminalWatch], RunR
     """Do the work with progress on the terminal and everything else in the run's log."""
     from tapir import session, terminal
 
-    session.preflight(recipe)
-    session.claim(recipe, folder)
+    roles = session.preflight(recipe)
+    session.claim(recipe, folder, roles.tagger.taxonomy)
     with terminal.quiet(folder / terminal.LOG) as screen:
         console = _console(screen)
         watch = terminal.TerminalWatch(console, recipe.curriculum.alpha().rounds)
@@ -213,9 +215,15 @@ def _attended(recipe: Recipe, folder: Path, work: Callable[[TerminalWatch], RunR
                 result = work(watch)
         except Interrupted as error:
             raise Interrupted(str(error), remedy=f"Go on with: tapir resume {folder}") from error
+        except TapirError:
+            raise
+        except Exception:
+            console.print(f"unexpected error; libraries wrote to {folder / terminal.LOG}", style="red", markup=False)
+            console.print(f"what is finished is kept: tapir resume {folder}", markup=False)
+            raise
         finally:
             watch.close()
-        terminal.show_result(console, result.summary, result.report, folder)
+        terminal.show_result(console, result.summary, result.student.path, result.report)
 
 
 def _console(screen: object) -> Console:
@@ -238,7 +246,7 @@ def _complain(error: TapirError) -> None:
 
 def _last_event(folder: Path) -> str:
     path = folder / "events.jsonl"
-    lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
     for line in reversed(lines):
         try:
             event = json.loads(line)

@@ -4,7 +4,7 @@ TapirError                  what went wrong, and the remedy; `exit_code` for the
 ├── RecipeError             the recipe cannot be read or asks for something impossible
 ├── DataError               a corpus or evaluation file cannot be used
 ├── StoreError              the run directory
-│   ├── RunExists           a finished or other run lives there
+│   ├── RunExists           the folder holds something that is no run
 │   ├── RunLocked           another process writes there
 │   ├── RunMismatch         a resume with another recipe
 │   ├── TableCorrupt        a table is not what was written
@@ -50,7 +50,7 @@ class StoreError(TapirError):
 
 
 class RunExists(StoreError):
-    """A run already lives in the folder."""
+    """The folder holds something that is no run."""
 
 
 class RunLocked(StoreError):

@@ -53,6 +53,7 @@ def plan(recipe: Recipe, *, measure: bool = True) -> Plan:
     """
     tasks = len(assemble.skills(recipe))
     assemble.taxonomy(recipe)
+    assemble.check_student(recipe)
     obstacles = []
     try:
         assemble.check_installed(recipe)

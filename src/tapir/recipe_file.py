@@ -128,7 +128,7 @@ def _keys_at(place: list[str]) -> list[str]:
 
 
 def as_toml(recipe: Recipe) -> str:
-    """Text that `tapir.recipe.load` reads back to the same recipe."""
+    """Text that `load` reads back to the same recipe."""
     return "\n".join(_lines(recipe, "")).lstrip("\n") + "\n"
 
 

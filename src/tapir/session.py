@@ -19,6 +19,7 @@ from tapir import __version__, assemble
 from tapir.algorithm import Curriculum, held_out
 from tapir.data.intake import pair_of, sift
 from tapir.domain.round import Checkpoint
+from tapir.domain.task import Taxonomy
 from tapir.errors import Interrupted, RunExists, RunMismatch, StoreError, StoreFull
 from tapir.recipe import Recipe
 from tapir.recipe_file import parse
@@ -43,6 +44,8 @@ _PACKAGES = (
     "numpy",
 )
 _MEGABYTE = 1_000_000
+_BEGUN = {".lock", "log.txt", "manifest.json", ".manifest.json.draft", ".recipe.json.draft"}
+_RESTORE = "Put the file back from a copy, or start again in another folder with --dir."
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,7 +148,7 @@ def run(recipe: Recipe, folder: Path, watch: Watch | None = None, roles: Roles |
         Interrupted: the watch was asked to stop.
     """
     people = roles or preflight(recipe)
-    claim(recipe, folder)
+    claim(recipe, folder, people.tagger.taxonomy)
     with locked(folder):
         store = RunStore(folder)
         store.verify()
@@ -163,9 +166,11 @@ def stored_recipe(folder: Path) -> Recipe:
     Raises:
         StoreError: the folder is no run directory.
     """
-    if not (folder / "recipe.json").exists():
+    with disk_errors(folder):
+        found = (folder / "recipe.json").exists()
+    if not found:
         raise StoreError(f"{folder} is not a run directory", remedy="Name the folder of a run, e.g. runs/gym.")
-    return parse(read_json(folder / "recipe.json"))
+    return parse(read_json(folder / "recipe.json", _RESTORE))
 
 
 def preflight(recipe: Recipe) -> Roles:
@@ -179,31 +184,49 @@ def preflight(recipe: Recipe) -> Roles:
     return assemble.roles(recipe)
 
 
-def claim(recipe: Recipe, folder: Path) -> None:
-    """Make the folder this recipe's run directory, or see that it is."""
-    if (folder / "recipe.json").exists():
-        found = read_json(folder / "recipe.json")
-        differing = recipe.differences(found)
-        if differing:
-            raise RunMismatch(
-                f"{folder} holds a run of another recipe:\n  " + "\n  ".join(differing),
-                remedy=f"Choose another folder with --dir, or `tapir resume {folder}` to go on with that run.",
-            )
-        return
+def claim(recipe: Recipe, folder: Path, taxonomy: Taxonomy) -> None:
+    """Make the folder this recipe's run directory, or see that it is.
+
+    Raises:
+        RunExists: it holds something that is no run.
+        RunMismatch: it holds a run of another recipe or taxonomy; what differs is named.
+        RunLocked: another process is working there.
+        StoreFull: the disk is too small for the run.
+    """
     with disk_errors(folder):
-        if folder.exists() and any(folder.iterdir()):
-            raise RunExists(
-                f"{folder} is not empty and is not a run directory", remedy="Choose another folder with --dir."
-            )
-        folder.mkdir(parents=True, exist_ok=True)
-        free, needed = shutil.disk_usage(folder).free, disk_needed(recipe)
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        if "recipe.json" not in names:
+            if names - _BEGUN:
+                raise RunExists(
+                    f"{folder} is not empty and is not a run directory", remedy="Choose another folder with --dir."
+                )
+            folder.mkdir(parents=True, exist_ok=True)
+            _check_space(recipe, folder)
+    with locked(folder):
+        if not (folder / "recipe.json").exists():
+            write_json(folder / "manifest.json", _manifest(recipe, taxonomy))
+            write_json(folder / "recipe.json", recipe.resolved())  # last: it makes the folder a run
+    _check_same(recipe, folder, taxonomy)
+
+
+def _check_space(recipe: Recipe, folder: Path) -> None:
+    free, needed = shutil.disk_usage(folder).free, disk_needed(recipe)
     if free < needed:
         raise StoreFull(
             f"{folder} has {free // _MEGABYTE} MB free, the run needs about {needed // _MEGABYTE} MB",
             remedy="Free some space, or choose another folder with --dir.",
         )
-    write_json(folder / "manifest.json", _manifest(recipe))
-    write_json(folder / "recipe.json", recipe.resolved())
+
+
+def _check_same(recipe: Recipe, folder: Path, taxonomy: Taxonomy) -> None:
+    differing = recipe.differences(read_json(folder / "recipe.json", _RESTORE))
+    if read_json(folder / "manifest.json", _RESTORE)["target"] != dict(taxonomy.target.shares):
+        differing.append(f"the shares in the taxonomy {taxonomy.name}")
+    if differing:
+        raise RunMismatch(
+            f"{folder} holds a run of another recipe:\n  " + "\n  ".join(differing),
+            remedy=f"Choose another folder with --dir, or `tapir resume {folder}` to go on with that run.",
+        )
 
 
 def disk_needed(recipe: Recipe) -> int:
@@ -216,13 +239,14 @@ def disk_needed(recipe: Recipe) -> int:
     return weights * (alpha.rounds + 2) + training + tables
 
 
-def _manifest(recipe: Recipe) -> dict[str, Any]:
+def _manifest(recipe: Recipe, taxonomy: Taxonomy) -> dict[str, Any]:
     text = json.dumps(recipe.resolved(), sort_keys=True)
     return {
         "schema": SCHEMA,
         "tapir": __version__,
         "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "seed": recipe.seed,
+        "target": dict(taxonomy.target.shares),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -243,7 +267,7 @@ def _carry_on(recipe: Recipe, roles: Roles, store: RunStore, watch: Watch) -> Ru
 
     diary = _Diary(watch, store)
     with _recorded(store):
-        forbidden = frozenset(held_out(roles))
+        forbidden = held_out(roles)
         rows: list[CorpusRow | DropRow] = []
         if not (store.has("corpus") and store.has("drops")):
             rows = list(sift(roles.corpus(), forbidden))

@@ -8,7 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
@@ -28,6 +28,7 @@ from rich.table import Table
 from tapir.domain.round import EvalResult
 from tapir.errors import Interrupted
 from tapir.report.summary import Summary
+from tapir.store.files import disk_errors
 
 LOG = "log.txt"
 _EVERY = 10.0  # seconds between two plain lines of one stage
@@ -104,13 +105,15 @@ class TerminalWatch:
     @contextmanager
     def listening(self) -> Iterator[None]:
         """While inside, the first Ctrl-C (or SIGTERM) stops in order and the second at once."""
+        screen = self._console.file.fileno()
 
         def on_signal(number: int, _frame: FrameType | None) -> None:
+            """Only system calls: a handler that waits for a lock of the display would never return."""
             if self._stopping:
-                self._close()
+                os.write(screen, b"\x1b[?25h\n" if self._console.is_terminal else b"\n")
                 os._exit(128 + number)
             self._stopping = True
-            self._console.print("stopping in order; press Ctrl-C again to stop at once", style="yellow")
+            os.write(screen, b"stopping in order; press Ctrl-C again to stop at once\n")
 
         before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -132,25 +135,29 @@ def quiet(log: Path) -> Iterator[TextIO]:
     Standard output and error are redirected at the level of the system, so that progress bars, warnings
     and messages of compiled code go to the log too.
     """
-    log.parent.mkdir(parents=True, exist_ok=True)
+    with disk_errors(log):
+        log.parent.mkdir(parents=True, exist_ok=True)
+        sink = os.open(log, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
     sys.stdout.flush()
     sys.stderr.flush()
     saved = os.dup(1), os.dup(2)
-    with log.open("a", encoding="utf-8") as sink, os.fdopen(os.dup(1), "w", encoding="utf-8") as terminal:
-        logging.captureWarnings(capture=True)
-        logging.basicConfig(stream=sink, level=logging.INFO, format="%(asctime)s %(name)s %(message)s")
-        os.dup2(sink.fileno(), 1)
-        os.dup2(sink.fileno(), 2)
-        try:
+    os.dup2(sink, 1)
+    os.dup2(sink, 2)
+    os.close(sink)
+    logging.captureWarnings(capture=True)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
+    try:
+        with os.fdopen(os.dup(saved[0]), "w", encoding="utf-8") as terminal:
             yield terminal
-        finally:
-            sys.stdout.flush()
-            sys.stderr.flush()
-            for descriptor, copy in zip((1, 2), saved, strict=True):
-                os.dup2(copy, descriptor)
-                os.close(copy)
-            logging.captureWarnings(capture=False)
-            logging.getLogger().handlers.clear()
+    finally:
+        for stream in (sys.stdout, sys.stderr):
+            with suppress(OSError):  # a log that cannot be written to must not hide what went wrong
+                stream.flush()
+        for descriptor, copy in zip((1, 2), saved, strict=True):
+            os.dup2(copy, descriptor)
+            os.close(copy)
+        logging.captureWarnings(capture=False)
+        logging.getLogger().handlers.clear()
 
 
 def result_table(summary: Summary, benchmark: str) -> Table:
@@ -179,7 +186,7 @@ def _change(results: list[EvalResult]) -> str:
     return f"{100 * (results[-1].value - results[0].value):+.1f}"
 
 
-def show_result(console: Console, summary: Summary, report: Path | None, folder: Path) -> None:
+def show_result(console: Console, summary: Summary, student: str, report: Path | None) -> None:
     """What a person wants to know at the end."""
     first, *others = summary.benchmarks
     console.print(result_table(summary, first))
@@ -189,9 +196,10 @@ def show_result(console: Console, summary: Summary, report: Path | None, folder:
         console.print(f"{name} (n = {found[0].overall.n}): {values}", highlight=False)
     for check in summary.checks:
         console.print(f"{'yes' if check.holds else 'NO ':<4} {check.claim}: {check.figures}", highlight=False)
-    console.print(f"working time {summary.seconds / 60:.1f} min; student: {folder}", highlight=False, soft_wrap=True)
+    console.print(f"working time {summary.seconds / 60:.1f} min", highlight=False)
+    console.print(f"student: {student}", highlight=False, soft_wrap=True, markup=False)
     if report:
-        console.print(f"report: {report}", highlight=False, soft_wrap=True)
+        console.print(f"report: {report}", highlight=False, soft_wrap=True, markup=False)
     else:
         console.print(
             "no report: pip install 'tapir-distill[report]', then `tapir report`", highlight=False, markup=False

@@ -150,25 +150,33 @@ def test_another_seed_draws_other_items() -> None:
 
 
 @properties
-@given(pools("hard"), st.integers(0, 300), alphas, distributions(zeros=True), seeds)
+@given(pools("hard"), pools("easy"), st.integers(0, 300), alphas, distributions(zeros=True), seeds)
 def test_resampling_wants_exactly_the_hard_count_and_of_no_task_more_than_its_total(
-    hard: Pool, size: int, share: float, target: TaskDistribution, seed: int
+    hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution, seed: int
 ) -> None:
-    drawn = resample(hard, size, share, target, seed)
+    drawn = resample(hard, easy, size, share, target, seed)
     wanted = np.array(list(drawn.wanted.values()))
     assert wanted.sum() == hard_count(size, share)
     assert np.all(wanted <= task_totals(target, size))
 
 
 @properties
-@given(pools("hard"), st.integers(0, 300), alphas, distributions(zeros=True), seeds)
+@given(pools("hard"), pools("easy"), st.integers(0, 300), alphas, distributions(zeros=True), seeds)
 def test_resampling_gets_what_the_pool_has_and_names_the_rest(
-    hard: Pool, size: int, share: float, target: TaskDistribution, seed: int
+    hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution, seed: int
 ) -> None:
-    drawn = resample(hard, size, share, target, seed)
+    drawn = resample(hard, easy, size, share, target, seed)
     assert len(set(drawn.ids)) == len(drawn.ids)
     assert list(drawn.got.values()) == np.minimum(list(drawn.wanted.values()), hard.available).tolist()
     assert len(drawn.ids) + sum(drawn.shortfall.values()) == hard_count(size, share)
+
+
+def test_hard_examples_go_first_where_the_easy_pool_has_none() -> None:
+    labels = ("Math", "Law")
+    target = TaskDistribution({"Math": 0.5, "Law": 0.5})
+    drawn = resample(pool_of("hard", (3, 20), labels), pool_of("easy", (0, 20), labels), 20, 0.5, target, 7)
+    assert drawn.wanted == {"Math": 10, "Law": 0}
+    assert drawn.shortfall == {"Math": 7}
 
 
 # Mixtures
@@ -257,7 +265,7 @@ def test_the_target_is_met_even_when_the_pools_hold_not_one_item_more(case: Roun
 @properties
 @given(rounds_with_room_in_every_task())
 def test_what_resampling_draws_is_what_the_mixture_takes(case: Round) -> None:
-    drawn = resample(case.hard, case.size, case.share, case.target, case.seed)
+    drawn = resample(case.hard, case.easy, case.size, case.share, case.target, case.seed)
     assert not drawn.shortfall
     assert set(drawn.ids) == set(case.mixed().hard)
 
@@ -266,7 +274,7 @@ def test_what_resampling_draws_is_what_the_mixture_takes(case: Round) -> None:
 @given(rounds_with_just_enough_of_every_task())
 @example(JUST_ENOUGH)
 def test_what_resampling_draws_is_mixed_even_when_the_pools_hold_not_one_item_more(case: Round) -> None:
-    drawn = resample(case.hard, case.size, case.share, case.target, case.seed)
+    drawn = resample(case.hard, case.easy, case.size, case.share, case.target, case.seed)
     assert not drawn.shortfall
     assert set(drawn.ids) <= set(case.mixed().hard)
 

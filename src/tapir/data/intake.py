@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from collections.abc import Set as AbstractSet
 
-from tapir.domain.instruction import Instruction, Origin, Pair, Response
+from tapir.domain.instruction import Instruction, Origin, Pair, Response, normalised
 from tapir.store.rows import CorpusRow, DropRow
 
 
@@ -14,7 +14,7 @@ def sift(pairs: Iterable[Pair], forbidden: AbstractSet[str]) -> Iterator[CorpusR
 
     Args:
         pairs: the corpus as its reader gives it.
-        forbidden: texts of all evaluation prompts.
+        forbidden: normalised texts of all evaluation prompts.
     """
     seen: set[str] = set()
     for pair in pairs:
@@ -26,7 +26,7 @@ def sift(pairs: Iterable[Pair], forbidden: AbstractSet[str]) -> Iterator[CorpusR
             reason = "empty response"
         elif one.id in seen:
             reason = "duplicate"
-        elif one.text in forbidden:
+        elif normalised(one.text) in forbidden:
             reason = "in an evaluation set"
         if reason:
             yield DropRow(one.id, "corpus", reason, one.origin.source, one.text)

@@ -18,6 +18,11 @@ def instruction_id(text: str) -> str:
     return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
 
 
+def normalised(text: str) -> str:
+    """Case and white space do not make two instructions different."""
+    return " ".join(text.casefold().split())
+
+
 @dataclass(frozen=True, slots=True)
 class Origin:
     """How an instruction came to be: `round` 0 is the corpus; `parents` are ids of its hard seeds."""

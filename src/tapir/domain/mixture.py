@@ -120,13 +120,19 @@ def draw(pool: Pool, wanted: Sequence[int] | Counts, seed: int) -> Draw:
     )
 
 
-def resample(hard: Pool, size: int, share: float, target: TaskDistribution, seed: int) -> Draw:
+def resample(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution, seed: int) -> Draw:
     """What a round of `size` examples needs from the hard pool, by P(t), and what the pool lacks.
 
-    The hard examples number round(α·n) exactly; those of a task never exceed the task's own total.
+    The hard examples number round(α·n) exactly; those of a task never exceed the task's own total. Where
+    the easy pool cannot give a task its part, the hard examples go there first, so that the whole mixture
+    comes as close to P(t) as α allows.
     """
     totals = apportion(list(target.shares.values()), size)
-    return draw(hard, apportion(totals, hard_count(size, share), high=totals), seed)
+    wanted = hard_count(size, share)
+    owed = np.maximum(0, totals - easy.available)
+    if owed.sum() > wanted:
+        return draw(hard, apportion(owed, wanted, high=owed), seed)
+    return draw(hard, apportion(totals, wanted, low=owed, high=totals), seed)
 
 
 def mix(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution, seed: int) -> Mixture:

@@ -114,7 +114,7 @@ def score(found: Item, reply: str) -> float:
         GymError: the scorer fails on the exact answer too, so it says nothing about the reply.
     """
     answer = final_answer(reply)
-    if not answer:
+    if not answer or "nan" in answer.casefold():  # a distance to "nan" is no distance: one scorer gives it full marks
         return 0.0
     try:
         return _scored(found, answer)

@@ -130,7 +130,7 @@ def working_time(folder: Path) -> float:
 
     total, started, last = 0.0, None, 0.0
     path = folder / "events.jsonl"
-    lines = path.read_text(encoding="utf-8").split("\n") if path.exists() else []
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
     for line in lines:
         try:
             event = json.loads(line)
@@ -161,21 +161,25 @@ def _delta(recipe: Mapping[str, Any], rows: Sequence[DifficultyRow]) -> float:
 def _rounds(store: RunStore) -> list[RoundSummary]:
     found: list[RoundSummary] = []
     gaps: dict[str, float | None] = {}
-    expansions = 0
+    expansions: set[str] = set()
     number = 1
     while store.has(f"round-{number}/mixture"):
         part: Counter[str] = Counter()
+        judged: set[str] = set()
         if store.has(f"round-{number}/difficulty"):
             rows = store.read(f"round-{number}/difficulty", DifficultyRow)
             gaps |= {row.id: row.gap for row in rows}
             part = Counter(row.part for row in rows)
+            judged = {row.id for row in rows}
         written: list[ExpansionRow] = []
         if store.has(f"round-{number}/expansions"):
             written = store.read(f"round-{number}/expansions", ExpansionRow)
-        expansions += sum(row.reason is None for row in written)
+        expansions |= {row.id for row in written if row.reason is None}
         mixture = store.read(f"round-{number}/mixture", MixtureRow)
         draws = store.read(f"round-{number}/draws", DrawRow)
-        found.append(_round(number, mixture, draws, written, part["hard"] + expansions, part["easy"], gaps))
+        found.append(
+            _round(number, mixture, draws, written, part["hard"] + len(expansions - judged), part["easy"], gaps)
+        )
         number += 1
     return found
 
@@ -231,8 +235,9 @@ def _checks(
         hard = [one.hard_share for one in rounds]
         checks.append(Check("The share of hard examples rises round by round", _rises(hard), _percent(hard)))
         gaps = [one.difficulty for one in rounds if one.difficulty is not None]
-        figures = " -> ".join(f"{gap:.2f}" for gap in gaps)
-        checks.append(Check("The mean difficulty (MFD) of the examples rises round by round", _rises(gaps), figures))
+        figures = " -> ".join(f"{gap:.2f}" for gap in gaps) or "nothing was scored"
+        holds = len(gaps) == len(rounds) and _rises(gaps)
+        checks.append(Check("The mean difficulty (MFD) of the examples rises round by round", holds, figures))
     if rounds:
         low = [one.minimum for one in rounds]
         claim = "Every task keeps a share in every round (smallest share)"

@@ -38,7 +38,6 @@ class Evaluate:
             replies = dict(self.student.answer(checkpoint, list(instructions.values())))
             for _, (benchmark, prompt) in chunk:
                 reply = replies[prompt.instruction.id]
-                failed = isinstance(reply, Failure)
                 answer = None if isinstance(reply, Failure) else reply.text
                 score = 0.0 if answer is None else graders[benchmark].grade(prompt, answer)
                 yield EvaluationRow(
@@ -50,7 +49,7 @@ class Evaluate:
                     answer,
                     score,
                     score >= SUCCESS,
-                    reply.kind if isinstance(reply, Failure) and failed else None,
+                    reply.kind if isinstance(reply, Failure) else None,
                 )
 
         rows = keep(place, Work("evaluate", "evaluation", self.chunk), EvaluationRow, ordered, do)

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from tapir.domain.completion import Failure
-from tapir.domain.instruction import Instruction, Origin, Pair, Response
+from tapir.domain.instruction import Instruction, Origin, Pair, Response, normalised
 from tapir.domain.mixture import Draw
 from tapir.domain.randomness import priorities, seed_for
 from tapir.roles import ExpandRequest, Tagger, Teacher
@@ -49,8 +49,7 @@ class Expand:
             for task, count in chunk:
                 yield from self._fill(place, task, count, seeds[task], known)
 
-        rows = keep(place, Work("expand", "expansions", 1), ExpansionRow, requests, do)
-        return _without_twins(rows)
+        return keep(place, Work("expand", "expansions", 1), ExpansionRow, requests, do)
 
     def _fill(
         self, place: Place, task: str, count: int, seeds: Sequence[Pair], known: AbstractSet[str]
@@ -60,34 +59,35 @@ class Expand:
         for attempt in range(self.attempts):
             seed = seed_for(place.seed, "expand", place.number, task, attempt)
             request = ExpandRequest(task, _shuffled(seeds, seed), count - len(kept), seed)
-            written = [pair for pair in self.teacher.expand(request) if not isinstance(pair, Failure)]
+            replies = list(self.teacher.expand(request))
+            written = [reply for reply in replies if not isinstance(reply, Failure)]
+            for failure in (reply for reply in replies if isinstance(reply, Failure)):
+                place.watch.note(f"{task}: expansion failed: {failure.kind}: {failure.message}")
             tags = dict(self.tagger.tag([pair.instruction for pair in written]))
             for pair in written:
                 tag = tags[pair.instruction.id]
                 label = None if isinstance(tag, Failure) else tag.task
                 text = normalised(pair.instruction.text)
-                reason = self._reason(text, label, task, known | kept)
+                reason = self._reason(pair, label, task)
+                if reason is None and (text in known or text in kept):
+                    reason = "duplicate"
                 if reason is None:
                     kept.add(text)
                 yield _row(pair, task, label, reason)
             if len(kept) >= count:
                 return
 
-    def _reason(self, text: str, label: str | None, task: str, known: AbstractSet[str]) -> str | None:
+    def _reason(self, pair: Pair, label: str | None, task: str) -> str | None:
+        text = normalised(pair.instruction.text)
         if not text:
-            return "empty"
+            return "empty instruction"
+        if not pair.response.text.strip():
+            return "empty response"
         if text in self.forbidden:
             return "in an evaluation set"
-        if text in known:
-            return "duplicate"
         if label is None:
             return "not tagged"
         return None if label == task else "tagged as another task"
-
-
-def normalised(text: str) -> str:
-    """Case and white space do not make two instructions different."""
-    return " ".join(text.casefold().split())
 
 
 def pair_of(row: ExpansionRow, number: int) -> Pair:
@@ -126,15 +126,3 @@ def _row(pair: Pair, task: str, label: str | None, reason: str | None) -> Expans
         label,
         reason,
     )
-
-
-def _without_twins(rows: Sequence[ExpansionRow]) -> list[ExpansionRow]:
-    """Drop a text that was kept for two tasks at once the second time."""
-    seen: set[str] = set()
-    result = []
-    for row in rows:
-        twin = row.reason is None and row.id in seen
-        result.append(replace(row, reason="duplicate") if twin else row)
-        if row.reason is None:
-            seen.add(row.id)
-    return result

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import cast
 
 from tapir.domain.difficulty import Difficulty, difficulty
 from tapir.domain.instruction import Pair
@@ -34,8 +35,12 @@ class Score:
                     yield _unscored(name, Unscored("no student answer", answer.failure or ""), self.judge.name)
                 else:
                     comparisons.append(Comparison(pair.instruction, pair.response.text, answer.text))
+            owed = {comparison.instruction.id for comparison in comparisons}
             for name, verdict in self.judge.judge(comparisons):
-                yield from _rows(name, verdict, self.judge.name)
+                owed.discard(name)
+                yield from _rows(name, verdict or Unscored("no verdict"), self.judge.name)
+            for name in sorted(owed):
+                yield _unscored(name, Unscored("no verdict"), self.judge.name)
 
         rows = keep(place, Work("judge", "judgements", self.chunk), JudgementRow, items, do)
         return _difficulties(rows)
@@ -60,10 +65,8 @@ def _difficulties(rows: Sequence[JudgementRow]) -> dict[str, Difficulty | Unscor
         if row.student is None or row.reference is None:
             missing[row.id] = Unscored(row.unscored or "", row.raw or "")
             continue
-        order: Order = "student-first" if row.order == "student-first" else "reference-first"
-        judgement = Judgement(
-            row.student, row.reference, order if row.order != "alone" else "alone", row.rationale, row.judge
-        )
+        order = cast("Order", row.order)
+        judgement = Judgement(row.student, row.reference, order, row.rationale, row.judge)
         by_id.setdefault(row.id, []).append(judgement)
     scored: dict[str, Difficulty | Unscored] = {
         name: difficulty(judgements) for name, judgements in by_id.items() if name not in missing

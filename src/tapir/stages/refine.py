@@ -27,6 +27,8 @@ class Refine:
             for name, reply in self.teacher.refine([RefineRequest(pair, task_of[name]) for name, pair in chunk]):
                 if isinstance(reply, Failure):
                     yield RefinementRow(name, task_of[name], None, self.teacher.name, f"{reply.kind}: {reply.message}")
+                elif not reply.text.strip():
+                    yield RefinementRow(name, task_of[name], None, self.teacher.name, "empty: the rewrite has no text")
                 elif reply.finish_reason == "length":
                     yield RefinementRow(name, task_of[name], None, self.teacher.name, "length: the rewrite was cut off")
                 else:

@@ -14,6 +14,7 @@ from tapir.store.keep import Place
 class Resample:
     """Exact counts by largest remainder; a shortfall is a value, never a repetition."""
 
-    def run(self, place: Place, plan: RoundPlan, hard: Pool) -> Draw:
+    def run(self, place: Place, plan: RoundPlan, hard: Pool, easy: Pool) -> Draw:
         """What is wanted and what the pool gives, by task."""
-        return resample(hard, plan.size, plan.hard_share, plan.target, seed_for(place.seed, "mix", plan.number))
+        seed = seed_for(place.seed, "mix", plan.number)
+        return resample(hard, easy, plan.size, plan.hard_share, plan.target, seed)

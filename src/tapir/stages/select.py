@@ -9,6 +9,7 @@ import numpy as np
 
 from tapir.domain.difficulty import Difficulty, Split, Threshold, split
 from tapir.domain.judgement import Unscored
+from tapir.errors import RoleError
 from tapir.store.keep import Place
 from tapir.store.rows import DifficultyRow
 
@@ -24,6 +25,11 @@ class Select:
         found = [scored[name] for name in ids]
         gaps = np.array([one.gap if isinstance(one, Difficulty) else np.nan for one in found], dtype=np.float64)
         parts = split(ids, gaps, self.threshold)
+        if ids and not (parts.hard or parts.easy):
+            raise RoleError(
+                f"the judge scored none of the {len(ids)} answers",
+                remedy="Look at the column `unscored` of judgements.parquet, then change the judge or the student.",
+            )
         place.store.once(place.named("difficulty"), DifficultyRow, lambda: _rows(ids, found, parts))
         return parts
 

@@ -25,6 +25,7 @@ class Train:
         folder = place.store.round(place.number)
         out = Checkpoint(str(folder / "checkpoint"), place.number)
         if (folder / "checkpoint").exists() and (folder / "training.json").exists():
+            shutil.rmtree(folder / "training", ignore_errors=True)
             return out
         place.watch.check()
         job = TrainJob(

@@ -27,13 +27,18 @@ def disk_errors(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in _FULL:
-            raise StoreFull(
-                f"no space left while writing {path}",
-                remedy="Free some space and run `tapir resume` on the same folder; everything finished is kept.",
-            ) from error
+            raise full(path) from error
         raise StoreError(
             f"{path}: {error.strerror or error}", remedy="Choose a folder you can write to with --dir."
         ) from error
+
+
+def full(path: Path) -> StoreFull:
+    """The one error for a full disk."""
+    return StoreFull(
+        f"no space left while writing {path}",
+        remedy="Free some space and run `tapir resume` on the same folder; everything finished is kept.",
+    )
 
 
 @contextmanager
@@ -62,17 +67,15 @@ def write_json(path: Path, content: object) -> None:
     write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: Path, remedy: str = "Delete this file and run `tapir resume`; it is made again.") -> Any:
     """Parse a JSON file of ours.
 
     Raises:
-        StoreError: it is missing or is not JSON.
+        StoreError: it cannot be read or is not JSON.
     """
-    with disk_errors(path):
-        text = path.read_text(encoding="utf-8")
     try:
-        return json.loads(text)
-    except json.JSONDecodeError as error:
-        raise StoreError(
-            f"{path} is damaged: {error}", remedy="Delete this file and run `tapir resume`; it is made again."
-        ) from error
+        return json.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise StoreError(f"{path} cannot be read: {error.strerror}", remedy=remedy) from error
+    except ValueError as error:
+        raise StoreError(f"{path} is damaged: {error}", remedy=remedy) from error

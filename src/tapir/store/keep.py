@@ -67,6 +67,7 @@ def keep(
     """
     name = place.named(work.table)
     if place.store.has(name):
+        place.store.parts(name).drop()
         return place.store.read(name, row)
     chunks = [items[start : start + work.chunk] for start in range(0, len(items), work.chunk)]
     parts = place.store.parts(name)

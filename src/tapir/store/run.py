@@ -77,8 +77,9 @@ class RunStore:
         """Append a line to events.jsonl: when, what, and its facts."""
         line = json.dumps({"time": round(time.time(), 3), "event": kind, **facts}, ensure_ascii=False)
         path = self.folder / EVENTS
-        with disk_errors(path), path.open("a", encoding="utf-8") as events:
-            events.write(line + "\n")
+        with disk_errors(path), path.open("a+b") as events:
+            _end_line(events.fileno())
+            events.write(line.encode(errors="replace") + b"\n")
 
     def _key(self, path: Path) -> str:
         return path.relative_to(self.folder).as_posix()
@@ -106,12 +107,14 @@ class Parts:
         if not self.path.exists():
             return {}
         finished: dict[str, list[list[object]]] = {}
-        with self.path.open(encoding="utf-8", newline="\n") as lines:
+        with self.path.open("rb") as lines:
             for line in lines:
+                if not line.endswith(b"\n"):
+                    break  # the process died while writing this line: its chunk is owed again
                 try:
                     chunk = json.loads(line)
-                except json.JSONDecodeError:
-                    break  # the process died while writing this line: its chunk is owed again
+                except ValueError:
+                    break
                 finished[chunk["key"]] = chunk["rows"]
         return finished
 
@@ -122,7 +125,7 @@ class Parts:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as parts:
                 _end_line(parts.fileno())
-                parts.write(line.encode() + b"\n")
+                parts.write(line.encode(errors="surrogatepass") + b"\n")
                 parts.flush()
                 os.fsync(parts.fileno())
 

@@ -24,7 +24,7 @@ RowT = TypeVar("RowT", bound=Row)
 
 
 def schema_of(row: type[Row]) -> pa.Schema:
-    """The Parquet schema of a row class; `X | None` makes a column nullable."""
+    """The Parquet schema of a row class."""
     import pyarrow as pa
 
     types: dict[object, pa.DataType] = {

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapir.domain.completion import Completion, Usage
@@ -77,15 +76,17 @@ def load(checkpoint: Checkpoint) -> tuple[Any, Any]:
         RoleError: the folder holds no such model, or its tokenizer has no chat template.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     try:
         tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
         model = AutoModelForCausalLM.from_pretrained(checkpoint.path)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, SafetensorError) as error:
         raise RoleError(
             f"no student can be loaded from {checkpoint.path}: {error}",
-            remedy="Set student.model to a folder or hub id that transformers can load.",
+            remedy="Set student.model to a folder or hub id that transformers can load; a checkpoint of a run that is "
+            "damaged can be deleted, `tapir resume` trains it again.",
         ) from error
     if tokenizer.chat_template is None:
         raise RoleError(
@@ -96,11 +97,6 @@ def load(checkpoint: Checkpoint) -> tuple[Any, Any]:
         tokenizer.pad_token = tokenizer.eos_token
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return model.to(device), tokenizer
-
-
-def folder_size(path: Path) -> int:
-    """Bytes of a checkpoint."""
-    return sum(file.stat().st_size for file in path.rglob("*") if file.is_file())
 
 
 def _completion(row: torch.Tensor, tokenizer: Any, prompt_tokens: int) -> Completion:

@@ -32,7 +32,7 @@ def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list
     if not encoded:
         raise TrainingError("the mixture is empty", remedy="Lower curriculum.threshold, or bring a larger corpus.")
     for example, one in zip(examples, encoded, strict=True):
-        if not any(one.completion_mask):
+        if not example.answer.strip() or not any(one.completion_mask):
             raise TrainingError(
                 f"example {example.id} has no answer token to learn from: {example.answer!r}",
                 remedy="Check the answer in mixture.parquet and the student's chat template.",
@@ -52,7 +52,7 @@ def training_order(lengths: Sequence[int], *, batch_size: int, epochs: float, se
     batch, and the batches are shuffled again. The whole order is laid out here, so a resumed training
     only has to skip what it has seen.
     """
-    total = round(epochs * len(lengths))
+    total = max(1, round(epochs * len(lengths)))
     order: list[int] = []
     epoch = 0
     while len(order) < total:

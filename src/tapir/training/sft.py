@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tapir.errors import TrainingError
 from tapir.roles import TrainJob, TrainReport, Watch
-from tapir.store.files import disk_errors
+from tapir.store.files import disk_errors, full
 from tapir.students.local import load
 from tapir.training.examples import Encoded, encode, training_order
 
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
     from transformers import TrainerCallback
 
 _COMPLETE = "complete"
+_FULL_SIGNS = ("os error 27", "os error 28", "os error 122", "PytorchStreamWriter", "inline_container")
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,7 +75,7 @@ class SftTrainer:
             processing_class=tokenizer,
             callbacks=[_callback(watch)],
         )
-        with disk_errors(job.work):
+        with disk_errors(job.work), _full_disk(job.work):
             trainer.train(resume_from_checkpoint=str(last) if last else None)
             watch.check()
             _save(trainer.model, tokenizer, job.out)
@@ -100,6 +103,7 @@ class SftTrainer:
             save_steps=settings.save_every,
             save_total_limit=2,
             logging_steps=max(1, steps // 50),
+            logging_nan_inf_filter=False,
             report_to="none",
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
@@ -138,6 +142,19 @@ def _callback(watch: Watch) -> TrainerCallback:
             (Path(arguments.output_dir) / f"checkpoint-{state.global_step}" / _COMPLETE).touch()
 
     return Steps()
+
+
+@contextmanager
+def _full_disk(work: Path) -> Iterator[None]:
+    """See a full disk in what torch and safetensors raise in place of an OSError."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (RuntimeError, SafetensorError) as error:
+        if any(sign in str(error) for sign in _FULL_SIGNS):
+            raise full(work) from error
+        raise
 
 
 def _step(checkpoint: Path | None) -> int:
