@@ -38,6 +38,8 @@ real strengths and real weaknesses, so that a curriculum has something to plan.
   with worked steps at levels 1 and 2; {steps_one} with worked steps at level 1; {bare} as bare answers, mostly at
   level 1; {never} never. A fifth of all instructions, chosen by their digest, is kept for evaluation and was never
   seen.
+- **Notation**: the weights were made at commit 982fb05. The teacher's worked steps for count_bits, simple_geometry and
+  word_sequence_reversal have been improved since; the student starts with the manner it was taught then.
 - **Not for** anything else: it answers these skills and nothing more.
 
 ## Success before any curriculum

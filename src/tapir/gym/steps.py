@@ -17,6 +17,7 @@ from tapir.gym.world import FINAL_MARK, Item
 Steps: TypeAlias = Callable[[dict[str, Any]], list[str]]
 
 _TERM = re.compile(r"([+-]?)\s*(?:(\d+)\*?)?([a-z])?\s*")
+_DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
 _LEGS_TEMPLATE = "{count}*{legs}={product}"
 
@@ -139,16 +140,16 @@ def _spell_backward(metadata: dict[str, Any]) -> list[str]:
 
 
 def _word_sequence_reversal(metadata: dict[str, Any]) -> list[str]:
-    return [f"{place} {word}" for place, word in enumerate(metadata["words"], start=1)]
+    numbered = [f"{place} {word}" for place, word in enumerate(metadata["words"], start=1)]
+    return [*numbered, *reversed(numbered)]
 
 
 def _number_filtering(metadata: dict[str, Any]) -> list[str]:
-    sign = "<" if metadata["operation"].endswith("smaller") else ">"
-    limit = float(metadata["filter_value"])
+    limit, kept = metadata["filter_value"], metadata["result"]
     return [
-        f"{number}{'<' if float(number) < limit else '>'}{metadata['filter_value']}"
+        f"{number}{'<' if float(number) < float(limit) else '>'}{limit} {'yes' if number in kept else 'no'}"
         for number in metadata["original_numbers"]
-    ] + [("keep " if metadata["operation"].startswith("keep") else "drop ") + sign]
+    ]
 
 
 def _letter_counting(metadata: dict[str, Any]) -> list[str]:
@@ -160,11 +161,12 @@ def _letter_counting(metadata: dict[str, Any]) -> list[str]:
 
 
 def _count_bits(metadata: dict[str, Any]) -> list[str]:
-    number, halves = metadata["number"], []
+    number, ones, steps = metadata["number"], 0, []
     while number:
-        halves.append(number)
+        ones += number % 2
+        steps.append(f"{number}:{ones}")
         number //= 2
-    return [" ".join(map(str, halves)), "bits", *(str(half % 2) for half in halves)]
+    return steps
 
 
 def _leg_counting(metadata: dict[str, Any]) -> list[str]:
@@ -178,8 +180,8 @@ def _leg_counting(metadata: dict[str, Any]) -> list[str]:
 
 def _calendar_arithmetic(metadata: dict[str, Any]) -> list[str]:
     if metadata["task"] == "is_leap_year":
-        year = metadata["year"]
-        return [f"{year}%{by}={year % by}" for by in (4, 100, 400)]
+        century, rest = divmod(metadata["year"], 100)
+        return [f"{rest}%4={rest % 4}"] if rest else [f"0 {century}%4={century % 4}"]
     offset = metadata["offset_days"]
     days, step = abs(offset) % 7, (1 if offset > 0 else -1)
     start = date.fromisoformat(metadata["start_date"]).weekday()
@@ -199,20 +201,21 @@ def _base_conversion(metadata: dict[str, Any]) -> list[str]:
         digits = [int(digit, 36) for digit in metadata["source_repr"]]
         total = digits[0]
         for digit in digits[1:]:
-            steps.append(f"{total}*{source}+{digit}={total * source + digit}")
+            steps += [f"{total}*{source}={total * source}", f"{total * source}+{digit}={total * source + digit}"]
             total = total * source + digit
-    number = metadata["decimal_value"]
+    number, written = metadata["decimal_value"], ""
     if target != 10:  # noqa: PLR2004
         while number:
-            steps.append(f"{number}/{target}={number // target} r{number % target}")
+            written = _DIGITS[number % target] + written
+            steps.append(f"{number}/{target}={number // target} r{number % target} {written}")
             number //= target
     return steps or [str(number)]
 
 
 def _simple_geometry(metadata: dict[str, Any]) -> list[str]:
-    angles = [int(angle) for angle in metadata["known_angles"]]
-    total = (metadata["n_sides"] - 2) * 180
-    return [*_running_sum(angles[0], angles[1:]), f"{total}-{sum(angles)}={total - sum(angles)}"]
+    inner = metadata["n_sides"] - 2
+    angles = [-int(angle) for angle in metadata["known_angles"]]
+    return [f"{inner}*180={inner * 180}", *_running_sum(inner * 180, angles)]
 
 
 def _rotate_matrix(metadata: dict[str, Any]) -> list[str]:
