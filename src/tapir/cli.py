@@ -34,7 +34,8 @@ app.add_typer(recipes, name="recipe")
 RecipeName = Annotated[str, typer.Argument(help="A TOML file or the name of a shipped recipe.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. curriculum.rounds=2; repeatable.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
-FULL_BYTES = 1_000_000
+MEGABYTE = 1_000_000
+PLAIN_WIDTH = 120  # columns where the output is not a terminal
 
 
 def main() -> None:
@@ -99,7 +100,7 @@ def plan(
         table.add_row(str(stage.round), stage.stage, f"{stage.items:,}", stage.who)
     console.print(table)
     console.print("paid calls: none (the embedded teacher and judge cost nothing)")
-    console.print(f"disk: about {found.disk / FULL_BYTES:,.0f} MB")
+    console.print(f"disk: about {found.disk / MEGABYTE:,.0f} MB")
     if found.seconds is not None:
         console.print(f"time: about {found.seconds / 60:.1f} min on this machine (from a measurement just now)")
     for obstacle in found.obstacles:
@@ -231,7 +232,8 @@ def _console(screen: object) -> Console:
 
     from rich.console import Console
 
-    return Console(file=cast("IO[str]", screen))
+    stream = cast("IO[str]", screen)
+    return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH)
 
 
 def _complain(error: TapirError) -> None:

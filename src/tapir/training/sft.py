@@ -108,7 +108,7 @@ class SftTrainer:
             disable_tqdm=True,
             use_cpu=not torch.cuda.is_available(),
             bf16=torch.cuda.is_available(),
-            gradient_checkpointing=False,
+            activation_checkpointing=False,
             dataloader_pin_memory=False,
             seed=job.seed,
         )
