@@ -37,8 +37,11 @@ def load(source: str, changes: Iterable[str] = ()) -> Recipe:
         RecipeError: it cannot be read, or a key or value is wrong; every problem is named.
     """
     content = _read(source)
-    for change in changes:
-        _apply(content, change)
+    changed = [_apply(content, change) for change in changes]
+    curriculum = content.get("curriculum")
+    if "curriculum.variant" in changed and isinstance(curriculum, dict) and curriculum["variant"] == "single-round":
+        for key in {"rounds", "schedule"} - {name.split(".")[1] for name in changed if "." in name}:
+            curriculum.pop(key, None)  # the change asks for another variant than the file was written for
     return parse(content)
 
 
@@ -78,7 +81,8 @@ def _read(source: str) -> dict[str, Any]:
         raise RecipeError(f"{source} is not valid TOML: {error}", remedy="Mend the line named.") from error
 
 
-def _apply(content: dict[str, Any], change: str) -> None:
+def _apply(content: dict[str, Any], change: str) -> str:
+    """Set one key; returns its name."""
     key, equals, value = change.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"--set {change!r} is not key=value", remedy="For example: --set curriculum.rounds=2")
@@ -94,6 +98,7 @@ def _apply(content: dict[str, Any], change: str) -> None:
                 f"--set {change!r}: {table} is not a table", remedy="`tapir recipe show gym` lists all keys."
             )
     content[last] = parsed
+    return key.strip()
 
 
 def _explain(problem: ErrorDetails) -> str:

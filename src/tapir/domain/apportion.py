@@ -10,13 +10,15 @@ from numpy.typing import ArrayLike, NDArray
 Counts = NDArray[np.int64]
 
 _ROUNDING = 1e-9
+_NOTHING = 1e-100
 
 
 def apportion(weights: ArrayLike, total: int, *, low: ArrayLike | None = None, high: ArrayLike | None = None) -> Counts:
     """Divide `total` by `weights` into whole numbers within bounds.
 
     Where no bound binds this is the largest-remainder (Hamilton) method. What a bound takes from one
-    place goes to the others in proportion to their weights. A weight of 0 gets its lower bound.
+    place goes to the others in proportion to their weights. A weight of 0 (or below 1e-100 of the largest)
+    gets its lower bound.
 
     Args:
         weights: shape (k,), non-negative, in any unit.
@@ -30,6 +32,8 @@ def apportion(weights: ArrayLike, total: int, *, low: ArrayLike | None = None, h
     share = np.asarray(weights, dtype=np.float64)
     if share.ndim != 1 or np.any(share < 0) or not np.all(np.isfinite(share)):
         raise ValueError(f"weights must be finite and non-negative, got {weights!r}")
+    share = share / (share.max(initial=0.0) or 1.0)
+    share = np.where(share < _NOTHING, 0.0, share)
     floor = np.zeros(share.size, np.int64) if low is None else np.asarray(low, np.int64)
     ceiling = np.full(share.size, max(total, 0), np.int64) if high is None else np.asarray(high, np.int64)
     ceiling = np.where(share > 0, np.maximum(ceiling, floor), floor)
