@@ -135,7 +135,7 @@ class Curriculum:
         return Mix().run(self.place, goal, self._pool(self._hard(split)), self._pool(self._easy(split)))
 
     def refine(self, mixture: Mixture) -> None:
-        """Rewrite y to y' for what the round trains on: the same result as refining the whole pool first, without its cost."""
+        """Rewrite y to y' for what the round trains on: the result of refining the whole pool, without its cost."""
         if not self.recipe.curriculum.refine:
             return
         owed = [self.pairs[name] for name in (*mixture.hard, *mixture.easy) if name not in self.refined]
