@@ -14,6 +14,8 @@ TapirError                  what went wrong, and the remedy; `exit_code` for the
 │   ├── MissingExtra        an optional dependency is not installed
 │   └── TrainingError       training cannot start or produced nothing usable
 └── Interrupted             the user asked to stop; everything finished is on disk
+    ├── CostLimit           the next call might pass the money the recipe allows
+    └── Waiting             the rest is in batches that the provider has not finished
 """
 
 from __future__ import annotations
@@ -89,3 +91,15 @@ class Interrupted(TapirError):
     """The user asked to stop; everything finished is on disk."""
 
     exit_code = 130
+
+
+class CostLimit(Interrupted):
+    """The next call might pass the money the recipe allows; everything finished is on disk."""
+
+    exit_code = 3
+
+
+class Waiting(Interrupted):
+    """The rest is in batches that the provider has not finished; everything that came is on disk."""
+
+    exit_code = 75

@@ -1,0 +1,159 @@
+"""The call engine against bare aiohttp, in one run: throughput, CPU time a call, memory over many rows.
+
+    python benchmarks/engine.py             # what a person waits for: about two minutes
+    python benchmarks/engine.py --rows 50000 --only memory
+
+Both sides send the same requests to the same fake server, which answers after 100 ms from a process of its
+own. The engine looks every request up in its ledger, parses every reply, and has it on disk before it counts.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import resource
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import aiohttp
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+
+from tapir.llm.endpoint import Endpoint
+from tapir.llm.engine import Engine, Settings
+from tapir.llm.wire import Request, Sampling, body
+from tests.server import Behaviour, serving
+
+ROWS = 2_000
+IN_FLIGHT = 256
+LATENCY = 0.1
+WORDS = "What follows from the premise that every number in this list is even and larger than the last one? " * 4
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Wall seconds and CPU seconds of this process for so many calls."""
+
+    calls: int
+    wall: float
+    cpu: float
+
+    def __str__(self) -> str:
+        rate, each = self.calls / self.wall, 1000 * self.cpu / self.calls
+        return f"{self.calls:,} calls: {rate:,.0f} requests/s, {each:.2f} ms CPU a call, {self.wall:.2f} s"
+
+
+def requests(rows: int) -> Iterator[tuple[int, Request]]:
+    """Judge-like prompts of about 500 bytes, all different."""
+    for row in range(rows):
+        yield row, Request([{"role": "user", "content": f"{row}: {WORDS}<score>"}], Sampling(0.0, 256))
+
+
+def timed(calls: int, work: Callable[[], None]) -> Measured:
+    """Time some calls."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return Measured(calls, time.perf_counter() - wall, time.process_time() - cpu)
+
+
+async def bare(url: str, rows: int, in_flight: int) -> None:
+    """The least that can be done: a session, a semaphore, the body read."""
+    gate = asyncio.Semaphore(in_flight)
+    endpoint = Endpoint("bare", url, "model")
+    async with aiohttp.ClientSession(connector=aiohttp.TCPConnector(limit=0)) as session:
+
+        async def call(request: Request) -> None:
+            async with (
+                gate,
+                session.post(
+                    url + "/chat/completions",
+                    data=body(endpoint, request),
+                    headers={"Content-Type": "application/json"},
+                ) as response,
+            ):
+                assert response.status == 200
+                await response.json()
+
+        await asyncio.gather(*(call(request) for _, request in requests(rows)))
+
+
+def engine(url: str, rows: int, in_flight: int, folder: Path) -> Measured:
+    """The same calls through the engine."""
+    settings = Settings(folder / f"ledger-{time.monotonic_ns()}.sqlite", "bench")
+    made = Engine([Endpoint("e", url, "model", concurrency=in_flight)], settings, lambda: False)
+
+    def work() -> None:
+        done = sum(1 for _ in made.stream(["e"], requests(rows)))
+        assert done == rows
+
+    try:
+        return timed(rows, work)
+    finally:
+        made.close()
+
+
+def throughput(rows: int, repeats: int, folder: Path) -> None:
+    """Both sides in turn, so that a slow moment of the machine meets both."""
+    with serving(Behaviour(latency=LATENCY)) as server:
+        best: dict[str, Measured] = {}
+        for _ in range(repeats):
+            base = timed(rows, lambda: asyncio.run(bare(server.url, rows, IN_FLIGHT)))
+            ours = engine(server.url, rows, IN_FLIGHT, folder)
+            for name, one in (("bare aiohttp", base), ("engine", ours)):
+                print(f"  {name:<13} {one}")
+                if name not in best or one.wall < best[name].wall:
+                    best[name] = one
+    ours, base = best["engine"], best["bare aiohttp"]
+    print(
+        f"throughput, {IN_FLIGHT} in flight, best of {repeats}: engine / bare ="
+        f" {base.wall / ours.wall:.2f} of its requests/s, {ours.cpu / base.cpu:.2f} of its CPU time"
+    )
+
+
+def many(folder: Path) -> None:
+    """1,024 in flight to a server that takes 3 s."""
+    rows, in_flight, latency = 8_192, 1_024, 3.0
+    with serving(Behaviour(latency=latency)) as server:
+        found = engine(server.url, rows, in_flight, folder)
+    ideal = rows / in_flight * latency
+    print(
+        f"1,024 in flight at 3 s: {found.wall:.1f} s for {rows:,} calls, {found.wall / ideal:.2f} of the ideal {ideal:.0f} s"
+    )
+
+
+def memory(rows: int, folder: Path) -> None:
+    """The most memory of this process after 2,000 rows and after many."""
+    with serving(Behaviour(latency=0.02)) as server:
+        before = 0.0
+        for count in (2_000, rows):
+            engine(server.url, count, IN_FLIGHT, folder)
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+            print(
+                f"memory: at most {peak:.0f} MB after {count:,} rows" + (f", {peak / before:.2f} x" if before else "")
+            )
+            before = peak
+
+
+def main() -> None:
+    """Measure and print."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--rows", type=int, default=20_000, help="rows for the memory figure")
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--only", choices=("throughput", "many", "memory"))
+    chosen = options.parse_args()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        if chosen.only in {None, "throughput"}:
+            throughput(ROWS, chosen.repeats, folder)
+        if chosen.only in {None, "many"}:
+            many(folder)
+        if chosen.only in {None, "memory"}:
+            memory(chosen.rows, folder)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""Everything that speaks to a language model over HTTP, and the roles it fills."""
