@@ -7,9 +7,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tapir.errors import RecipeError
-from tapir.recipe import Recipe, Section
+from tapir.recipe import Recipe
 from tapir.recipe_file import load, parse, shipped
+from tapir.sections import GymCorpus, Section
+from tests.recipes import refusal, refusal_of
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -20,22 +21,6 @@ def sections(root: type[Section] = Section) -> list[type[Section]]:
 
 
 FIELDS = [(section, name) for section in sections() for name in section.model_fields]
-
-
-def refusal(content: dict[str, Any]) -> str:
-    """What the error says about these tables."""
-    with pytest.raises(RecipeError) as caught:
-        parse(content)
-    assert caught.value.remedy
-    return str(caught.value)
-
-
-def refusal_of(source: str, *changes: str) -> str:
-    """What the error says about this recipe with these changes."""
-    with pytest.raises(RecipeError) as caught:
-        load(source, changes)
-    assert caught.value.remedy
-    return str(caught.value)
 
 
 # Reading
@@ -247,7 +232,7 @@ def test_a_single_round_is_one_round_of_hard_examples() -> None:
 
 
 def test_a_minimum_without_room_to_lean_is_refused() -> None:
-    assert "target.minimum has no effect" in refusal({"curriculum": {"target": {"minimum": 0.02}}})
+    assert "target: minimum has no effect with shares" in refusal({"curriculum": {"target": {"minimum": 0.02}}})
 
 
 # Schedules
@@ -308,6 +293,7 @@ def test_a_change_may_hold_a_truth_value_a_list_or_a_table() -> None:
         ],
     )
     assert not changed.curriculum.expand
+    assert isinstance(changed.corpus, GymCorpus)
     assert changed.corpus.skills == ("gcd", "aiw")
     assert changed.curriculum.alpha().shares == (0.5, 0.5, 0.5)
 

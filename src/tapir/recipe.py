@@ -1,95 +1,42 @@
 """The recipe: one typed tree; TOML in, resolved JSON out.
 
-The line under a field is its help. Defaults live here and nowhere else.
+The line under a field is its help. Defaults live here and in the sections, and nowhere else.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import difflib
+import re
+from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    SerializerFunctionWrapHandler,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import AfterValidator, Field, model_validator
 
 from tapir.domain import difficulty
 from tapir.domain.schedule import Schedule
-
-Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
-Count: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
-
-
-class Section(BaseModel):
-    """A table of the recipe; an unknown key is an error."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, use_attribute_docstrings=True, allow_inf_nan=False)
-
-    def idle(self) -> frozenset[str]:
-        """Keys that would be refused beside the others because they have no effect."""
-        return frozenset()
-
-    @model_serializer(mode="wrap")
-    def _without_idle(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        return {key: value for key, value in write(self).items() if key not in self.idle()}
-
-
-class GymCorpus(Section):
-    """Instructions of the embedded world, imbalanced the way public corpora are."""
-
-    kind: Literal["gym"] = "gym"
-    """Where the corpus comes from."""
-    size: Annotated[int, Field(ge=50, strict=True)] = 2000
-    """Instructions in the corpus."""
-    skew: Annotated[float, Field(ge=0, le=3)] = 1.0
-    """Exponent of the power law over skills; 0 gives every skill the same share."""
-    skills: tuple[str, ...] = ()
-    """Skills to use; empty means all that may be trained on."""
-
-
-class GymTeacher(Section):
-    """Exact answers, fresh instances, worked steps."""
-
-    kind: Literal["gym"] = "gym"
-    """Who teaches."""
-
-
-class GymJudge(Section):
-    """The verifier of the embedded world on the 1 to 10 scale."""
-
-    kind: Literal["gym"] = "gym"
-    """Who judges."""
-
-
-class TfidfTagger(Section):
-    """TF-IDF and logistic regression, trained in the run from the teacher's labels on a sample."""
-
-    kind: Literal["tfidf"] = "tfidf"
-    """Who tags."""
-    labelled: Annotated[int, Field(ge=20, strict=True)] = 800
-    """Instructions the teacher labels."""
-    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
-    """Share of the labels kept to measure the tagger."""
-
-
-class LocalStudent(Section):
-    """A model answering in this process, through transformers."""
-
-    kind: Literal["transformers"] = "transformers"
-    """How the student answers."""
-    model: str = "nano"
-    """"nano" for the built-in student, or a folder or hub id that transformers can load."""
-    max_new_tokens: Count = 112
-    """Longest answer, in tokens."""
-    batch_size: Count = 128
-    """Prompts answered at once."""
-    temperature: Annotated[float, Field(ge=0, le=2)] = 0.0
-    """0 is greedy."""
+from tapir.endpoints import Calls, Endpoint
+from tapir.sections import (
+    AnyCorpus,
+    AnyEvaluation,
+    AnyJudge,
+    AnyTagger,
+    AnyTeacher,
+    Count,
+    GymCorpus,
+    GymEvaluation,
+    GymJudge,
+    GymTeacher,
+    LlmJudge,
+    LlmTagger,
+    LlmTeacher,
+    LocalStudent,
+    Section,
+    Share,
+    Text,
+    TfidfTagger,
+    Whole,
+    kind_or,
+)
 
 
 class PaperSchedule(Section):
@@ -133,7 +80,7 @@ class ListSchedule(Section):
 
 
 AnySchedule: TypeAlias = Annotated[
-    PaperSchedule | ConstantSchedule | LinearSchedule | ListSchedule, Field(discriminator="kind")
+    PaperSchedule | ConstantSchedule | LinearSchedule | ListSchedule, Field(discriminator="kind"), kind_or("paper")
 ]
 
 
@@ -162,9 +109,24 @@ class Target(Section):
     minimum: Share = 0.01
     """With shares = "room": share every task keeps."""
 
-    def idle(self) -> frozenset[str]:
+    def idle(self) -> Mapping[str, str]:
         """The paper's fixed shares know no minimum."""
-        return frozenset({"minimum"}) if self.shares == "fixed" else frozenset()
+        return {"minimum": "shares"} if self.shares == "fixed" else {}
+
+
+class Novelty(Section):
+    """When an instruction the teacher wrote is new."""
+
+    rule: Literal["exact", "near"] = "exact"
+    """exact: no known instruction has the same text; near: none resembles it either (paper)."""
+    rouge: Share = 0.7
+    """With rule = "near": a ROUGE-L above this is a near-duplicate."""
+    minhash: Share = 0.7
+    """With rule = "near": a Jaccard similarity above this, estimated by MinHash, is a near-duplicate."""
+
+    def idle(self) -> Mapping[str, str]:
+        """Equal texts need no measure."""
+        return dict.fromkeys(("rouge", "minhash"), "rule") if self.rule == "exact" else {}
 
 
 class Curriculum(Section):
@@ -192,27 +154,28 @@ class Curriculum(Section):
     """Have the teacher write what the hard pool lacks."""
     expand_attempts: Count = 3
     """How often the teacher is asked again for what a task still lacks."""
+    novelty: Novelty = Novelty()
+    """When an instruction the teacher wrote is new."""
     refine: bool = True
     """Have the teacher rewrite the answers in the manner of their task."""
+    refine_keep: Literal["always", "judge"] = "always"
+    """always: the rewritten answer is trained on; judge: the original is, where the judge prefers it."""
 
-    def idle(self) -> frozenset[str]:
-        """A single round has no schedule."""
-        return frozenset({"rounds", "schedule"}) if self.variant == "single-round" else frozenset()
-
-    @field_validator("schedule", mode="before")
-    @classmethod
-    def _paper_unless_said(cls, value: object) -> object:
-        return {"kind": "paper", **value} if isinstance(value, dict) else value
+    def idle(self) -> Mapping[str, str]:
+        """A single round has no schedule; what is not done has no settings."""
+        found: dict[str, str] = {}
+        if self.variant == "single-round":
+            found |= {"rounds": "variant", "schedule": "variant"}
+        if not self.expand:
+            found |= {"expand_attempts": "expand", "novelty": "expand"}
+        if not self.refine:
+            found |= {"refine_keep": "refine"}
+        return found
 
     @model_validator(mode="after")
-    def _nothing_without_effect(self) -> Curriculum:
-        clash = sorted(self.idle() & self.model_fields_set)
-        if clash:
-            raise ValueError(f"variant = 'single-round' is one round of hard examples: remove {' and '.join(clash)}")
+    def _has_a_schedule(self) -> Curriculum:
         if isinstance(self.schedule, ListSchedule) and len(self.schedule.shares) != self.rounds:
             raise ValueError(f"schedule.shares has {len(self.schedule.shares)} entries for rounds = {self.rounds}")
-        if self.target.idle() & self.target.model_fields_set:
-            raise ValueError("target.minimum has no effect with target.shares = 'fixed': remove it")
         self.alpha()
         return self
 
@@ -251,22 +214,15 @@ class Training(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay."""
     max_length: Count = 512
-    """Longest example in tokens; a longer one is an error, never cut."""
+    """Longest example in tokens; a longer one is left out and counted, never cut."""
     save_every: Count = 50
     """Steps between two training checkpoints."""
 
 
-class GymEvaluation(Section):
-    """Held-out instructions of the embedded world."""
-
-    kind: Literal["gym"] = "gym"
-    """What is measured with."""
-    per_task: Count = 30
-    """In-distribution prompts for each skill."""
-    harder_per_task: Annotated[int, Field(ge=0, strict=True)] = 10
-    """Prompts one level harder, for each skill."""
-    unseen_per_task: Annotated[int, Field(ge=0, strict=True)] = 20
-    """Prompts for each skill that is never trained on."""
+def _endpoint_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
+        raise ValueError("names of endpoints have letters, digits, - and _ only")
+    return name
 
 
 class Recipe(Section):
@@ -274,17 +230,17 @@ class Recipe(Section):
 
     name: str = "gym"
     """Name of the recipe, for the report."""
-    seed: Annotated[int, Field(ge=0, strict=True)] = 7
+    seed: Whole = 7
     """Same seed, same run."""
     chunk: Count = 256
     """Items that are finished and saved together."""
-    corpus: GymCorpus = GymCorpus()
+    corpus: AnyCorpus = GymCorpus()
     """D: the instructions to choose from."""
-    teacher: GymTeacher = GymTeacher()
+    teacher: AnyTeacher = GymTeacher()
     """T: answers, expands, refines."""
-    judge: GymJudge = GymJudge()
+    judge: AnyJudge = GymJudge()
     """J: scores from 1 to 10."""
-    tagger: TfidfTagger = TfidfTagger()
+    tagger: AnyTagger = TfidfTagger()
     """Gives every instruction its task."""
     student: LocalStudent = LocalStudent()
     """S: the model that learns."""
@@ -292,21 +248,112 @@ class Recipe(Section):
     """Rounds and mixtures."""
     training: Training = Training()
     """Fine-tuning."""
-    evaluation: GymEvaluation = GymEvaluation()
+    evaluation: AnyEvaluation = GymEvaluation()
     """What is measured after every round."""
+    endpoints: dict[Annotated[str, AfterValidator(_endpoint_name)], Endpoint] = Field(default_factory=dict)
+    """Models behind servers, each in a table [endpoints.NAME]; the roles say which NAMEs they use."""
+    calls: Calls = Calls()
+    """What is true of all calls to servers together."""
+    prompts: dict[str, Text] = Field(default_factory=dict)
+    """For the name of a prompt, the file that takes its place."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> Recipe:
+        problems = [*self._of_one_world(), *self._endpoints_in_use(), *self._calls_that_cost()]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _of_one_world(self) -> Iterator[str]:
+        """The gym's roles know its own instructions and no others."""
+        kind, evaluation = self.corpus.kind, self.evaluation
+        beside = f"beside corpus.kind = {kind!r}"
+        if isinstance(self.corpus, GymCorpus):
+            if not isinstance(self.teacher, GymTeacher):
+                yield f"teacher.kind = {self.teacher.kind!r} {beside}: only the gym's teacher can; set it to 'gym'"
+            if not isinstance(evaluation, GymEvaluation):
+                yield f"evaluation.kind = {evaluation.kind!r} {beside}: the gym is measured exactly; set it to 'gym'"
+            return
+        knows = "knows the gym's instructions only"
+        if isinstance(self.teacher, GymTeacher):
+            yield f"teacher.kind = 'gym' {beside}: it {knows}; set it to 'llm' and name its endpoints"
+        if isinstance(self.judge, GymJudge):
+            yield f"judge.kind = 'gym' {beside}: it {knows}; set it to 'llm' and name its endpoints"
+        if isinstance(self.tagger, TfidfTagger) and not self.tagger.endpoints:
+            yield f"tagger.endpoints = [] {beside}: the gym's teacher would label, and it {knows}; name who labels"
+        if isinstance(evaluation, GymEvaluation):
+            yield f"evaluation.kind = 'gym' {beside}: it measures what the gym teaches; set it to 'judged'"
+        elif 0 < self.corpus.limit <= evaluation.held_out:
+            yield (
+                f"evaluation.held_out = {evaluation.held_out} of corpus.limit = {self.corpus.limit}"
+                " leaves nothing to train on: raise limit, or lower held_out"
+            )
+
+    def users(self) -> dict[str, tuple[str, ...]]:
+        """For every role that calls servers, the names of its endpoints."""
+        roles = {"teacher": self.teacher, "judge": self.judge, "tagger": self.tagger}
+        return {
+            name: role.endpoints
+            for name, role in roles.items()
+            if isinstance(role, LlmTeacher | LlmJudge | LlmTagger | TfidfTagger) and role.endpoints
+        }
+
+    def answers(self) -> Literal["corpus", "missing", "teacher"]:
+        """Whose answers are trained on; the gym's corpus brings its own."""
+        return "corpus" if isinstance(self.corpus, GymCorpus) else self.corpus.answers
+
+    def _endpoints_in_use(self) -> Iterator[str]:
+        users = self.users()
+        for role, names in users.items():
+            for name in sorted(set(names)):
+                if name not in self.endpoints:
+                    near = difflib.get_close_matches(name, self.endpoints, n=1)
+                    hint = f"did you mean {near[0]}?" if near else f"add a table [endpoints.{name}], or mend the name"
+                    yield f"{role}.endpoints: there is no endpoint {name!r}; {hint}"
+                if names.count(name) > 1:
+                    yield f"{role}.endpoints names {name!r} {names.count(name)} times: once is enough"
+        for name in sorted(self.endpoints.keys() - {name for names in users.values() for name in names}):
+            yield f"endpoints.{name}: no role uses it; name it in a role's endpoints, or remove it"
+
+    def _calls_that_cost(self) -> Iterator[str]:
+        if not self.endpoints:
+            if self.calls != Calls():
+                yield "calls has no effect without endpoints: remove it"
+            if self.prompts:
+                yield "prompts has no effect without endpoints: remove it"
+        elif self.calls.max_cost and not any(one.costs for one in self.endpoints.values()):
+            yield (
+                f"calls.max_cost = {self.calls.max_cost:g} has no effect while every price is 0: set price_input and"
+                " price_output of an endpoint, or remove max_cost"
+            )
 
     def resolved(self) -> dict[str, Any]:
         """Every setting with its value, as JSON types."""
         return self.model_dump(mode="json")
 
+    def identity(self) -> dict[str, Any]:
+        """Every setting that changes what is computed: `resolved` without the operational keys."""
+        return _identity(self.resolved())
+
     def differences(self, other: Mapping[str, Any]) -> list[str]:
-        """Keys whose values differ from another resolved recipe, as "key: theirs -> ours"."""
-        theirs, ours = _flat(other), _flat(self.resolved())
+        """Keys whose values differ from another resolved recipe, as "key: theirs -> ours"; not the operational ones."""
+        theirs, ours = _flat(_identity(other)), _flat(self.identity())
         return [
             f"{key}: {theirs.get(key, 'not set')} -> {ours.get(key, 'not set')}"
             for key in sorted(theirs.keys() | ours.keys())
             if theirs.get(key) != ours.get(key)
         ]
+
+
+def _identity(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """The same tables without the keys that a run may go on with other values of."""
+    endpoints = {name: _without(one, Endpoint.operational) for name, one in tree.get("endpoints", {}).items()}
+    calls = _without(tree.get("calls", {}), Calls.operational)
+    return {**tree, "endpoints": endpoints, "calls": calls}
+
+
+def _without(table: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:
+    return {key: value for key, value in table.items() if key not in keys}
 
 
 def _flat(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 import difflib
 import json
+import re
 import tomllib
 from collections.abc import Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, get_args
 
-from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
+from pydantic import JsonValue, ValidationError
+from pydantic.fields import FieldInfo
 
 from tapir.errors import RecipeError
-from tapir.recipe import ConstantSchedule, LinearSchedule, ListSchedule, PaperSchedule, Recipe, Section
+from tapir.mistakes import explain, kind_of, left_over, sections
+from tapir.recipe import Recipe
+from tapir.sections import Section
 
 
 def shipped() -> list[str]:
@@ -37,12 +41,28 @@ def load(source: str, changes: Iterable[str] = ()) -> Recipe:
         RecipeError: it cannot be read, or a key or value is wrong; every problem is named.
     """
     content = _read(source)
-    changed = [_apply(content, change) for change in changes]
-    curriculum = content.get("curriculum")
-    if "curriculum.variant" in changed and isinstance(curriculum, dict) and curriculum["variant"] == "single-round":
-        for key in {"rounds", "schedule"} - {name.split(".")[1] for name in changed if "." in name}:
-            curriculum.pop(key, None)  # the change asks for another variant than the file was written for
-    return parse(content)
+    changed = {_apply(content, change) for change in changes}
+    while True:
+        try:
+            return Recipe.model_validate(content)
+        except ValidationError as error:
+            stale = left_over(error, changed)
+            if not stale:
+                raise _explained(error) from error
+            for key in stale:
+                _remove(content, key)
+
+
+def changed(content: Mapping[str, Any], changes: Iterable[str]) -> Recipe:
+    """A recipe from its tables, with some keys set.
+
+    Raises:
+        RecipeError: a key or value is wrong.
+    """
+    tables = copy.deepcopy(dict(content))
+    for change in changes:
+        _apply(tables, change)
+    return parse(tables)
 
 
 def parse(content: Mapping[str, Any]) -> Recipe:
@@ -54,10 +74,13 @@ def parse(content: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        problems = [_explain(one) for one in error.errors()]
-        raise RecipeError(
-            "\n".join(problems), remedy="`tapir recipe show gym` prints every key with its meaning."
-        ) from error
+        raise _explained(error) from error
+
+
+def _explained(error: ValidationError) -> RecipeError:
+    problems = [explain(one) for one in error.errors()]
+    remedy = "`tapir recipe show gym` prints its keys with their meaning, `tapir recipe schema` those of every kind."
+    return RecipeError("\n".join(problems), remedy=remedy)
 
 
 def _read(source: str) -> dict[str, Any]:
@@ -95,41 +118,17 @@ def _apply(content: dict[str, Any], change: str) -> str:
         content = content.setdefault(table, {})
         if not isinstance(content, dict):
             raise RecipeError(
-                f"--set {change!r}: {table} is not a table", remedy="`tapir recipe show gym` lists all keys."
+                f"--set {key.strip()}: {table} is not a table", remedy="`tapir recipe show gym` lists all keys."
             )
     content[last] = parsed
     return key.strip()
 
 
-def _explain(problem: ErrorDetails) -> str:
-    """One line: where, what, and what was probably meant."""
-    place = [str(part) for part in problem["loc"]]
-    where = ".".join(
-        part for turn, part in enumerate(place) if place[turn - 1 : turn] != ["schedule"] or len(place) - 1 == turn
-    )
-    if problem["type"] == "extra_forbidden":
-        near = difflib.get_close_matches(place[-1], _keys_at(place[:-1]), n=1, cutoff=0.5)
-        return f"{where}: no such key" + (f"; did you mean {near[0]}?" if near else "")
-    if problem["type"] in {"literal_error", "union_tag_invalid"}:
-        options = str(problem.get("ctx", {}).get("expected") or problem.get("ctx", {}).get("expected_tags", ""))
-        value = problem["input"] if problem["type"] == "literal_error" else problem.get("ctx", {}).get("tag")
-        near = difflib.get_close_matches(
-            str(value), [one.strip("' ") for one in options.replace(" or ", ",").split(",")], n=1
-        )
-        return f"{where} = {value!r}: must be {options}" + (f"; did you mean {near[0]!r}?" if near else "")
-    message = problem["msg"].removeprefix("Value error, ").replace("Input should be", "must be")
-    shown = "" if isinstance(problem["input"], dict) or problem["type"] == "missing" else f" = {problem['input']!r}"
-    return f"{where}{shown}: {message[:1].lower()}{message[1:]}"
-
-
-def _keys_at(place: list[str]) -> list[str]:
-    model: type[BaseModel] = Recipe
-    schedules = {"paper": PaperSchedule, "constant": ConstantSchedule, "linear": LinearSchedule, "list": ListSchedule}
-    for part in place:
-        found = schedules.get(part) if part in schedules else model.model_fields[part].annotation
-        if isinstance(found, type) and issubclass(found, BaseModel):
-            model = cast("type[BaseModel]", found)
-    return list(model.model_fields)
+def _remove(content: dict[str, Any], key: str) -> None:
+    *tables, last = key.split(".")
+    for table in tables:
+        content = content[table]
+    del content[last]
 
 
 def as_toml(recipe: Recipe) -> str:
@@ -138,27 +137,53 @@ def as_toml(recipe: Recipe) -> str:
 
 
 def _lines(section: Section, prefix: str) -> Iterator[str]:
-    """The section's own keys first, then its tables."""
-    fields = type(section).model_fields
-    hidden = section.idle()
-    for name, field in fields.items():
+    """The section's own keys first, what must be said before what may be left out; then its tables."""
+    fields = [(name, field) for name, field in type(section).model_fields.items() if name not in section.idle()]
+    fields.sort(key=lambda one: (one[0] != "kind", not one[1].is_required()))
+    for name, field in fields:
         value = getattr(section, name)
-        if isinstance(value, Section) or name in hidden:
-            continue
-        if field.description:
-            yield f"# {' '.join(field.description.split())}"
-        yield f"{name} = {_value(value)}"
-    for name, field in fields.items():
+        if not _is_table(field, value):
+            yield from _help(field)
+            yield f"# {name} =" if value is None else f"{name} = {_value(value)}"
+    for name, field in fields:
         value = getattr(section, name)
-        if isinstance(value, Section) and name not in hidden:
+        if _is_table(field, value):
             yield ""
-            if field.description:
-                yield f"# {' '.join(field.description.split())}"
+            yield from _help(field)
             yield f"[{prefix}{name}]"
-            yield from _lines(value, f"{prefix}{name}.")
+            yield from _table(value, f"{prefix}{name}.")
+
+
+def _table(value: Section | Mapping[str, Section | str], prefix: str) -> Iterator[str]:
+    if isinstance(value, Section):
+        yield from _lines(value, prefix)
+        return
+    for name, one in value.items():
+        if isinstance(one, Section):
+            yield from ("", f"[{prefix}{_key(name)}]", *_lines(one, f"{prefix}{_key(name)}."))
+        else:
+            yield f"{_key(name)} = {_value(one)}"
+
+
+def _is_table(field: FieldInfo, value: object) -> bool:
+    """Whether a value is written below a header of its own; fields of a request go on one line."""
+    return isinstance(value, Section) or (isinstance(value, dict) and JsonValue not in get_args(field.annotation))
+
+
+def _help(field: FieldInfo) -> Iterator[str]:
+    options = sections(field.annotation)
+    if field.description:
+        also = f" Kinds: {', '.join(map(kind_of, options))}." if len(options) > 1 else ""
+        yield f"# {' '.join(field.description.split())}{also}"
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _value(name)
 
 
 def _value(value: object) -> str:
-    if isinstance(value, tuple):
+    if isinstance(value, tuple | list):
         return "[" + ", ".join(map(_value, value)) + "]"
-    return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{_key(name)} = {_value(one)}" for name, one in value.items()) + "}"
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")  # TOML wants it escaped, JSON does not

@@ -1,0 +1,271 @@
+"""Recipes with models behind servers: addresses, keys, prices, and what a run may go on with."""
+
+from __future__ import annotations
+
+import traceback
+from datetime import date
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from tapir.endpoints import Calls, Endpoint
+from tapir.errors import RecipeError
+from tapir.recipe_file import as_toml, load, parse
+from tests.recipes import api, endpoint, refusal, refusal_of
+
+PASTED = [
+    "sk-proj-abc123",
+    "sk-" + "a" * 40,
+    "A" * 61,
+    "abcdef12-3456-7890-abcd-ef1234567890",
+    "hf_" + "aB3" * 11,
+    "AIza" + "Sy4" * 12,
+    "no name at all",
+    "a.b",
+]
+
+
+def with_endpoint(**changed: object) -> dict[str, Any]:
+    return api(endpoints={"gpt": endpoint(**changed)})
+
+
+# Keys
+
+
+@pytest.mark.parametrize("name", ["OPENAI_API_KEY", "_key2", "a", ""])
+def test_a_key_is_named_by_its_environment_variable(name: str) -> None:
+    assert parse(with_endpoint(key=name)).endpoints["gpt"].key == name
+
+
+@pytest.mark.parametrize("pasted", PASTED)
+def test_a_key_pasted_where_its_name_belongs_is_refused_and_shown_nowhere(pasted: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        parse(with_endpoint(key=pasted))
+    told = "".join(traceback.format_exception(caught.value))
+    assert "endpoints.gpt.key: " in told
+    assert "environment variable" in told
+    assert pasted not in told
+    assert repr(pasted) not in told
+
+
+@pytest.mark.parametrize("value", [["sk-proj-abc"], {"value": "sk-proj-abc"}, 5])
+def test_a_key_of_another_type_is_not_shown_either(value: object) -> None:
+    assert "sk-proj" not in refusal(with_endpoint(key=value))
+
+
+@pytest.mark.parametrize("tables", [{"endpoints": "sk-proj-abc"}, {"endpoints": {"gpt": "sk-proj-abc"}}])
+def test_a_key_in_the_place_of_a_table_is_not_shown(tables: dict[str, Any]) -> None:
+    message = refusal(tables)
+    assert "must be a table" in message
+    assert "sk-proj" not in message
+
+
+def test_a_key_set_on_the_command_line_is_not_shown() -> None:
+    assert "sk-proj" not in refusal_of("gym", "endpoints.gpt.key=sk-proj-abc")
+    assert "sk-proj" not in refusal_of("gym", "name.key=sk-proj-abc")
+
+
+def test_a_key_under_another_name_is_not_shown() -> None:
+    message = refusal(with_endpoint(api_key="sk-proj-abc"))
+    assert "endpoints.gpt.api_key: no such key; did you mean key?" in message
+    assert "sk-proj" not in message
+
+
+def test_pydantic_itself_does_not_show_a_key() -> None:
+    with pytest.raises(ValidationError) as caught:
+        Endpoint(base_url="https://api.example.org", model="large", key="sk-proj-abc")
+    assert "sk-proj" not in str(caught.value)
+
+
+# Addresses
+
+
+@pytest.mark.parametrize(
+    ("written", "read"),
+    [
+        ("https://api.openai.com/v1", "https://api.openai.com/v1"),
+        ("https://api.openai.com/v1/", "https://api.openai.com/v1"),
+        ("http://localhost:8000/v1//", "http://localhost:8000/v1"),
+        ("http://[::1]:8000/v1", "http://[::1]:8000/v1"),
+        ("https://my-own-host.example.org/a-long/path-with-0123456789-signs", None),
+    ],
+)
+def test_an_address_is_read_without_its_last_slash(written: str, read: str | None) -> None:
+    assert parse(with_endpoint(base_url=written)).endpoints["gpt"].base_url == (read or written)
+
+
+@pytest.mark.parametrize("address", ["api.openai.com/v1", "ftp://host/v1", "https://", "https:///v1", "http://a b", ""])
+def test_an_address_that_is_none_is_named(address: str) -> None:
+    assert f"endpoints.gpt.base_url = {address!r}: must start with http:// or https://" in refusal(
+        with_endpoint(base_url=address)
+    )
+
+
+@pytest.mark.parametrize(
+    "address", ["https://me:hunter2@host/v1", "https://hunter2@host/v1", "https://host/v1?key=hunter2", "sk-hunter2"]
+)
+def test_an_address_with_a_secret_is_refused_and_not_shown(address: str) -> None:
+    message = refusal(with_endpoint(base_url=address))
+    assert "endpoints.gpt.base_url: must be an address" in message
+    assert "environment variable" in message
+    assert "hunter2" not in message
+
+
+# Fields of the request
+
+
+@pytest.mark.parametrize("name", ["model", "messages", "stream", "n", "max_tokens", "temperature"])
+def test_a_field_that_every_call_sets_is_not_taken_as_extra(name: str) -> None:
+    assert f"endpoints.gpt.extra: {name} is not taken" in refusal(with_endpoint(extra={name: 1}))
+
+
+@pytest.mark.parametrize("name", ["api_key", "api-key", "Authorization"])
+def test_a_credential_is_not_taken_as_extra(name: str) -> None:
+    message = refusal(with_endpoint(extra={name: "sk-proj-abc"}))
+    assert f"endpoints.gpt.extra: {name} is not taken" in message
+    assert "sk-proj" not in message
+
+
+@pytest.mark.parametrize("value", [None, [1, None], {"a": {"b": None}}])
+def test_null_is_not_taken_as_extra(value: object) -> None:
+    assert "null is not taken" in refusal(with_endpoint(extra={"stop": value}))
+
+
+@pytest.mark.parametrize(
+    ("value", "key"), [(float("nan"), "top_p = nan"), ([float("inf")], "top_p.0 = inf"), (date(2024, 5, 1), "top_p = ")]
+)
+def test_a_value_that_json_has_not_is_not_taken_as_extra(value: object, key: str) -> None:
+    assert f"endpoints.gpt.extra.{key}" in refusal(with_endpoint(extra={"top_p": value}))
+
+
+def test_extra_fields_are_written_as_one_line() -> None:
+    recipe = parse(with_endpoint(extra={"reasoning": {"effort": "low", "odd key": [1, 2.5, True]}}))
+    assert 'extra = {reasoning = {effort = "low", "odd key" = [1, 2.5, true]}}' in as_toml(recipe).splitlines()
+
+
+# Limits and prices
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("model", ""),
+        ("concurrency", -1),
+        ("requests_per_minute", 1.5),
+        ("timeout", 0),
+        ("price_input", -0.1),
+        ("price_cached", float("inf")),
+        ("max_tokens_field", "max_token"),
+    ],
+)
+def test_a_value_that_is_not_allowed_is_named_with_its_endpoint(key: str, value: object) -> None:
+    assert f"endpoints.gpt.{key} = {value!r}" in refusal(with_endpoint(**{key: value}))
+
+
+def test_a_batch_price_without_batches_is_refused() -> None:
+    assert "endpoints.gpt: batch_price has no effect with batch = false" in refusal(with_endpoint(batch_price=0.4))
+    assert parse(with_endpoint(batch=True, batch_price=0.4)).endpoints["gpt"].batch_price == 0.4
+
+
+@pytest.mark.parametrize("price", ["price_input", "price_cached", "price_output"])
+def test_a_limit_on_the_cost_needs_a_price(price: str) -> None:
+    message = refusal(with_endpoint() | {"calls": {"max_cost": 5}})
+    assert "calls.max_cost = 5 has no effect while every price is 0" in message
+    assert parse(with_endpoint(**{price: 0.1}) | {"calls": {"max_cost": 5}}).calls.max_cost == 5
+
+
+@pytest.mark.parametrize("content", [{"calls": {"attempts": 3}}, {"prompts": {"judge": "mine.txt"}}])
+def test_what_concerns_calls_has_no_effect_without_endpoints(content: dict[str, Any]) -> None:
+    assert f"{next(iter(content))} has no effect without endpoints" in refusal(content)
+
+
+# Names
+
+
+def test_an_endpoint_that_is_not_there_names_the_nearest() -> None:
+    message = refusal(api(judge={"kind": "llm", "endpoints": ["gtp"]}))
+    assert "judge.endpoints: there is no endpoint 'gtp'; did you mean gpt?" in message
+
+
+def test_an_endpoint_that_resembles_none_says_which_table_is_missing() -> None:
+    message = refusal(api(judge={"kind": "llm", "endpoints": ["other"]}))
+    assert "judge.endpoints: there is no endpoint 'other'; add a table [endpoints.other]" in message
+
+
+def test_an_endpoint_that_nobody_uses_is_refused() -> None:
+    message = refusal(api(endpoints={"gpt": endpoint(), "idle": endpoint()}))
+    assert "endpoints.idle: no role uses it" in message
+
+
+def test_an_endpoint_named_twice_is_refused() -> None:
+    message = refusal(api(teacher={"kind": "llm", "endpoints": ["gpt", "gpt"]}))
+    assert "teacher.endpoints names 'gpt' 2 times" in message
+
+
+@pytest.mark.parametrize("name", ["g p t", "gpt.4", "", "gpé", "[key]"])
+def test_the_name_of_an_endpoint_has_letters_digits_and_two_signs_only(name: str) -> None:
+    message = refusal(api(endpoints={name: endpoint()}))
+    assert "names of endpoints have letters, digits, - and _ only" in message
+
+
+def test_a_typo_in_an_endpoint_names_the_nearest_right_key() -> None:
+    assert "endpoints.gpt.modle: no such key; did you mean model?" in refusal(with_endpoint(modle="large"))
+
+
+def test_what_an_endpoint_must_say_is_named() -> None:
+    message = refusal(api(endpoints={"gpt": {}}))
+    assert "endpoints.gpt.base_url: is required" in message
+    assert "endpoints.gpt.model: is required" in message
+
+
+# What a run may go on with
+
+OTHER: dict[str, object] = {
+    "base_url": "http://localhost:8000/v1",
+    "model": "small",
+    "key": "OTHER_KEY",
+    "json_schema": True,
+    "max_tokens_field": "max_completion_tokens",
+    "extra": {"seed": 3},
+    "concurrency": 4,
+    "requests_per_minute": 60,
+    "tokens_per_minute": 1000,
+    "timeout": 10.0,
+    "price_input": 1.0,
+    "price_cached": 0.5,
+    "price_output": 2.0,
+    "batch": False,
+    "batch_price": 0.25,
+}
+
+
+COMPUTED = {"model", "json_schema", "max_tokens_field", "extra"}
+
+
+@pytest.mark.parametrize("key", Endpoint.model_fields)
+def test_another_run_is_one_with_another_model_or_other_replies_and_no_other(key: str) -> None:
+    before = parse(with_endpoint(batch=True))
+    after = parse(with_endpoint(**{"batch": True, key: OTHER[key]}))
+    assert before != after
+    differing = after.differences(before.resolved())
+    assert [line.split(":")[0].split(".")[2] for line in differing] == ([key] if key in COMPUTED else [])
+    assert (before.identity() == after.identity()) == (key not in COMPUTED)
+
+
+@pytest.mark.parametrize("changed", [{"max_cost": 5.0}, {"ledger": "shared.sqlite"}, {"attempts": 2}])
+def test_a_run_may_go_on_with_other_limits_for_its_calls(changed: dict[str, object]) -> None:
+    before, after = parse(with_endpoint(price_input=1.0)), parse(with_endpoint(price_input=1.0) | {"calls": changed})
+    assert before != after
+    assert after.differences(before.resolved()) == []
+    assert after.identity() == before.identity()
+
+
+@pytest.mark.parametrize("section", [Endpoint, Calls])
+def test_operational_keys_are_keys(section: type[Endpoint | Calls]) -> None:
+    assert section.operational <= section.model_fields.keys()
+
+
+def test_what_a_recipe_is_known_by_holds_everything_else() -> None:
+    recipe = load("gym")
+    assert recipe.identity() == {**recipe.resolved(), "calls": {}}
