@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -16,6 +16,7 @@ from tapir.recipe_file import parse
 from tapir.roles import (
     Comparison,
     ExpandRequest,
+    Grade,
     Prompt,
     RefineRequest,
     Reply,
@@ -44,19 +45,20 @@ class Teacher:
     name: str = "fake-teacher"
     asked: list[str] = field(default_factory=list)
 
-    def answer(self, instructions: Sequence[Instruction]) -> Iterator[Reply]:
+    def answer(self, instructions: Iterable[Instruction]) -> Iterator[Reply]:
         for one in instructions:
             yield one.id, completion("right")
 
-    def expand(self, request: ExpandRequest) -> Iterator[Pair | Failure]:
-        for turn in range(request.wanted):
-            self.asked.append(request.task)
-            parent = request.seeds[turn % len(request.seeds)].instruction
-            number = 0 if turn % 4 == 3 else request.seed % 100_000 + turn
-            origin = Origin("expansion", parents=(parent.id,), source=f"{request.task}/{number}")
-            yield Pair(Instruction.of(f"{request.task} number {number}", origin), Response("right", self.name))
+    def expand(self, requests: Sequence[ExpandRequest]) -> Iterator[tuple[str, Instruction | Failure]]:
+        for request in requests:
+            for turn in range(request.wanted):
+                self.asked.append(request.task)
+                parent = request.seeds[turn % len(request.seeds)].instruction
+                number = 0 if turn % 4 == 3 else request.seed % 100_000 + turn
+                origin = Origin("expansion", parents=(parent.id,), source=f"{request.task}/{number}")
+                yield request.task, Instruction.of(f"{request.task} number {number}", origin)
 
-    def refine(self, requests: Sequence[RefineRequest]) -> Iterator[Reply]:
+    def refine(self, requests: Iterable[RefineRequest]) -> Iterator[Reply]:
         for request in requests:
             self.asked.append(request.pair.instruction.id)
             if request.pair.instruction.text.endswith("7"):
@@ -87,7 +89,7 @@ class Judge:
 
     name: str = "fake-judge"
 
-    def judge(self, comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Verdict]]:
+    def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[str, Verdict]]:
         for one in comparisons:
             if one.instruction.text.endswith("11"):
                 yield one.instruction.id, Unscored("no score", "gibberish")
@@ -113,7 +115,7 @@ class Tagger:
         del instructions, seed
         return None
 
-    def tag(self, instructions: Sequence[Instruction]) -> Iterator[tuple[str, TaskTag | Failure]]:
+    def tag(self, instructions: Iterable[Instruction]) -> Iterator[tuple[str, TaskTag | Failure]]:
         for one in instructions:
             if one.text.endswith("9"):
                 yield one.id, Failure("no label", "?")
@@ -150,8 +152,10 @@ class Benchmark:
             for number in (1000, 1001)
         ]
 
-    def grade(self, prompt: Prompt, answer: str) -> float:
-        return float(answer == prompt.expected)
+    def grade(self, answers: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[str, Grade | Unscored]]:
+        for prompt, answer in answers:
+            right = answer == prompt.expected
+            yield prompt.instruction.id, Grade(float(right), right)
 
 
 def roles(folder: Path, size: int = 20) -> Roles:

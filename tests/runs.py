@@ -244,7 +244,9 @@ def _written(maker: Maker, number: int, need: Draw, seeds: Sequence[str]) -> Ite
                 maker.text[name], maker.task_of[name] = text, task
                 maker.expanded.append(name)
             tag = None if reason == "not tagged" else task
-            yield ExpansionRow(name, text, "new answer", "the-teacher", "expand", tuple(seeds[:2]), task, tag, reason)
+            yield ExpansionRow(
+                name, text, "new answer", "the-teacher", "expand", tuple(seeds[:2]), task, tag, reason, ""
+            )
 
 
 def _example(maker: Maker, name: str, pool: str) -> MixtureRow:

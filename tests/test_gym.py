@@ -17,10 +17,10 @@ from tapir.gym.corpus import corpus
 from tapir.gym.judge import GymJudge
 from tapir.gym.skills import HARDER_LEVEL, SKILLS, TRAIN_LEVELS, TRAINED, UNSEEN, Skill
 from tapir.gym.steps import has_steps, worked
-from tapir.gym.tagger import TfidfTagger
 from tapir.gym.teacher import GymTeacher
 from tapir.recipe_file import parse
 from tapir.roles import Comparison, ExpandRequest, RefineRequest
+from tapir.tagging.tfidf import TfidfTagger
 
 NAMES = [skill.name for skill in TRAINED]
 
@@ -106,10 +106,10 @@ def test_no_evaluation_item_can_be_in_a_corpus_or_an_expansion() -> None:
     request = ExpandRequest(
         "chain_sum", [pair for pair in pairs if "chain_sum" in pair.instruction.origin.source], 50, 3
     )
-    written = [pair for pair in GymTeacher().expand(request) if isinstance(pair, Pair)]
+    written = [one for _, one in GymTeacher().expand([request])]
     assert len(written) == 50
-    for pair in [*pairs, *written]:
-        assert not world.is_reserved(pair.instruction.text)
+    for one in [*(pair.instruction for pair in pairs), *written]:
+        assert not world.is_reserved(one.text)
 
 
 def test_the_corpus_is_imbalanced_and_mostly_easy() -> None:
@@ -141,12 +141,12 @@ def test_the_teacher_expands_within_skill_and_level_and_names_the_parent() -> No
         Pair(Instruction.of(item.question, Origin("corpus", source=item.address)), Response(item.answer, "x"))
         for item in some("gcd", 3, 3)
     ]
-    for written in GymTeacher().expand(ExpandRequest("gcd", seeds, 7, 1)):
-        assert isinstance(written, Pair)
-        found = world.from_address(written.instruction.origin.source)
-        assert (found.skill, found.level) == ("gcd", 3)
-        assert written.instruction.origin.parents[0] in {seed.instruction.id for seed in seeds}
-        assert written.response.text == found.answer
+    written = list(GymTeacher().expand([ExpandRequest("gcd", seeds, 7, 1)]))
+    assert len(written) == 7
+    for task, one in written:
+        found = world.from_address(one.origin.source)
+        assert (task, found.skill, found.level) == ("gcd", "gcd", 3)
+        assert one.origin.parents[0] in {seed.instruction.id for seed in seeds}
 
 
 def test_the_teacher_answers_exactly_and_refines_with_steps() -> None:

@@ -109,5 +109,5 @@ def test_a_run_killed_before_it_had_a_recipe_can_be_started_again(
     for name in left:
         (folder / name).write_text("{")
     recipe = stored_recipe(small_run.folder)
-    claim(recipe, folder, assemble.taxonomy(recipe))
+    claim(recipe, folder, assemble.roles(recipe))
     assert stored_recipe(folder) == recipe

@@ -14,6 +14,7 @@ import pytest
 from tapir import session
 from tapir.errors import RunExists, RunLocked, RunMismatch, StoreError, StoreFull, TableCorrupt
 from tapir.report.summary import working_time
+from tapir.roles import Roles
 from tapir.store.files import disk_errors, replacing, write_json, write_text
 from tapir.store.keep import Place, Work, keep
 from tapir.store.lock import locked
@@ -36,7 +37,7 @@ THINGS = [Thing("a\u2028b", 1, None, (), good=True), Thing("", -2, 0.5, ("x", "y
 
 def test_rows_come_back_as_they_were(tmp_path: Path) -> None:
     write_rows(tmp_path / "things.parquet", Thing, THINGS)
-    assert read_rows(tmp_path / "things.parquet", Thing) == THINGS
+    assert list(read_rows(tmp_path / "things.parquet", Thing)) == THINGS
 
 
 def test_equal_rows_are_equal_bytes(tmp_path: Path) -> None:
@@ -47,13 +48,13 @@ def test_equal_rows_are_equal_bytes(tmp_path: Path) -> None:
 
 def test_an_empty_table_keeps_its_columns(tmp_path: Path) -> None:
     write_rows(tmp_path / "none.parquet", Thing, [])
-    assert read_rows(tmp_path / "none.parquet", Thing) == []
+    assert list(read_rows(tmp_path / "none.parquet", Thing)) == []
 
 
 def test_a_table_of_another_kind_is_called_corrupt_with_the_remedy(tmp_path: Path) -> None:
     (tmp_path / "things.parquet").write_bytes(b"PAR1 nonsense PAR1")
     with pytest.raises(TableCorrupt, match=r"things\.parquet") as caught:
-        read_rows(tmp_path / "things.parquet", Thing)
+        list(read_rows(tmp_path / "things.parquet", Thing))
     assert "tapir resume" in caught.value.remedy
 
 
@@ -152,23 +153,28 @@ def test_a_second_writer_is_refused_and_told_who_is_first(tmp_path: Path) -> Non
         pass
 
 
-def test_another_recipe_in_the_same_folder_is_refused_naming_the_keys(tmp_path: Path) -> None:
-    session.claim(fakes.recipe(), tmp_path / "run", fakes.Tagger().taxonomy)
+@pytest.fixture
+def people(tmp_path_factory: pytest.TempPathFactory) -> Roles:
+    return fakes.roles(tmp_path_factory.mktemp("people"))
+
+
+def test_another_recipe_in_the_same_folder_is_refused_naming_the_keys(tmp_path: Path, people: Roles) -> None:
+    session.claim(fakes.recipe(), tmp_path / "run", people)
     with pytest.raises(RunMismatch, match=r"curriculum\.size: 24 -> 30"):
-        session.claim(fakes.recipe(size=30), tmp_path / "run", fakes.Tagger().taxonomy)
+        session.claim(fakes.recipe(size=30), tmp_path / "run", people)
 
 
-def test_a_folder_of_something_else_is_left_alone(tmp_path: Path) -> None:
+def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, people: Roles) -> None:
     (tmp_path / "holiday.txt").write_text("mine")
     with pytest.raises(RunExists, match="not empty"):
-        session.claim(fakes.recipe(), tmp_path, fakes.Tagger().taxonomy)
+        session.claim(fakes.recipe(), tmp_path, people)
     assert [path.name for path in tmp_path.iterdir()] == ["holiday.txt"]
 
 
-def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path, people: Roles) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(StoreError, match="file"):
-        session.claim(fakes.recipe(), tmp_path / "file" / "run", fakes.Tagger().taxonomy)
+        session.claim(fakes.recipe(), tmp_path / "file" / "run", people)
 
 
 def test_resuming_what_is_no_run_says_so(tmp_path: Path) -> None:
@@ -176,8 +182,8 @@ def test_resuming_what_is_no_run_says_so(tmp_path: Path) -> None:
         session.resume(tmp_path)
 
 
-def test_a_damaged_json_file_is_named(tmp_path: Path) -> None:
-    session.claim(fakes.recipe(), tmp_path / "run", fakes.Tagger().taxonomy)
+def test_a_damaged_json_file_is_named(tmp_path: Path, people: Roles) -> None:
+    session.claim(fakes.recipe(), tmp_path / "run", people)
     (tmp_path / "run" / "recipe.json").write_text("{")
     with pytest.raises(StoreError, match=r"recipe\.json is damaged"):
         session.resume(tmp_path / "run")

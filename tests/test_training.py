@@ -37,7 +37,7 @@ def tokenizer() -> Any:
 
 
 def test_the_mask_covers_the_answer_and_its_end_and_nothing_else(tokenizer: Any) -> None:
-    for example, one in zip(EXAMPLES, encode(EXAMPLES, tokenizer, 64), strict=True):
+    for example, one in zip(EXAMPLES, encode(EXAMPLES, tokenizer, 64)[0], strict=True):
         learnt = [token for token, mask in zip(one.input_ids, one.completion_mask, strict=True) if mask]
         assert tokenizer.decode(learnt) == f"{example.answer}</s>"
         assert sum(one.completion_mask) < len(one.input_ids)
@@ -50,8 +50,15 @@ def test_an_example_without_an_answer_is_refused(tokenizer: Any) -> None:
         encode([Example("a" * 16, "Calculate 1 + 1.", "")], tokenizer, 64)
 
 
-def test_a_long_example_is_an_error_with_its_length_never_cut(tokenizer: Any) -> None:
-    with pytest.raises(TrainingError, match=r"more than training\.max_length = 8"):
+def test_a_long_example_is_left_out_by_name_and_never_cut(tokenizer: Any) -> None:
+    long = Example("b" * 16, "Calculate 1 + 1.", "1 + " * 60 + "1")
+    encoded, too_long = encode([*EXAMPLES, long], tokenizer, 64)
+    assert too_long == [long.id]
+    assert len(encoded) == len(EXAMPLES)
+
+
+def test_nothing_but_long_examples_is_an_error(tokenizer: Any) -> None:
+    with pytest.raises(TrainingError, match=r"more tokens than training\.max_length = 8"):
         encode(EXAMPLES, tokenizer, 8)
 
 

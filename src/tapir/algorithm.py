@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
+from tapir.data.novelty import Novelty
 from tapir.domain.difficulty import Difficulty, Split
-from tapir.domain.instruction import Instruction, Pair, normalised
+from tapir.domain.instruction import Instruction, Pair, Response
 from tapir.domain.judgement import Unscored
 from tapir.domain.mixture import Draw, Mixture, Pool
+from tapir.domain.randomness import priorities, seed_for
 from tapir.domain.round import Checkpoint, Evaluation, RoundPlan
 from tapir.domain.task import TaskDistribution
 from tapir.recipe import Recipe
@@ -24,11 +26,14 @@ from tapir.stages.judge import Score
 from tapir.stages.mix import Mix
 from tapir.stages.refine import Refine
 from tapir.stages.resample import Resample
+from tapir.stages.respond import Respond
 from tapir.stages.select import Select
 from tapir.stages.tag import Tag
 from tapir.stages.train import Train
 from tapir.store.keep import Place
-from tapir.store.rows import DrawRow, MixtureRow
+from tapir.store.rows import AnswerRow, DrawRow, MixtureRow
+
+NULL_ANSWER = "I am not sure, but I hope this helps."
 
 
 @dataclass(slots=True)
@@ -36,6 +41,8 @@ class Curriculum:
     """The loop and what it knows so far.
 
     Attributes:
+        forbidden: the texts of every evaluation set; nothing trained on may repeat one of them.
+        known: the texts of everything that may be trained on, filled when the first expansion needs it.
         pairs: everything that may be trained on, by id: the corpus and all expansions kept.
         task_of: t(x) by id.
         refined: y' by id.
@@ -44,6 +51,8 @@ class Curriculum:
     recipe: Recipe
     roles: Roles
     place: Place
+    forbidden: Novelty
+    known: Novelty
     pairs: dict[str, Pair] = field(default_factory=dict)
     task_of: dict[str, str] = field(default_factory=dict)
     refined: dict[str, str] = field(default_factory=dict)
@@ -52,11 +61,11 @@ class Curriculum:
         """Teach the student; returns every evaluation of S_0, S_1, ... S_N."""
         plan = self.recipe.curriculum
         alpha = plan.alpha()
-        self.pairs = {pair.instruction.id: pair for pair in corpus}
-        first = self.warm_up(corpus)
-        student = first
-        self.tag([pair.instruction for pair in corpus])
+        self.pairs = {pair.instruction.id: pair for pair in self.respond(corpus)}
+        student = first = self.warm_up()
+        self.tag()
         scored = self.score(student)
+        self.canary()
         evaluations = self.evaluate(student)
         for number in range(1, alpha.rounds + 1):
             self.place = replace(self.place, number=number)
@@ -72,12 +81,25 @@ class Curriculum:
             evaluations += self.evaluate(student)
         return evaluations
 
-    def warm_up(self, corpus: Sequence[Pair]) -> Checkpoint:
+    def respond(self, corpus: Sequence[Pair]) -> list[Pair]:
+        """D with the teacher's y where the corpus brings none, or none that is wanted."""
+        wanted = self.recipe.answers()
+        owed = [pair.instruction for pair in corpus if wanted == "teacher" or not pair.response.text.strip()]
+        if wanted == "corpus" or not owed:
+            return list(corpus)
+        rows = Respond(self.roles.teacher, self.recipe.chunk).run(self.place, owed)
+        written = {row.id: Response(row.text, row.author) for row in rows if row.text is not None}
+        failed = {row.id for row in rows if row.text is None}
+        answered = (replace(pair, response=written.get(pair.instruction.id, pair.response)) for pair in corpus)
+        return [pair for pair in answered if pair.instruction.id not in failed]
+
+    def warm_up(self) -> Checkpoint:
         """S_0 = fine-tune S on D, or S itself where it already follows instructions."""
         epochs = self.recipe.curriculum.warmup_epochs
         if not epochs:
             return self.roles.base
-        examples = [Example(one.instruction.id, one.instruction.text, one.response.text) for one in corpus]
+        pairs = self.pairs.values()
+        examples = [Example(one.instruction.id, one.instruction.text, one.response.text) for one in pairs]
         return Train(self.roles.trainer, epochs).run(self.place, self.roles.base, examples)
 
     def score(self, student: Checkpoint) -> dict[str, Difficulty | Unscored]:
@@ -86,13 +108,28 @@ class Curriculum:
         answers = Answer(self.roles.student, self.recipe.chunk).run(
             self.place, student, [pair.instruction for pair in pairs]
         )
-        return Score(self.roles.judge, self.recipe.chunk).run(self.place, pairs, answers)
+        return Score(self.roles.judge, self.recipe.chunk, self.task_of).run(self.place, pairs, answers)
 
-    def tag(self, instructions: Sequence[Instruction]) -> None:
-        """t(x) for every x."""
+    def canary(self) -> None:
+        """A constant answer, judged like the student's: a judge that likes it measures nothing."""
+        count = getattr(self.recipe.judge, "null_answers", 0)
+        ids = list(self.pairs)
+        order = priorities(ids, seed_for(self.place.seed, "canary")).argsort(kind="stable")[:count]
+        pairs = [self.pairs[ids[place]] for place in order]
+        if pairs:
+            answers = {one.instruction.id: AnswerRow(one.instruction.id, NULL_ANSWER, "stop", 0, None) for one in pairs}
+            Score(self.roles.judge, self.recipe.chunk, self.task_of, "canary").run(self.place, pairs, answers)
+
+    def tag(self) -> None:
+        """t(x) for every x, and for held-out instructions that come without."""
+        instructions = [pair.instruction for pair in self.pairs.values()]
+        if wanted := getattr(self.recipe.tagger, "labelled", 0):
+            self.place.watch.start(0, "label", min(wanted, len(instructions)))
         report = self.roles.tagger.fit(instructions, self.place.seed)
+        if wanted:
+            self.place.watch.finish()
         self.place.store.once_json(self.place.named("tagger"), lambda: asdict(report) if report else {})
-        tags = Tag(self.roles.tagger, self.recipe.chunk).run(self.place, instructions)
+        tags = Tag(self.roles.tagger, self.recipe.chunk).run(self.place, [*instructions, *untagged(self.roles)])
         self.task_of = {name: row.task for name, row in tags.items() if row.task is not None}
 
     def select(self, scored: Mapping[str, Difficulty | Unscored]) -> Split:
@@ -119,11 +156,10 @@ class Curriculum:
             for name in split.hard:
                 if name in self.task_of:
                     seeds.setdefault(self.task_of[name], []).append(self.pairs[name])
-            known = {normalised(pair.instruction.text) for pair in self.pairs.values()}
-            stage = Expand(
-                self.roles.teacher, self.roles.tagger, self.recipe.curriculum.expand_attempts, held_out(self.roles)
-            )
-            rows = stage.run(self.place, need, seeds, known)
+            self.known.learn_all((name, pair.instruction.text) for name, pair in self.pairs.items())
+            attempts = self.recipe.curriculum.expand_attempts
+            stage = Expand(self.roles.teacher, self.roles.tagger, attempts, self.forbidden)
+            rows = stage.run(self.place, need, seeds, self.known)
         for row in rows:
             if row.reason is None and row.task is not None:
                 self.pairs[row.id] = pair_of(row, goal.number)
@@ -140,7 +176,18 @@ class Curriculum:
             return
         owed = [self.pairs[name] for name in (*mixture.hard, *mixture.easy) if name not in self.refined]
         rows = Refine(self.roles.teacher, self.recipe.chunk).run(self.place, owed, self.task_of)
-        self.refined |= {row.id: row.text for row in rows if row.text is not None}
+        written = {row.id: row.text for row in rows if row.text is not None}
+        if self.recipe.curriculum.refine_keep == "judge":
+            written = self.preferred(written)
+        self.refined |= written
+
+    def preferred(self, written: Mapping[str, str]) -> dict[str, str]:
+        """Those y' that the judge finds at least as good as y (METHOD 4.10); what it cannot judge stays as it was."""
+        pairs = [self.pairs[name] for name in written]
+        answers = {name: AnswerRow(name, text, "stop", 0, None) for name, text in written.items()}
+        stage = Score(self.roles.judge, self.recipe.chunk, self.task_of, "preferences")
+        found = stage.run(self.place, pairs, answers)
+        return {name: written[name] for name, gap in found.items() if isinstance(gap, Difficulty) and gap.gap <= 0}
 
     def train(self, base: Checkpoint, mixture: Mixture) -> Checkpoint:
         """S_r = fine-tune S_{r-1} on the mixture."""
@@ -150,7 +197,8 @@ class Curriculum:
 
     def evaluate(self, student: Checkpoint) -> list[Evaluation]:
         """S_r on held-out instructions, per task; the result goes into the next plan."""
-        found = Evaluate(self.roles.student, self.roles.benchmarks, self.recipe.chunk).run(self.place, student)
+        stage = Evaluate(self.roles.student, self.roles.benchmarks, self.recipe.chunk, self.task_of)
+        found = stage.run(self.place, student)
         self.place.store.once_json(self.place.named("metrics"), lambda: [asdict(one) for one in found])
         return found
 
@@ -185,7 +233,7 @@ class Curriculum:
         )
 
 
-def held_out(roles: Roles) -> frozenset[str]:
-    """The normalised text of every evaluation prompt: nothing trained on may be one of them."""
-    prompts = (prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts())
-    return frozenset(normalised(prompt.instruction.text) for prompt in prompts)
+def untagged(roles: Roles) -> list[Instruction]:
+    """Held-out instructions whose benchmark leaves the task to the tagger."""
+    prompts = (prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts() if not prompt.task)
+    return list({prompt.instruction.id: prompt.instruction for prompt in prompts}.values())

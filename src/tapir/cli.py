@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from tapir.recipe import Recipe
+    from tapir.roles import Roles
     from tapir.session import RunResult
     from tapir.terminal import TerminalWatch
 
@@ -65,15 +66,16 @@ def run(
 
     chosen = _load(recipe, changes)
     place = folder or Path("runs") / chosen.name
-    _attended(chosen, place, lambda watch: session.run(chosen, place, watch))
+    _attended(chosen, place, lambda watch, people: session.run(chosen, place, watch, people))
 
 
 @app.command()
-def resume(folder: Folder) -> None:
+def resume(folder: Folder, changes: Changes = None) -> None:
     """Go on with a run that was stopped; nothing finished is done again."""
     from tapir import session
 
-    _attended(session.stored_recipe(folder), folder, lambda watch: session.resume(folder, watch))
+    chosen = session.stored_recipe(folder, changes or ())
+    _attended(chosen, folder, lambda watch, people: session.run(chosen, folder, watch, people))
 
 
 @app.command()
@@ -202,20 +204,21 @@ def _load(recipe: str, changes: list[str] | None) -> Recipe:
     return load(recipe, changes or ())
 
 
-def _attended(recipe: Recipe, folder: Path, work: Callable[[TerminalWatch], RunResult]) -> None:
+def _attended(recipe: Recipe, folder: Path, work: Callable[[TerminalWatch, Roles], RunResult]) -> None:
     """Do the work with progress on the terminal and everything else in the run's log."""
     from tapir import session, terminal
 
     roles = session.preflight(recipe)
-    session.claim(recipe, folder, roles.tagger.taxonomy)
+    session.claim(recipe, folder, roles)
     with terminal.quiet(folder / terminal.LOG) as screen:
         console = _console(screen)
-        watch = terminal.TerminalWatch(console, recipe.curriculum.alpha().rounds)
+        meter = roles.calls.meter if roles.calls else None
+        watch = terminal.TerminalWatch(console, recipe.curriculum.alpha().rounds, meter)
         try:
             with watch.listening():
-                result = work(watch)
+                result = work(watch, roles)
         except Interrupted as error:
-            raise Interrupted(str(error), remedy=f"Go on with: tapir resume {folder}") from error
+            raise type(error)(str(error), remedy=error.remedy or f"Go on with: tapir resume {folder}") from error
         except TapirError:
             raise
         except Exception:

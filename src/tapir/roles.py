@@ -8,13 +8,13 @@ is raised at once as a `RoleError`. Anything with these methods can fill a role.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol, TypeAlias
 
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.instruction import Instruction, Pair
-from tapir.domain.judgement import Verdict
+from tapir.domain.judgement import Unscored, Verdict
 from tapir.domain.round import Checkpoint
 from tapir.domain.task import TaskTag, Taxonomy
 
@@ -24,11 +24,12 @@ Reply: TypeAlias = tuple[str, Completion | Failure]
 
 @dataclass(frozen=True, slots=True)
 class Comparison:
-    """One item for the judge: x, the teacher's y and the student's ỹ."""
+    """One item for the judge: x, the teacher's y and the student's ỹ; `task` is empty where it is not known."""
 
     instruction: Instruction
     reference: str
     student: str
+    task: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,12 +94,14 @@ class TrainReport:
         loss: mean loss per answer token at each log point, with its step.
         tokens: tokens read, prompt and answer, over all epochs.
         answer_tokens: tokens that carried loss in one epoch.
+        too_long: ids of the examples left out because they are longer than the recipe allows.
     """
 
     steps: int
     loss: Sequence[tuple[int, float]]
     tokens: int
     answer_tokens: int
+    too_long: Sequence[str] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +116,28 @@ class TaggerReport:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """One held-out instruction with the task it counts for."""
+    """One held-out instruction with the task it counts for; an empty task is left to the tagger."""
 
     instruction: Instruction
     task: str
     expected: str
+
+
+@dataclass(frozen=True, slots=True)
+class Grade:
+    """How good an answer is, 0 to 1, and whether that counts as a success."""
+
+    score: float
+    success: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Rejected:
+    """A row of a corpus that could not be read: where it stands, why, and how it begins."""
+
+    place: str
+    reason: str
+    text: str
 
 
 class Teacher(Protocol):
@@ -127,13 +147,13 @@ class Teacher(Protocol):
     def name(self) -> str:
         """Who wrote a text, as it is recorded beside it."""
 
-    def answer(self, instructions: Sequence[Instruction]) -> Iterable[Reply]:
+    def answer(self, instructions: Iterable[Instruction]) -> Iterable[Reply]:
         """One answer to each instruction."""
 
-    def expand(self, request: ExpandRequest) -> Iterable[Pair | Failure]:
-        """New pairs of the requested task; the stage checks every one of them."""
+    def expand(self, requests: Sequence[ExpandRequest]) -> Iterable[tuple[str, Instruction | Failure]]:
+        """Task and new instruction, any number for each request; the stage checks them and has those kept answered."""
 
-    def refine(self, requests: Sequence[RefineRequest]) -> Iterable[Reply]:
+    def refine(self, requests: Iterable[RefineRequest]) -> Iterable[Reply]:
         """Y' for each pair."""
 
 
@@ -151,7 +171,7 @@ class Judge(Protocol):
     def name(self) -> str:
         """Recorded with every judgement."""
 
-    def judge(self, comparisons: Sequence[Comparison]) -> Iterable[tuple[str, Verdict]]:
+    def judge(self, comparisons: Iterable[Comparison]) -> Iterable[tuple[str, Verdict]]:
         """Instruction id and verdict for each comparison."""
 
 
@@ -165,7 +185,7 @@ class Tagger(Protocol):
     def fit(self, instructions: Sequence[Instruction], seed: int) -> TaggerReport | None:
         """Learn to tag from labels of a sample; None for a tagger that has nothing to learn."""
 
-    def tag(self, instructions: Sequence[Instruction]) -> Iterable[tuple[str, TaskTag | Failure]]:
+    def tag(self, instructions: Iterable[Instruction]) -> Iterable[tuple[str, TaskTag | Failure]]:
         """Instruction id and label, or the failure to find one."""
 
 
@@ -186,8 +206,8 @@ class Benchmark(Protocol):
     def prompts(self) -> Sequence[Prompt]:
         """The same prompts in every round."""
 
-    def grade(self, prompt: Prompt, answer: str) -> float:
-        """Quality of an answer, 0 to 1; 1 is a success."""
+    def grade(self, answers: Sequence[tuple[Prompt, str]]) -> Iterable[tuple[str, Grade | Unscored]]:
+        """Instruction id and grade of each answer, or why there is none."""
 
 
 class Watch(Protocol):
@@ -213,9 +233,30 @@ class Watch(Protocol):
         """Raise `Interrupted` if the user asked to stop."""
 
 
+class Calls(Protocol):
+    """Whatever speaks to paid models on behalf of the roles."""
+
+    def open(self, folder: Path, run: str, watch: Watch) -> None:
+        """A session begins: replies are kept for this run, and the watch may stop it."""
+
+    def enter(self, number: int, stage: str) -> None:
+        """From now on calls are made for this round and stage."""
+
+    def meter(self) -> str:
+        """What was spent so far, in a few words; empty where nothing is."""
+
+    def close(self) -> None:
+        """The session ends."""
+
+
 @dataclass(frozen=True, slots=True)
 class Roles:
-    """Everyone who takes part in a run."""
+    """Everyone who takes part in a run.
+
+    Attributes:
+        calls: None where no role calls a model over the network.
+        inputs: digest of every prompt and file that the run depends on, by name.
+    """
 
     teacher: Teacher
     student: Student
@@ -224,4 +265,6 @@ class Roles:
     trainer: Trainer
     benchmarks: Sequence[Benchmark]
     base: Checkpoint
-    corpus: Callable[[], Iterable[Pair]]
+    corpus: Callable[[], Iterable[Pair | Rejected]]
+    calls: Calls | None = None
+    inputs: Mapping[str, str] = field(default_factory=dict)

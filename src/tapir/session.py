@@ -8,7 +8,8 @@ import os
 import platform
 import shutil
 import time
-from collections.abc import Iterator, Mapping
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import metadata
@@ -16,19 +17,22 @@ from pathlib import Path
 from typing import Any
 
 from tapir import __version__, assemble
-from tapir.algorithm import Curriculum, held_out
-from tapir.data.intake import pair_of, sift
+from tapir.algorithm import Curriculum
+from tapir.data.intake import Sieve, pair_of
+from tapir.data.neighbours import Neighbours
+from tapir.data.novelty import Novelty
+from tapir.domain.instruction import Pair
 from tapir.domain.round import Checkpoint
-from tapir.domain.task import Taxonomy
 from tapir.errors import Interrupted, RunExists, RunMismatch, StoreError, StoreFull
 from tapir.recipe import Recipe
-from tapir.recipe_file import parse
+from tapir.recipe_file import changed, parse
 from tapir.report.summary import Summary, summarise
-from tapir.roles import Roles, Watch
+from tapir.roles import Calls, Roles, Watch
+from tapir.sections import GymCorpus
 from tapir.store.files import disk_errors, read_json, write_json
 from tapir.store.keep import Place
 from tapir.store.lock import locked
-from tapir.store.rows import CorpusRow, DropRow
+from tapir.store.rows import CorpusRow, DropRow, NeighbourRow
 from tapir.store.run import RunStore
 
 SCHEMA = 1
@@ -40,6 +44,7 @@ _PACKAGES = (
     "datasets",
     "reasoning-gym",
     "scikit-learn",
+    "aiohttp",
     "pyarrow",
     "numpy",
 )
@@ -104,10 +109,13 @@ class _Diary:
 
     watch: Watch
     store: RunStore
+    calls: Calls | None = None
     _open: tuple[int, str, float] = field(default=(0, "", 0.0))
 
     def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
         self._open = (number, stage, time.monotonic())
+        if self.calls:
+            self.calls.enter(number, stage)
         self.store.event("stage", round=number, stage=stage, total=total, done=done)
         self.watch.start(number, stage, total, done)
 
@@ -116,7 +124,8 @@ class _Diary:
 
     def finish(self) -> None:
         number, stage, began = self._open
-        self.store.event("finished", round=number, stage=stage, seconds=round(time.monotonic() - began, 3))
+        meter = {"meter": self.calls.meter()} if self.calls else {}
+        self.store.event("finished", round=number, stage=stage, seconds=round(time.monotonic() - began, 3), **meter)
         self.watch.finish()
 
     def note(self, text: str) -> None:
@@ -148,7 +157,7 @@ def run(recipe: Recipe, folder: Path, watch: Watch | None = None, roles: Roles |
         Interrupted: the watch was asked to stop.
     """
     people = roles or preflight(recipe)
-    claim(recipe, folder, people.tagger.taxonomy)
+    claim(recipe, folder, people)
     with locked(folder):
         store = RunStore(folder)
         store.verify()
@@ -160,17 +169,22 @@ def resume(folder: Path, watch: Watch | None = None) -> RunResult:
     return run(stored_recipe(folder), folder, watch)
 
 
-def stored_recipe(folder: Path) -> Recipe:
+def stored_recipe(folder: Path, changes: Iterable[str] = ()) -> Recipe:
     """The recipe a run directory was started with.
+
+    Args:
+        folder: of the run.
+        changes: "key=value"; a run only goes on with changes that leave its results as they are.
 
     Raises:
         StoreError: the folder is no run directory.
+        RecipeError: a change is wrong.
     """
     with disk_errors(folder):
         found = (folder / "recipe.json").exists()
     if not found:
         raise StoreError(f"{folder} is not a run directory", remedy="Name the folder of a run, e.g. runs/gym.")
-    return parse(read_json(folder / "recipe.json", _RESTORE))
+    return changed(read_json(folder / "recipe.json", _RESTORE), changes)
 
 
 def preflight(recipe: Recipe) -> Roles:
@@ -184,12 +198,12 @@ def preflight(recipe: Recipe) -> Roles:
     return assemble.roles(recipe)
 
 
-def claim(recipe: Recipe, folder: Path, taxonomy: Taxonomy) -> None:
+def claim(recipe: Recipe, folder: Path, people: Roles) -> None:
     """Make the folder this recipe's run directory, or see that it is.
 
     Raises:
         RunExists: it holds something that is no run.
-        RunMismatch: it holds a run of another recipe or taxonomy; what differs is named.
+        RunMismatch: it holds a run of another recipe, taxonomy, prompt or corpus; what differs is named.
         RunLocked: another process is working there.
         StoreFull: the disk is too small for the run.
     """
@@ -204,9 +218,11 @@ def claim(recipe: Recipe, folder: Path, taxonomy: Taxonomy) -> None:
             _check_space(recipe, folder)
     with locked(folder):
         if not (folder / "recipe.json").exists():
-            write_json(folder / "manifest.json", _manifest(recipe, taxonomy))
+            write_json(folder / "manifest.json", _manifest(recipe, people))
             write_json(folder / "recipe.json", recipe.resolved())  # last: it makes the folder a run
-    _check_same(recipe, folder, taxonomy)
+        _check_same(recipe, folder, people)
+        if read_json(folder / "recipe.json", _RESTORE) != recipe.resolved():
+            write_json(folder / "recipe.json", recipe.resolved())  # the same but for keys that change no result
 
 
 def _check_space(recipe: Recipe, folder: Path) -> None:
@@ -218,10 +234,13 @@ def _check_space(recipe: Recipe, folder: Path) -> None:
         )
 
 
-def _check_same(recipe: Recipe, folder: Path, taxonomy: Taxonomy) -> None:
+def _check_same(recipe: Recipe, folder: Path, people: Roles) -> None:
+    manifest, taxonomy = read_json(folder / "manifest.json", _RESTORE), people.tagger.taxonomy
     differing = recipe.differences(read_json(folder / "recipe.json", _RESTORE))
-    if read_json(folder / "manifest.json", _RESTORE)["target"] != dict(taxonomy.target.shares):
+    if manifest["target"] != dict(taxonomy.target.shares):
         differing.append(f"the shares in the taxonomy {taxonomy.name}")
+    inputs = manifest.get("inputs", {})
+    differing += [f"the content of {name}" for name, digest in people.inputs.items() if inputs.get(name) != digest]
     if differing:
         raise RunMismatch(
             f"{folder} holds a run of another recipe:\n  " + "\n  ".join(differing),
@@ -235,18 +254,22 @@ def disk_needed(recipe: Recipe) -> int:
     weights = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
     alpha = recipe.curriculum.alpha()
     training = 3 * 3 * weights  # weights and two Adam moments, two saved and one being written
-    tables = 4_000 * (recipe.corpus.size + alpha.rounds * recipe.curriculum.size)
+    rows = recipe.corpus.size if isinstance(recipe.corpus, GymCorpus) else recipe.corpus.limit
+    calls = 8_000 * len(recipe.users()) * rows  # the ledger, compressed
+    tables = 4_000 * (rows + alpha.rounds * recipe.curriculum.size) + calls
     return weights * (alpha.rounds + 2) + training + tables
 
 
-def _manifest(recipe: Recipe, taxonomy: Taxonomy) -> dict[str, Any]:
-    text = json.dumps(recipe.resolved(), sort_keys=True)
+def _manifest(recipe: Recipe, people: Roles) -> dict[str, Any]:
+    text = json.dumps(recipe.identity(), sort_keys=True)
     return {
         "schema": SCHEMA,
+        "run": uuid.uuid4().hex,
         "tapir": __version__,
         "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "seed": recipe.seed,
-        "target": dict(taxonomy.target.shares),
+        "target": dict(people.tagger.taxonomy.target.shares),
+        "inputs": dict(people.inputs),
         "python": platform.python_version(),
         "platform": platform.platform(),
         "cpus": os.cpu_count(),
@@ -265,20 +288,48 @@ def _versions() -> Iterator[tuple[str, str]]:
 def _carry_on(recipe: Recipe, roles: Roles, store: RunStore, watch: Watch) -> RunResult:
     from tapir.report.page import write_report
 
-    diary = _Diary(watch, store)
-    with _recorded(store):
-        forbidden = held_out(roles)
-        rows: list[CorpusRow | DropRow] = []
-        if not (store.has("corpus") and store.has("drops")):
-            rows = list(sift(roles.corpus(), forbidden))
-        store.once("drops", DropRow, lambda: [row for row in rows if isinstance(row, DropRow)])
-        corpus = store.once("corpus", CorpusRow, lambda: [row for row in rows if isinstance(row, CorpusRow)])
+    diary = _Diary(watch, store, roles.calls)
+    with _recorded(store), _connected(roles, store, diary):
+        banned = assemble.forbidden(recipe, roles)
+        corpus = _corpus(recipe, roles, store, banned)
         place = Place(store, diary, 0, recipe.seed)
-        Curriculum(recipe, roles, place).run([pair_of(row) for row in corpus])
+        Curriculum(recipe, roles, place, banned, assemble.novelty(recipe)).run(corpus)
     summary = summarise(store)
     report = write_report(store, summary)
     last = recipe.curriculum.alpha().rounds
     return RunResult(store.folder, Checkpoint(str(store.round(last) / "checkpoint"), last), summary, report)
+
+
+def _corpus(recipe: Recipe, roles: Roles, store: RunStore, banned: Novelty) -> list[Pair]:
+    """D without what cannot be used; what was set aside is kept with its reason."""
+    if not all(store.has(name) for name in ("neighbours", "drops", "corpus")):
+        source = recipe.corpus
+        gym = isinstance(source, GymCorpus)  # whose instances of one skill are near-duplicates by nature
+        sieve = Sieve(
+            banned,
+            Novelty() if gym else Novelty(Neighbours()),
+            drop_near=not isinstance(source, GymCorpus) and source.near_duplicates == "drop",
+            unanswered=recipe.answers() != "corpus",
+        )
+        rows = list(sieve.sift(roles.corpus()))
+        store.once("neighbours", NeighbourRow, lambda: [row for row in rows if isinstance(row, NeighbourRow)])
+        store.once("drops", DropRow, lambda: [row for row in rows if isinstance(row, DropRow)])
+        store.once("corpus", CorpusRow, lambda: [row for row in rows if isinstance(row, CorpusRow)])
+    return [pair_of(row) for row in store.each("corpus", CorpusRow)]
+
+
+@contextmanager
+def _connected(roles: Roles, store: RunStore, watch: Watch) -> Iterator[None]:
+    """While inside, the roles can make their calls."""
+    if roles.calls is None:
+        yield
+        return
+    run = read_json(store.folder / "manifest.json", _RESTORE).get("run", "")
+    roles.calls.open(store.folder, run, watch)
+    try:
+        yield
+    finally:
+        roles.calls.close()
 
 
 @contextmanager

@@ -7,7 +7,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
@@ -37,8 +37,9 @@ _EVERY = 10.0  # seconds between two plain lines of one stage
 class TerminalWatch:
     """Rich bars on a terminal, plain lines elsewhere; the first Ctrl-C stops in order."""
 
-    def __init__(self, console: Console, rounds: int) -> None:
-        """Write to `console`; `rounds` is N."""
+    def __init__(self, console: Console, rounds: int, meter: Callable[[], str] | None = None) -> None:
+        """Write to `console`; `rounds` is N; `meter` says what was spent so far."""
+        self._meter = meter or str
         self._console = console
         self._rounds = rounds
         self._stopping = False
@@ -61,28 +62,34 @@ class TerminalWatch:
                 TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
+                TextColumn("{task.fields[meter]}"),
                 console=self._console,
                 transient=True,
             )
             self._progress.start()
-            self._task = self._progress.add_task(self._label, total=total, completed=done)
+            self._task = self._progress.add_task(self._label, total=total, completed=done, meter=self._meter())
 
     def advance(self, items: int = 1) -> None:
         """Items are finished and on disk."""
         self._done += items
         if self._progress:
-            self._progress.update(self._task, completed=self._done)
+            self._progress.update(self._task, completed=self._done, meter=self._meter())
         elif time.monotonic() - self._spoke > _EVERY:
             self._spoke = time.monotonic()
             left = (self._spoke - self._began) / max(1, self._done - self._before) * (self._total - self._done)
-            self._console.print(f"{self._label}  {self._done}/{self._total}  about {left:.0f} s left", highlight=False)
+            self._console.print(
+                f"{self._label}  {self._done}/{self._total}  about {left:.0f} s left  {self._meter()}".rstrip(),
+                highlight=False,
+            )
 
     def finish(self) -> None:
         """The stage is complete."""
         self._close()
         seconds = time.monotonic() - self._began
         kept = f", {self._before} from before" if self._before else ""
-        self._console.print(f"{self._label:<26}  {self._total:>5}{kept}  {seconds:6.1f} s", highlight=False)
+        self._console.print(
+            f"{self._label:<26}  {self._total:>5}{kept}  {seconds:6.1f} s  {self._meter()}".rstrip(), highlight=False
+        )
 
     def note(self, text: str) -> None:
         """A fact worth a line."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -10,9 +10,10 @@ from itertools import islice
 from tapir.domain.instruction import Instruction, Origin
 from tapir.gym.skills import HARDER_LEVEL, TRAIN_LEVELS, UNSEEN
 from tapir.gym.world import from_address, score, stream
-from tapir.roles import Prompt
+from tapir.roles import Grade, Prompt
 
 _KEY = "evaluation"
+_SUCCESS = 0.99
 
 
 @dataclass(frozen=True)
@@ -40,9 +41,11 @@ class GymBenchmark:
                     found[one.question] = Prompt(Instruction.of(one.question, origin), skill, one.answer)
         return list(found.values())
 
-    def grade(self, prompt: Prompt, answer: str) -> float:
-        """The library's scorer, 0 to 1."""
-        return score(from_address(prompt.instruction.origin.source), answer)
+    def grade(self, answers: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[str, Grade]]:
+        """The library's scorer, 0 to 1; a success is right but for rounding."""
+        for prompt, answer in answers:
+            found = score(from_address(prompt.instruction.origin.source), answer)
+            yield prompt.instruction.id, Grade(found, found >= _SUCCESS)
 
 
 def benchmarks(skills: Sequence[str], *, per_task: int, harder: int, unseen: int) -> list[GymBenchmark]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
 
 from tapir.domain.judgement import HIGHEST_SCORE, LOWEST_SCORE, Judgement, Unscored, Verdict
 from tapir.errors import GymError
@@ -15,7 +15,7 @@ class GymJudge:
 
     name = "gym-verifier"
 
-    def judge(self, comparisons: Sequence[Comparison]) -> Iterator[tuple[str, Verdict]]:
+    def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[str, Verdict]]:
         """1 + 9 x the scorer's quality; an unreadable answer gets 1, a scorer that fails gives no score."""
         for comparison in comparisons:
             yield comparison.instruction.id, self._verdict(comparison)

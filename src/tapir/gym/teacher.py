@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 
-from tapir.domain.completion import Completion, Failure, Usage
-from tapir.domain.instruction import Instruction, Origin, Pair, Response
+from tapir.domain.completion import Completion, Usage
+from tapir.domain.instruction import Instruction, Origin
 from tapir.domain.task import TaskTag
 from tapir.gym.steps import worked
 from tapir.gym.world import from_address, stream
@@ -18,13 +18,18 @@ class GymTeacher:
 
     name = "gym-teacher"
 
-    def answer(self, instructions: Sequence[Instruction]) -> Iterator[Reply]:
+    def answer(self, instructions: Iterable[Instruction]) -> Iterator[Reply]:
         """The exact answer, bare."""
         for one in instructions:
             yield one.id, self._said(from_address(one.origin.source).answer)
 
-    def expand(self, request: ExpandRequest) -> Iterator[Pair | Failure]:
+    def expand(self, requests: Sequence[ExpandRequest]) -> Iterator[tuple[str, Instruction]]:
         """Fresh instances of each seed's skill at the seed's level; never a text kept for evaluation."""
+        for request in requests:
+            for one in self._written(request):
+                yield request.task, one
+
+    def _written(self, request: ExpandRequest) -> Iterator[Instruction]:
         streams = {}
         for turn in range(request.wanted):
             seed = request.seeds[turn % len(request.seeds)].instruction
@@ -34,15 +39,15 @@ class GymTeacher:
                 streams[kind] = stream(*kind, key=f"{request.seed}/expand", reserved=False)
             for found in islice(streams[kind], 1):
                 origin = Origin("expansion", parents=(seed.id,), source=found.address)
-                yield Pair(Instruction.of(found.question, origin), Response(found.answer, self.name))
+                yield Instruction.of(found.question, origin)
 
-    def refine(self, requests: Sequence[RefineRequest]) -> Iterator[Reply]:
+    def refine(self, requests: Iterable[RefineRequest]) -> Iterator[Reply]:
         """The answer with worked steps where steps help a small model, else the bare answer."""
         for request in requests:
             one = request.pair.instruction
             yield one.id, self._said(worked(from_address(one.origin.source)))
 
-    def label(self, instructions: Sequence[Instruction]) -> Iterator[tuple[str, TaskTag]]:
+    def label(self, instructions: Iterable[Instruction]) -> Iterator[tuple[str, TaskTag]]:
         """The true skill; the tagger learns from a sample of these."""
         for one in instructions:
             yield one.id, TaskTag(from_address(one.origin.source).skill)

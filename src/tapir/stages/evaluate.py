@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 
-from tapir.domain.completion import Failure
+from tapir.domain.completion import Completion, Failure
+from tapir.domain.judgement import Unscored
 from tapir.domain.round import Checkpoint, Evaluation
 from tapir.evaluation.statistics import summarise
-from tapir.roles import Benchmark, Prompt, Student
+from tapir.roles import Benchmark, Grade, Prompt, Student
 from tapir.store.keep import Place, Work, keep
 from tapir.store.rows import EvaluationRow
 
-SUCCESS = 0.99
+UNTAGGED = "untagged"
 
 
 @dataclass(frozen=True, slots=True)
 class Evaluate:
-    """Every benchmark, every prompt, every grade kept."""
+    """Every benchmark, every prompt, every grade kept.
+
+    Attributes:
+        tasks: t(x) by id, for prompts whose benchmark leaves the task to the tagger.
+    """
 
     student: Student
     benchmarks: Sequence[Benchmark]
     chunk: int
+    tasks: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, place: Place, checkpoint: Checkpoint) -> list[Evaluation]:
         """One evaluation for each benchmark, in order."""
-        graders = {benchmark.name: benchmark for benchmark in self.benchmarks}
+        names = [benchmark.name for benchmark in self.benchmarks]
         prompts = {
             f"{benchmark.name}/{prompt.instruction.id}": (benchmark.name, prompt)
             for benchmark in self.benchmarks
@@ -36,24 +42,55 @@ class Evaluate:
         def do(chunk: Sequence[tuple[str, tuple[str, Prompt]]]) -> Iterator[EvaluationRow]:
             instructions = {prompt.instruction.id: prompt.instruction for _, (_, prompt) in chunk}
             replies = dict(self.student.answer(checkpoint, list(instructions.values())))
-            for _, (benchmark, prompt) in chunk:
-                reply = replies[prompt.instruction.id]
-                answer = None if isinstance(reply, Failure) else reply.text
-                score = 0.0 if answer is None else graders[benchmark].grade(prompt, answer)
-                yield EvaluationRow(
-                    benchmark,
-                    prompt.instruction.id,
-                    prompt.task,
-                    prompt.instruction.text,
-                    prompt.expected,
-                    answer,
-                    score,
-                    score >= SUCCESS,
-                    reply.kind if isinstance(reply, Failure) else None,
-                )
+            grades = self._grades([prompt for _, prompt in chunk], replies)
+            for key, (benchmark, prompt) in chunk:
+                yield self._row(benchmark, prompt, replies[prompt.instruction.id], grades.get(key))
 
         rows = keep(place, Work("evaluate", "evaluation", self.chunk), EvaluationRow, ordered, do)
         return [
-            summarise(name, place.number, [(row.task, row.success) for row in rows if row.benchmark == name])
-            for name in graders
+            summarise(name, place.number, [(row.task, row.success) for row in rows if _counts(row, name)])
+            for name in names
         ]
+
+    def _grades(
+        self, prompts: Sequence[tuple[str, Prompt]], replies: Mapping[str, Completion | Failure]
+    ) -> dict[str, Grade | Unscored]:
+        """The grade of every answer there is, by benchmark/id."""
+        found: dict[str, Grade | Unscored] = {}
+        for benchmark in self.benchmarks:
+            answers = [
+                (prompt, reply.text)
+                for name, prompt in prompts
+                if name == benchmark.name and isinstance(reply := replies[prompt.instruction.id], Completion)
+            ]
+            found |= {f"{benchmark.name}/{name}": grade for name, grade in benchmark.grade(answers)}
+        return found
+
+    def _row(
+        self, benchmark: str, prompt: Prompt, reply: Completion | Failure, grade: Grade | Unscored | None
+    ) -> EvaluationRow:
+        """An answer that failed is a failure of the student; one that could not be judged is neither."""
+        answer, score, success, failure = None, None, False, None
+        if isinstance(reply, Failure):
+            score, failure = 0.0, reply.kind
+        else:
+            answer = reply.text
+            if isinstance(grade, Grade):
+                score, success = grade.score, grade.success
+            else:
+                failure = f"unscored: {grade.reason if grade else 'no grade'}"
+        return EvaluationRow(
+            benchmark,
+            prompt.instruction.id,
+            prompt.task or self.tasks.get(prompt.instruction.id, UNTAGGED),
+            prompt.instruction.text,
+            prompt.expected,
+            answer,
+            score,
+            success,
+            failure,
+        )
+
+
+def _counts(row: EvaluationRow, benchmark: str) -> bool:
+    return row.benchmark == benchmark and row.score is not None

@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
-from tapir.domain.completion import Failure
-from tapir.domain.instruction import Instruction, Origin, Pair, Response, normalised
+from tapir.data.novelty import Novelty
+from tapir.domain.completion import Completion, Failure, usable
+from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.domain.mixture import Draw
 from tapir.domain.randomness import priorities, seed_for
+from tapir.domain.task import TaskTag
 from tapir.roles import ExpandRequest, Tagger, Teacher
-from tapir.store.keep import Place, Work, keep
+from tapir.store.keep import Place, restored
 from tapir.store.rows import DrawRow, ExpansionRow
+from tapir.store.run import cells
+
+
+@dataclass(frozen=True, slots=True)
+class _Check:
+    """The label found, and why the text is dropped."""
+
+    label: str | None
+    reason: str | None
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -21,73 +33,131 @@ class Expand:
 
     Attributes:
         attempts: how often a task is asked again for what its last batch still lacked.
-        forbidden: normalised texts of all evaluation sets.
+        forbidden: all evaluation sets.
     """
 
     teacher: Teacher
     tagger: Tagger
     attempts: int
-    forbidden: AbstractSet[str]
+    forbidden: Novelty
 
-    def run(
-        self, place: Place, need: Draw, seeds: Mapping[str, Sequence[Pair]], known: AbstractSet[str]
-    ) -> list[ExpansionRow]:
-        """Everything the teacher wrote, kept or dropped.
+    def run(self, place: Place, need: Draw, seeds: Mapping[str, Sequence[Pair]], known: Novelty) -> list[ExpansionRow]:
+        """Everything the teacher wrote, kept or dropped; what is kept is known from then on.
 
         Args:
             place: the run and round.
             need: its shortfall says what to write.
             seeds: hard pairs by task; a task without any cannot be expanded.
-            known: normalised texts of everything in the pools.
+            known: everything in the pools.
         """
+        name = place.named("expansions")
+        if place.store.has(name):
+            place.store.parts(name).drop()
+            rows = place.store.read(name, ExpansionRow)
+            known.learn_all((row.id, row.text) for row in rows if row.reason is None)
+            return rows
         for task in need.shortfall:
             if not seeds.get(task):
                 place.watch.note(f"{task}: {need.shortfall[task]} hard examples short and no hard seed to expand")
-        requests = [(task, count) for task, count in need.shortfall.items() if seeds.get(task)]
+        owed = {task: count for task, count in need.shortfall.items() if seeds.get(task)}
+        rows = self._attempts(place, owed, seeds, known)
+        place.store.write(name, ExpansionRow, rows)
+        place.store.parts(name).drop()
+        place.watch.finish()
+        return rows
 
-        def do(chunk: Sequence[tuple[str, int]]) -> Iterator[ExpansionRow]:
-            for task, count in chunk:
-                yield from self._fill(place, task, count, seeds[task], known)
-
-        return keep(place, Work("expand", "expansions", 1), ExpansionRow, requests, do)
-
-    def _fill(
-        self, place: Place, task: str, count: int, seeds: Sequence[Pair], known: AbstractSet[str]
-    ) -> Iterator[ExpansionRow]:
-        """Ask until `count` texts are kept or the attempts are used up."""
-        kept: set[str] = set()
+    def _attempts(
+        self, place: Place, owed: dict[str, int], seeds: Mapping[str, Sequence[Pair]], known: Novelty
+    ) -> list[ExpansionRow]:
+        """Ask until nothing is owed or the attempts are used up; every attempt is kept when it is complete."""
+        parts = place.store.parts(place.named("expansions"))
+        finished = parts.read()
+        rows: list[ExpansionRow] = []
+        place.watch.start(place.number, "expand", sum(owed.values()))
         for attempt in range(self.attempts):
-            seed = seed_for(place.seed, "expand", place.number, task, attempt)
-            request = ExpandRequest(task, _shuffled(seeds, seed), count - len(kept), seed)
-            replies = list(self.teacher.expand(request))
-            written = [reply for reply in replies if not isinstance(reply, Failure)]
-            for failure in (reply for reply in replies if isinstance(reply, Failure)):
-                place.watch.note(f"{task}: expansion failed: {failure.kind}: {failure.message}")
-            tags = dict(self.tagger.tag([pair.instruction for pair in written]))
-            for pair in written:
-                tag = tags[pair.instruction.id]
-                label = None if isinstance(tag, Failure) else tag.task
-                text = normalised(pair.instruction.text)
-                reason = self._reason(pair, label, task)
-                if reason is None and (text in known or text in kept):
-                    reason = "duplicate"
-                if reason is None:
-                    kept.add(text)
-                yield _row(pair, task, label, reason)
-            if len(kept) >= count:
-                return
+            if not owed:
+                break
+            key = f"attempt {attempt}"
+            if key in finished:
+                made = [restored(ExpansionRow, one) for one in finished[key]]
+                known.learn_all((row.id, row.text) for row in made if row.reason is None)
+            else:
+                place.watch.check()
+                made = list(self._attempt(place, attempt, owed, seeds, known))
+                place.watch.check()
+                parts.append(key, [cells(row) for row in made])
+            kept = Counter(row.task_wanted for row in made if row.reason is None)
+            place.watch.advance(sum(min(kept[task], count) for task, count in owed.items()))
+            owed = {task: count - kept[task] for task, count in owed.items() if count > kept[task]}
+            rows += made
+        return rows
 
-    def _reason(self, pair: Pair, label: str | None, task: str) -> str | None:
-        text = normalised(pair.instruction.text)
-        if not text:
-            return "empty instruction"
-        if not pair.response.text.strip():
-            return "empty response"
-        if text in self.forbidden:
-            return "in an evaluation set"
+    def _attempt(
+        self,
+        place: Place,
+        attempt: int,
+        owed: Mapping[str, int],
+        seeds: Mapping[str, Sequence[Pair]],
+        known: Novelty,
+    ) -> Iterator[ExpansionRow]:
+        """Ask once for every task, check every text."""
+        requests = []
+        for task, count in owed.items():
+            seed = seed_for(place.seed, "expand", place.number, task, attempt)
+            requests.append(ExpandRequest(task, _shuffled(seeds[task], seed), count, seed))
+        written: list[tuple[str, Instruction]] = []
+        failed: Counter[tuple[str, str]] = Counter()
+        for task, reply in self.teacher.expand(requests):
+            if isinstance(reply, Failure):
+                failed[task, f"{reply.kind}: {reply.message}"] += 1
+            else:
+                written.append((task, reply))
+        for (task, why), count in sorted(failed.items()):
+            place.watch.note(f"{task}: expansion failed {count} x: {why}")
+        written.sort(key=lambda one: (one[0], one[1].id))  # replies come in any order
+        tags = dict(self.tagger.tag(one for _, one in written))
+        checked = [(task, one, self._checked(task, one, tags[one.id], known)) for task, one in written]
+        answers = dict(self.teacher.answer(one for _, one, check in checked if check.reason is None))
+        for task, one, check in checked:
+            yield self._row(task, one, check, answers.get(one.id))
+
+    def _checked(self, task: str, one: Instruction, tag: TaskTag | Failure, known: Novelty) -> _Check:
+        """Whether a text may be kept; if so, it is known from now on."""
+        label = None if isinstance(tag, Failure) else tag.task
+        reason, detail = self._reason(one.text, label, task, known)
+        if reason is None:
+            known.learn(one.id, one.text)
+        return _Check(label, reason, detail)
+
+    def _row(self, task: str, one: Instruction, check: _Check, reply: Completion | Failure | None) -> ExpansionRow:
+        """What was kept has an answer; without one it is dropped after all."""
+        text, failure = usable(reply) if reply else (None, None)
+        reason, detail = (check.reason, check.detail) if text or check.reason else ("not answered", failure or "")
+        origin = one.origin
+        return ExpansionRow(
+            one.id,
+            one.text,
+            text or "",
+            self.teacher.name,
+            origin.source,
+            origin.parents,
+            task,
+            check.label,
+            reason,
+            detail,
+        )
+
+    def _reason(self, text: str, label: str | None, task: str, known: Novelty) -> tuple[str | None, str]:
+        """Why a text is dropped, and what it met; (None, "") keeps it."""
+        if not text.strip():
+            return "empty instruction", ""
+        if met := self.forbidden.find(text):
+            return ("near an evaluation item" if met.near else "in an evaluation set"), f"{met.name} {met.near}".strip()
+        if met := known.find(text):
+            return ("near-duplicate" if met.near else "duplicate"), f"{met.name} {met.near}".strip()
         if label is None:
-            return "not tagged"
-        return None if label == task else "tagged as another task"
+            return "not tagged", ""
+        return (None, "") if label == task else ("tagged as another task", label)
 
 
 def pair_of(row: ExpansionRow, number: int) -> Pair:
@@ -111,18 +181,3 @@ def draw_rows(need: Draw, shares: Mapping[str, float], rows: Sequence[ExpansionR
 def _shuffled(seeds: Sequence[Pair], seed: int) -> list[Pair]:
     order = priorities([pair.instruction.id for pair in seeds], seed).argsort(kind="stable")
     return [seeds[place] for place in order]
-
-
-def _row(pair: Pair, task: str, label: str | None, reason: str | None) -> ExpansionRow:
-    instruction, response = pair.instruction, pair.response
-    return ExpansionRow(
-        instruction.id,
-        instruction.text,
-        response.text,
-        response.author,
-        instruction.origin.source,
-        instruction.origin.parents,
-        task,
-        label,
-        reason,
-    )

@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import cast
 
 from tapir.domain.difficulty import Difficulty, difficulty
 from tapir.domain.instruction import Pair
 from tapir.domain.judgement import Judgement, Order, Unscored, Verdict
 from tapir.roles import Comparison, Judge
-from tapir.store.keep import Place, Work, keep
+from tapir.store.keep import Place, Work, stream
 from tapir.store.rows import AnswerRow, JudgementRow
+
+_STAGES = {"judgements": "judge", "preferences": "prefer"}
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The judge compares; what it cannot score stays unscored."""
+    """The judge compares; what it cannot score stays unscored.
+
+    Attributes:
+        tasks: t(x) by id, for a judge with a rubric for each task.
+        table: where its judgements are kept.
+    """
 
     judge: Judge
     chunk: int
+    tasks: Mapping[str, str] = field(default_factory=dict)
+    table: str = "judgements"
 
     def run(
         self, place: Place, pairs: Sequence[Pair], answers: Mapping[str, AnswerRow]
@@ -27,38 +36,47 @@ class Score:
         """MFD for each pair, or why there is none."""
         items = [(pair.instruction.id, pair) for pair in pairs]
 
-        def do(chunk: Sequence[tuple[str, Pair]]) -> Iterator[JudgementRow]:
-            comparisons = []
-            for name, pair in chunk:
-                answer = answers[name]
-                if answer.text is None:
-                    yield _unscored(name, Unscored("no student answer", answer.failure or ""), self.judge.name)
-                else:
-                    comparisons.append(Comparison(pair.instruction, pair.response.text, answer.text))
-            owed = {comparison.instruction.id for comparison in comparisons}
-            for name, verdict in self.judge.judge(comparisons):
-                owed.discard(name)
-                yield from _rows(name, verdict or Unscored("no verdict"), self.judge.name)
-            for name in sorted(owed):
-                yield _unscored(name, Unscored("no verdict"), self.judge.name)
+        def do(owed: Iterator[tuple[str, Pair]]) -> Iterator[tuple[str, list[JudgementRow]]]:
+            missing: list[str] = []
+            asked: set[str] = set()
 
-        rows = keep(place, Work("judge", "judgements", self.chunk), JudgementRow, items, do)
-        return _difficulties(rows)
+            def comparisons() -> Iterator[Comparison]:
+                for name, pair in owed:
+                    answer = answers[name]
+                    if answer.text is None:
+                        missing.append(name)
+                    else:
+                        asked.add(name)
+                        yield Comparison(pair.instruction, pair.response.text, answer.text, self.tasks.get(name, ""))
+
+            for name, verdict in self.judge.judge(comparisons()):
+                asked.discard(name)
+                yield name, _rows(name, verdict or Unscored("no verdict"), self.judge.name)
+            for name in sorted(asked):
+                yield name, [_unscored(name, Unscored("no verdict"), self.judge.name)]
+            for name in missing:
+                why = Unscored("no student answer", answers[name].failure or "")
+                yield name, [_unscored(name, why, self.judge.name)]
+
+        stream(place, Work(_STAGES.get(self.table, self.table), self.table, self.chunk), JudgementRow, items, do)
+        return difficulties(place.store.each(place.named(self.table), JudgementRow))
 
 
-def _rows(name: str, verdict: Verdict, judge: str) -> Iterator[JudgementRow]:
+def _rows(name: str, verdict: Verdict, judge: str) -> list[JudgementRow]:
     if isinstance(verdict, Unscored):
-        yield _unscored(name, verdict, judge)
-        return
-    for one in verdict:
-        yield JudgementRow(name, one.order, one.student, one.reference, one.rationale, one.judge, None, None)
+        return [_unscored(name, verdict, judge)]
+    return [
+        JudgementRow(name, one.order, one.student, one.reference, one.rationale, one.judge, None, None)
+        for one in verdict
+    ]
 
 
 def _unscored(name: str, why: Unscored, judge: str) -> JudgementRow:
     return JudgementRow(name, "alone", None, None, "", judge, why.reason, why.raw)
 
 
-def _difficulties(rows: Sequence[JudgementRow]) -> dict[str, Difficulty | Unscored]:
+def difficulties(rows: Iterable[JudgementRow]) -> dict[str, Difficulty | Unscored]:
+    """MFD by id, or why there is none."""
     by_id: dict[str, list[Judgement]] = {}
     missing: dict[str, Unscored] = {}
     for row in rows:
@@ -66,7 +84,7 @@ def _difficulties(rows: Sequence[JudgementRow]) -> dict[str, Difficulty | Unscor
             missing[row.id] = Unscored(row.unscored or "", row.raw or "")
             continue
         order = cast("Order", row.order)
-        judgement = Judgement(row.student, row.reference, order, row.rationale, row.judge)
+        judgement = Judgement(row.student, row.reference, order, "", row.judge)
         by_id.setdefault(row.id, []).append(judgement)
     scored: dict[str, Difficulty | Unscored] = {
         name: difficulty(judgements) for name, judgements in by_id.items() if name not in missing

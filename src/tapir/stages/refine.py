@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from tapir.domain.completion import Failure
+from tapir.domain.completion import Completion, Failure, usable
 from tapir.domain.instruction import Pair
 from tapir.roles import RefineRequest, Teacher
-from tapir.store.keep import Place, Work, keep
+from tapir.store.keep import Place, Work, stream
 from tapir.store.rows import RefinementRow
 
 
@@ -23,15 +23,13 @@ class Refine:
         """One row for each pair; a failed rewrite leaves the original in use."""
         items = [(pair.instruction.id, pair) for pair in pairs]
 
-        def do(chunk: Sequence[tuple[str, Pair]]) -> Iterator[RefinementRow]:
-            for name, reply in self.teacher.refine([RefineRequest(pair, task_of[name]) for name, pair in chunk]):
-                if isinstance(reply, Failure):
-                    yield RefinementRow(name, task_of[name], None, self.teacher.name, f"{reply.kind}: {reply.message}")
-                elif not reply.text.strip():
-                    yield RefinementRow(name, task_of[name], None, self.teacher.name, "empty: the rewrite has no text")
-                elif reply.finish_reason == "length":
-                    yield RefinementRow(name, task_of[name], None, self.teacher.name, "length: the rewrite was cut off")
-                else:
-                    yield RefinementRow(name, task_of[name], reply.text, self.teacher.name, None)
+        def do(owed: Iterator[tuple[str, Pair]]) -> Iterator[tuple[str, list[RefinementRow]]]:
+            for name, reply in self.teacher.refine(RefineRequest(pair, task_of[name]) for name, pair in owed):
+                yield name, [self._row(name, task_of[name], reply)]
 
-        return keep(place, Work("refine", "refinements", self.chunk), RefinementRow, items, do)
+        stream(place, Work("refine", "refinements", self.chunk), RefinementRow, items, do)
+        return place.store.read(place.named("refinements"), RefinementRow)
+
+    def _row(self, name: str, task: str, reply: Completion | Failure) -> RefinementRow:
+        text, failure = usable(reply)
+        return RefinementRow(name, task, text, self.teacher.name, failure)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tapir.domain.completion import Failure
 from tapir.domain.instruction import Instruction
 from tapir.roles import Tagger
-from tapir.store.keep import Place, Work, keep
+from tapir.store.keep import Place, Work, stream
 from tapir.store.rows import TagRow
 
 
@@ -23,11 +23,12 @@ class Tag:
         """One row for each instruction, by id."""
         items = [(one.id, one) for one in instructions]
 
-        def do(chunk: Sequence[tuple[str, Instruction]]) -> Iterator[TagRow]:
-            for name, tag in self.tagger.tag([one for _, one in chunk]):
+        def do(owed: Iterator[tuple[str, Instruction]]) -> Iterator[tuple[str, list[TagRow]]]:
+            for name, tag in self.tagger.tag(one for _, one in owed):
                 if isinstance(tag, Failure):
-                    yield TagRow(name, None, 0.0, f"{tag.kind}: {tag.message}")
+                    yield name, [TagRow(name, None, 0.0, f"{tag.kind}: {tag.message}")]
                 else:
-                    yield TagRow(name, tag.task, tag.confidence, None)
+                    yield name, [TagRow(name, tag.task, tag.confidence, None)]
 
-        return {row.id: row for row in keep(place, Work("tag", "tags", self.chunk), TagRow, items, do)}
+        stream(place, Work("tag", "tags", self.chunk), TagRow, items, do)
+        return {row.id: row for row in place.store.each(place.named("tags"), TagRow)}

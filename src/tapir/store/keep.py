@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeVar
 
 from tapir.roles import Watch
-from tapir.store.run import RunStore
+from tapir.store.run import Parts, RunStore, cells
 from tapir.store.tables import RowT
 
 ItemT = TypeVar("ItemT")
+
+_LINES = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,11 +81,11 @@ def keep(
     rows: list[RowT] = []
     for key, chunk in zip(keys, chunks, strict=True):
         if key in finished:
-            rows += [row(*_restored(cells)) for cells in finished[key]]
+            rows += [restored(row, one) for one in finished[key]]
             continue
         place.watch.check()
         made = list(do(chunk))
-        parts.append(key, made)
+        parts.append(key, [cells(one) for one in made])
         rows += made
         place.watch.advance(len(chunk))
     table = place.store.once(name, row, lambda: rows)
@@ -95,5 +98,62 @@ def _key(chunk: Sequence[tuple[str, object]]) -> str:
     return hashlib.blake2b("/".join(name for name, _ in chunk).encode(), digest_size=8).hexdigest()
 
 
-def _restored(cells: list[object]) -> list[object]:
-    return [tuple(cell) if isinstance(cell, list) else cell for cell in cells]
+def restored(row: type[RowT], cells: Sequence[object]) -> RowT:
+    """The row that `cells` were taken from."""
+    return row(*(tuple(cell) if isinstance(cell, list) else cell for cell in cells))
+
+
+def stream(
+    place: Place,
+    work: Work,
+    row: type[RowT],
+    items: Sequence[tuple[str, ItemT]],
+    do: Callable[[Iterator[tuple[str, ItemT]]], Iterable[tuple[str, Sequence[RowT]]]],
+) -> None:
+    """Make a table of items that do not depend on each other, in whatever order they are finished.
+
+    What is finished is saved every `work.chunk` items, and when the work ends early. The table has the order
+    of the items, so it does not depend on the order of the work; few rows are in memory at once.
+
+    Args:
+        place: the run and round.
+        work: what is made.
+        row: class of the table's rows.
+        items: (id, item); ids are distinct.
+        do: takes the owed items one by one and gives the rows of each, in any order.
+    """
+    name = place.named(work.table)
+    parts = place.store.parts(name)
+    if place.store.has(name):
+        parts.drop()
+        return
+    where = {key: (start, turn) for start, keys, _ in parts.lines() for turn, key in enumerate(keys)}
+    place.watch.start(place.number, work.stage, len(items), len(where))
+    fresh: list[tuple[str, Sequence[RowT]]] = []
+
+    def save() -> None:
+        if fresh:
+            start = parts.append([key for key, _ in fresh], [[cells(one) for one in rows] for _, rows in fresh])
+            where.update({key: (start, turn) for turn, (key, _) in enumerate(fresh)})
+            fresh.clear()
+
+    try:
+        for key, rows in do((key, item) for key, item in items if key not in where):
+            fresh.append((key, rows))
+            place.watch.advance()
+            if len(fresh) >= work.chunk:
+                save()
+    finally:
+        save()
+    place.watch.check()
+    place.store.write(name, row, _in_order(parts, row, [where[key] for key, _ in items]))
+    parts.drop()
+    place.watch.finish()
+
+
+def _in_order(parts: Parts, row: type[RowT], places: Iterable[tuple[int, int]]) -> Iterator[RowT]:
+    """The rows at these places; the lines read last are remembered, as items are finished nearly in order."""
+    line = lru_cache(_LINES)(parts.at)
+    for start, turn in places:
+        for one in line(start)[turn]:
+            yield restored(row, one)

@@ -28,6 +28,26 @@ class DropRow:
 
 
 @dataclass(frozen=True, slots=True)
+class NeighbourRow:
+    """neighbours.parquet: a corpus instruction and the earlier one it nearly repeats; similarity is 0 to 1."""
+
+    id: str
+    other: str
+    similarity: float
+    measure: str
+
+
+@dataclass(frozen=True, slots=True)
+class ResponseRow:
+    """responses.parquet: y where the teacher was asked for it. Either `text` or `failure` is set."""
+
+    id: str
+    text: str | None
+    author: str
+    failure: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AnswerRow:
     """answers.parquet: ỹ. Either `text` or `failure` is set."""
 
@@ -86,7 +106,7 @@ class DrawRow:
 
 @dataclass(frozen=True, slots=True)
 class ExpansionRow:
-    """expansions.parquet: everything the teacher wrote; `reason` says why a row was dropped."""
+    """expansions.parquet: everything the teacher wrote; `reason` says why a row was dropped, `detail` what it met."""
 
     id: str
     text: str
@@ -97,6 +117,7 @@ class ExpansionRow:
     task_wanted: str
     task: str | None
     reason: str | None
+    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,7 +146,7 @@ class MixtureRow:
 
 @dataclass(frozen=True, slots=True)
 class EvaluationRow:
-    """evaluation.parquet: every held-out answer with its grade."""
+    """evaluation.parquet: every held-out answer with its grade; `score` is null where the judge could not be read."""
 
     benchmark: str
     id: str
@@ -133,6 +154,6 @@ class EvaluationRow:
     instruction: str
     expected: str
     answer: str | None
-    score: float
+    score: float | None
     success: bool
     failure: str | None

@@ -6,9 +6,10 @@ import hashlib
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from tapir.errors import StoreError
 from tapir.store.files import disk_errors, read_json, write_json, write_text
@@ -28,13 +29,17 @@ class RunStore:
         """Folder of a round; round 0 holds the warm-up and the first look at the corpus."""
         return self.folder / f"round-{number}"
 
-    def once(self, name: str, row: type[RowT], make: Callable[[], Sequence[RowT]]) -> list[RowT]:
+    def once(self, name: str, row: type[RowT], make: Callable[[], Iterable[RowT]]) -> list[RowT]:
         """The table `name`, made now or read from where an earlier process left it."""
-        path = self.folder / f"{name}.parquet"
         if not self.has(name):
-            write_rows(path, row, make())
-            self._record(path)
+            self.write(name, row, make())
         return self.read(name, row)
+
+    def write(self, name: str, row: type[RowT], rows: Iterable[RowT]) -> None:
+        """Make the table `name`; from now on it is finished."""
+        path = self.folder / f"{name}.parquet"
+        write_rows(path, row, rows)
+        self._record(path)
 
     def once_json(self, name: str, make: Callable[[], object]) -> object:
         """The JSON file `name`, made now or read from where an earlier process left it."""
@@ -49,7 +54,11 @@ class RunStore:
         return path.exists() and self._key(path) in self._checksums()
 
     def read(self, name: str, row: type[RowT]) -> list[RowT]:
-        """A finished table.
+        """A finished table, whole."""
+        return list(self.each(name, row))
+
+    def each(self, name: str, row: type[RowT]) -> Iterator[RowT]:
+        """The rows of a finished table, few of them in memory at once.
 
         Raises:
             TableCorrupt: its bytes are not those that were written.
@@ -60,7 +69,7 @@ class RunStore:
             raise StoreError(f"{path} is missing", remedy="Run `tapir resume`; it is made again.")
         if _sha256(path) != self._checksums().get(self._key(path)):
             raise corrupt(path, "its checksum differs")
-        return read_rows(path, row)
+        yield from read_rows(path, row)
 
     def verify(self) -> None:
         """Check every finished table that is still there against its checksum."""
@@ -98,39 +107,54 @@ class RunStore:
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """Chunks of rows, each one line: a line is whole or it does not count."""
+    """What is finished of a table in the making: each line is a key and what belongs to it.
+
+    A line is whole or it does not count, so a process may die at any moment.
+    """
 
     path: Path
 
     def read(self) -> dict[str, list[list[object]]]:
         """Rows of every finished chunk, by the chunk's key."""
+        return {key: rows for _, key, rows in self.lines()}
+
+    def lines(self) -> Iterator[tuple[int, Any, Any]]:
+        """Where each line begins, its key and its rows."""
         if not self.path.exists():
-            return {}
-        finished: dict[str, list[list[object]]] = {}
+            return
+        place = 0
         with self.path.open("rb") as lines:
             for line in lines:
                 if not line.endswith(b"\n"):
-                    break  # the process died while writing this line: its chunk is owed again
+                    return  # the process died while writing this line: it is owed again
                 try:
-                    chunk = json.loads(line)
+                    found = json.loads(line)
                 except ValueError:
-                    break
-                finished[chunk["key"]] = chunk["rows"]
-        return finished
+                    return
+                yield place, found["key"], found["rows"]
+                place += len(line)
 
-    def append(self, key: str, rows: Iterable[Row]) -> None:
-        """Add a finished chunk and wait until it is on disk."""
-        line = json.dumps({"key": key, "rows": [_cells(row) for row in rows]}, ensure_ascii=False)
+    def at(self, place: int) -> Any:
+        """Rows of the line that begins at a place."""
+        with self.path.open("rb") as lines:
+            lines.seek(place)
+            return json.loads(lines.readline())["rows"]
+
+    def append(self, key: object, rows: object) -> int:
+        """Add a line and wait until it is on disk; returns where it begins."""
+        line = json.dumps({"key": key, "rows": rows}, ensure_ascii=False)
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as parts:
                 _end_line(parts.fileno())
+                place = os.fstat(parts.fileno()).st_size
                 parts.write(line.encode(errors="surrogatepass") + b"\n")
                 parts.flush()
                 os.fsync(parts.fileno())
+        return place
 
     def drop(self) -> None:
-        """Forget the chunks: the table they make is on disk."""
+        """Forget the lines: the table they make is on disk."""
         self.path.unlink(missing_ok=True)
 
 
@@ -144,7 +168,8 @@ def _end_line(descriptor: int) -> None:
         os.ftruncate(descriptor, keep)
 
 
-def _cells(row: Row) -> list[object]:
+def cells(row: Row) -> list[object]:
+    """A row as JSON can hold it."""
     return [getattr(row, name) for name in row.__dataclass_fields__]
 
 

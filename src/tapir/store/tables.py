@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_type_hints
 
@@ -22,6 +23,8 @@ class Row(Protocol):
 
 RowT = TypeVar("RowT", bound=Row)
 
+_GROUP = 8192  # rows in memory at once while a table is written or read
+
 
 def schema_of(row: type[Row]) -> pa.Schema:
     """The Parquet schema of a row class."""
@@ -39,19 +42,21 @@ def schema_of(row: type[Row]) -> pa.Schema:
     return pa.schema([(field.name, types[hints[field.name]]) for field in dataclasses.fields(row)])
 
 
-def write_rows(path: Path, row: type[RowT], rows: Sequence[RowT]) -> None:
-    """Replace a Parquet table atomically; equal rows give equal bytes."""
+def write_rows(path: Path, row: type[RowT], rows: Iterable[RowT]) -> None:
+    """Replace a Parquet table atomically; equal rows give equal bytes, and few of them are in memory at once."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = schema_of(row)
-    columns = {name: [getattr(item, name) for item in rows] for name in schema.names}
-    with replacing(path) as draft:
-        pq.write_table(pa.table(columns, schema=schema), draft, compression="zstd")
+    source = iter(rows)
+    with replacing(path) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as table:
+        while group := list(islice(source, _GROUP)):
+            columns = {name: [getattr(item, name) for item in group] for name in schema.names}
+            table.write_table(pa.table(columns, schema=schema))
 
 
-def read_rows(path: Path, row: type[RowT]) -> list[RowT]:
-    """Read a table back as its rows.
+def read_rows(path: Path, row: type[RowT]) -> Iterator[RowT]:
+    """The rows of a table in order, a group at a time.
 
     Raises:
         TableCorrupt: the file is not such a table.
@@ -59,16 +64,20 @@ def read_rows(path: Path, row: type[RowT]) -> list[RowT]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    schema = schema_of(row)
+    lists = {field.name for field in schema if pa.types.is_list(field.type)}
     try:
-        table = pq.read_table(path, schema=schema_of(row), memory_map=False)
+        with pq.ParquetFile(path, memory_map=False) as table:
+            if not table.schema_arrow.equals(schema):
+                raise corrupt(path, "its columns are others")
+            for batch in table.iter_batches(_GROUP):
+                columns = [
+                    [tuple(cell) for cell in batch[name].to_pylist()] if name in lists else batch[name].to_pylist()
+                    for name in schema.names
+                ]
+                yield from map(row, *columns)
     except (pa.ArrowException, OSError) as error:
         raise corrupt(path, str(error).splitlines()[0]) from error
-    lists = {field.name for field in table.schema if pa.types.is_list(field.type)}
-    columns = [
-        [tuple(cell) for cell in table[name].to_pylist()] if name in lists else table[name].to_pylist()
-        for name in table.column_names
-    ]
-    return [row(*cells) for cells in zip(*columns, strict=True)]
 
 
 def corrupt(path: Path, why: str) -> TableCorrupt:

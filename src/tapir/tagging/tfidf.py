@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
 from typing import TYPE_CHECKING, TypeAlias
 
 from tapir.domain.completion import Failure
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 Labeller: TypeAlias = Callable[[Sequence[Instruction]], Iterable[tuple[str, TaskTag | Failure]]]
 
 _AT_LEAST = 10
+_AT_ONCE = 512
 
 
 class TfidfTagger:
@@ -60,17 +62,17 @@ class TfidfTagger:
         self._pipeline = _pipeline().fit([text for text, _ in train], [task for _, task in train])
         return self._report(self._pipeline, len(train), test)
 
-    def tag(self, instructions: Sequence[Instruction]) -> Iterator[tuple[str, TaskTag | Failure]]:
+    def tag(self, instructions: Iterable[Instruction]) -> Iterator[tuple[str, TaskTag | Failure]]:
         """The most probable label of each instruction, with its probability."""
         if self._pipeline is None:
             raise RoleError("the tagger was asked before it was fitted", remedy="Call fit() first.")
-        if not instructions:
-            return
-        probabilities = self._pipeline.predict_proba([one.text for one in instructions])
+        source = iter(instructions)
         labels = self._pipeline.classes_
-        for one, row in zip(instructions, probabilities, strict=True):
-            best = int(row.argmax())
-            yield one.id, TaskTag(str(labels[best]), float(row[best]))
+        while chunk := list(islice(source, _AT_ONCE)):
+            probabilities = self._pipeline.predict_proba([one.text for one in chunk])
+            for one, row in zip(chunk, probabilities, strict=True):
+                best = int(row.argmax())
+                yield one.id, TaskTag(str(labels[best]), float(row[best]))
 
     def _report(self, pipeline: Pipeline, trained_on: int, test: Sequence[tuple[str, str]]) -> TaggerReport:
         found = pipeline.predict([text for text, _ in test])

@@ -21,28 +21,37 @@ class Encoded:
     completion_mask: list[int]
 
 
-def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> list[Encoded]:
+def encode(examples: Sequence[Example], tokenizer: Any, max_length: int) -> tuple[list[Encoded], list[str]]:
     """Tokenise with the student's chat template.
 
+    Returns:
+        The examples, and the ids of those left out because they have more than `max_length` tokens: an answer
+        that is cut off teaches the student to stop in the middle.
+
     Raises:
-        TrainingError: an example has no answer token, or is longer than `max_length` tokens: nothing is cut
-            off silently.
+        TrainingError: an example has no answer token, or all are too long.
     """
-    encoded = [_encode(example, tokenizer) for example in examples]
-    if not encoded:
+    if not examples:
         raise TrainingError("the mixture is empty", remedy="Lower curriculum.threshold, or bring a larger corpus.")
-    for example, one in zip(examples, encoded, strict=True):
+    encoded: list[Encoded] = []
+    too_long: list[str] = []
+    for example in examples:
+        one = _encode(example, tokenizer)
         if not example.answer.strip() or not any(one.completion_mask):
             raise TrainingError(
                 f"example {example.id} has no answer token to learn from: {example.answer!r}",
                 remedy="Check the answer in mixture.parquet and the student's chat template.",
             )
         if len(one.input_ids) > max_length:
-            raise TrainingError(
-                f"example {example.id} has {len(one.input_ids)} tokens, more than training.max_length = {max_length}",
-                remedy="Raise training.max_length, or remove the row from the corpus.",
-            )
-    return encoded
+            too_long.append(example.id)
+        else:
+            encoded.append(one)
+    if not encoded:
+        raise TrainingError(
+            f"all {len(examples)} examples have more tokens than training.max_length = {max_length}",
+            remedy="Raise training.max_length.",
+        )
+    return encoded, too_long
 
 
 def training_order(lengths: Sequence[int], *, batch_size: int, epochs: float, seed: int) -> list[int]:

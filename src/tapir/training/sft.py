@@ -52,7 +52,10 @@ class SftTrainer:
         from trl import SFTTrainer
 
         model, tokenizer = load(job.base)
-        encoded = encode(job.examples, tokenizer, self.settings.max_length)
+        encoded, too_long = encode(job.examples, tokenizer, self.settings.max_length)
+        if too_long:
+            limit = self.settings.max_length
+            watch.note(f"{len(too_long)} of {len(job.examples)} examples left out: longer than max_length = {limit}")
         order = training_order(
             [len(one.input_ids) for one in encoded],
             batch_size=self.settings.batch_size,
@@ -80,7 +83,7 @@ class SftTrainer:
             watch.check()
             _save(trainer.model, tokenizer, job.out)
         watch.finish()
-        return _report(trainer.state.log_history, steps, order, encoded)
+        return _report(trainer.state.log_history, steps, order, encoded, too_long)
 
     def _arguments(self, job: TrainJob, steps: int) -> Any:
         import torch
@@ -180,10 +183,13 @@ def _save(model: Any, tokenizer: Any, out: Path) -> None:
     draft.replace(out)
 
 
-def _report(history: list[dict[str, float]], steps: int, order: list[int], encoded: list[Encoded]) -> TrainReport:
+def _report(
+    history: list[dict[str, float]], steps: int, order: list[int], encoded: list[Encoded], too_long: list[str]
+) -> TrainReport:
     return TrainReport(
         steps=steps,
         loss=[(int(entry["step"]), float(entry["loss"])) for entry in history if "loss" in entry],
         tokens=sum(len(encoded[place].input_ids) for place in order),
         answer_tokens=sum(sum(one.completion_mask) for one in encoded),
+        too_long=too_long,
     )

@@ -1,0 +1,1 @@
+"""Taggers learnt in the run."""
