@@ -20,7 +20,7 @@ from tapir.domain.randomness import seed_for
 from tapir.domain.round import Checkpoint
 from tapir.domain.task import TaskDistribution, Taxonomy
 from tapir.endpoints import Endpoint as EndpointSection
-from tapir.errors import DataError, MissingExtra, RecipeError
+from tapir.errors import DataError, MissingExtra, RecipeError, StoreError
 from tapir.evaluation.judged import JudgedBenchmark
 from tapir.gym.benchmarks import benchmarks as gym_benchmarks
 from tapir.gym.corpus import corpus as gym_corpus
@@ -30,6 +30,7 @@ from tapir.gym.teacher import GymTeacher
 from tapir.llm.book import Book
 from tapir.llm.endpoint import Endpoint, Price
 from tapir.llm.judge import JudgeSettings, LlmJudge
+from tapir.llm.ledger import Ledger
 from tapir.llm.switchboard import Switchboard
 from tapir.llm.tagger import LlmTagger, TaggerSettings
 from tapir.llm.teacher import LlmTeacher, TeacherSettings
@@ -50,6 +51,7 @@ __all__ = [
     "check_student",
     "corpus_of",
     "forbidden",
+    "ledger",
     "novelty",
     "roles",
     "skills",
@@ -197,6 +199,17 @@ def corpus_of(recipe: Recipe) -> list[Pair | Rejected]:
             + ".",
         )
     return found
+
+
+def ledger(path: Path, *, new: bool = False) -> Ledger:
+    """Open a ledger.
+
+    Raises:
+        StoreError: there is none, and `new` does not say to make one; or the file is something else.
+    """
+    if not new and not path.is_file():
+        raise StoreError(f"{path} is not a file", remedy="Name a ledger, e.g. runs/NAME/ledger.sqlite.")
+    return Ledger(path)
 
 
 def novelty(recipe: Recipe) -> Novelty:

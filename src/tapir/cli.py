@@ -1,4 +1,4 @@
-"""The command line: `tapir run | plan | resume | status | show | report | check | recipe`."""
+"""The command line: `tapir run | plan | resume | status | show | report | check | recipe | ledger`."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import json
 import os
 import sys
 from collections.abc import Callable
+from contextlib import closing
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -31,10 +33,13 @@ app = typer.Typer(
 )
 recipes = typer.Typer(no_args_is_help=True, help="Look at recipes.", rich_markup_mode=None)
 app.add_typer(recipes, name="recipe")
+ledgers = typer.Typer(no_args_is_help=True, help="Look at ledgers of paid calls.", rich_markup_mode=None)
+app.add_typer(ledgers, name="ledger")
 
 RecipeName = Annotated[str, typer.Argument(help="A TOML file or the name of a shipped recipe.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. curriculum.rounds=2; repeatable.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
+LedgerFile = Annotated[Path, typer.Argument(help="A ledger, e.g. runs/NAME/ledger.sqlite.")]
 MEGABYTE = 1_000_000
 PLAIN_WIDTH = 120  # columns where the output is not a terminal
 
@@ -171,6 +176,69 @@ def report(folder: Folder) -> None:
     if page is None:
         raise MissingExtra("the chart library is not installed", remedy="pip install 'tapir-distill[report]'")
     typer.echo(str(page))
+
+
+@ledgers.command("stats")
+def ledger_stats(ledger: LedgerFile) -> None:
+    """Say what is in a ledger: calls, tokens and money by model and by purpose."""
+    from rich.console import Console
+
+    from tapir import assemble, terminal
+
+    with closing(assemble.ledger(ledger)) as found:
+        models = [((model,), calls, usage, cost) for model, calls, usage, cost in found.models()]
+        purposes = [
+            ((one.purpose.run[:8], str(one.purpose.round), one.purpose.stage), one.calls, one.usage, one.cost)
+            for one in found.spent()
+        ]
+    console = Console(highlight=False)
+    console.print(terminal.money_table(["model"], models))
+    console.print(terminal.money_table(["run", "round", "stage"], purposes))
+    typer.echo(f"{ledger}: {ledger.stat().st_size / MEGABYTE:,.1f} MB")
+
+
+@ledgers.command("export")
+def ledger_export(
+    ledger: LedgerFile,
+    out: Annotated[Path | None, typer.Option(help="File to write; the terminal by default.")] = None,
+) -> None:
+    """Write every call as a line of JSON: what was asked, what was answered, for what, at what cost."""
+    from tapir import assemble
+    from tapir.store.files import replacing
+
+    with closing(assemble.ledger(ledger)) as found:
+        lines = (
+            json.dumps(
+                {
+                    "digest": digest.hex(),
+                    **asdict(purpose),
+                    "cost": cost,
+                    "request": json.loads(request),
+                    "reply": json.loads(reply),
+                },
+                ensure_ascii=False,
+            )
+            for digest, request, reply, purpose, cost in found.export()
+        )
+        if out is None:
+            for line in lines:
+                typer.echo(line)
+            return
+        with replacing(out) as draft, draft.open("w", encoding="utf-8") as file:
+            file.writelines(f"{line}\n" for line in lines)
+
+
+@ledgers.command("merge")
+def ledger_merge(
+    into: Annotated[Path, typer.Argument(help="The ledger that takes over; made if it is not there.")],
+    others: Annotated[list[Path], typer.Argument(help="Ledgers to take from; they stay as they are.")],
+) -> None:
+    """Take over the replies of other ledgers, so that they are not paid for again."""
+    from tapir import assemble
+
+    with closing(assemble.ledger(into, new=True)) as found:
+        for other in others:
+            typer.echo(f"{other}: {found.merge(other):,} new")
 
 
 @recipes.command("list")

@@ -16,6 +16,7 @@ from tapir.domain.completion import Completion, Failure
 from tapir.domain.instruction import Instruction, Pair
 from tapir.domain.judgement import Unscored, Verdict
 from tapir.domain.round import Checkpoint
+from tapir.domain.spending import Spending
 from tapir.domain.task import TaskTag, Taxonomy
 
 Reply: TypeAlias = tuple[str, Completion | Failure]
@@ -244,6 +245,9 @@ class Calls(Protocol):
 
     def meter(self) -> str:
         """What was spent so far, in a few words; empty where nothing is."""
+
+    def spent(self) -> Sequence[Spending]:
+        """What the run has paid so far, earlier sessions included."""
 
     def close(self) -> None:
         """The session ends."""

@@ -11,7 +11,7 @@ import time
 import uuid
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -124,8 +124,9 @@ class _Diary:
 
     def finish(self) -> None:
         number, stage, began = self._open
-        meter = {"meter": self.calls.meter()} if self.calls else {}
-        self.store.event("finished", round=number, stage=stage, seconds=round(time.monotonic() - began, 3), **meter)
+        self.store.event("finished", round=number, stage=stage, seconds=round(time.monotonic() - began, 3))
+        if self.calls:
+            write_spending(self.store, self.calls)
         self.watch.finish()
 
     def note(self, text: str) -> None:
@@ -329,7 +330,13 @@ def _connected(roles: Roles, store: RunStore, watch: Watch) -> Iterator[None]:
     try:
         yield
     finally:
+        write_spending(store, roles.calls)
         roles.calls.close()
+
+
+def write_spending(store: RunStore, calls: Calls) -> None:
+    """Keep what was paid so far in spending.json, for the report and `tapir status`."""
+    write_json(store.folder / "spending.json", [asdict(one) for one in calls.spent()])
 
 
 @contextmanager

@@ -7,11 +7,11 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import FrameType
-from typing import TextIO
+from typing import TextIO, TypeAlias
 
 from rich.console import Console
 from rich.progress import (
@@ -25,12 +25,16 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from tapir.domain.completion import Usage
 from tapir.domain.round import EvalResult
 from tapir.errors import Interrupted
 from tapir.report.summary import Summary
 from tapir.store.files import disk_errors
 
 LOG = "log.txt"
+Counted: TypeAlias = tuple[Sequence[str], int, Usage, float]
+"""What was paid for, calls, tokens, money."""
+
 _EVERY = 10.0  # seconds between two plain lines of one stage
 
 
@@ -211,3 +215,20 @@ def show_result(console: Console, summary: Summary, student: str, report: Path |
         console.print(
             "no report: pip install 'tapir-distill[report]', then `tapir report`", highlight=False, markup=False
         )
+
+
+def money_table(names: Sequence[str], rows: Iterable[Counted]) -> Table:
+    """Calls, tokens and money by whatever the names say; rows of the same name are added up."""
+    table = Table()
+    for name in names:
+        table.add_column(name)
+    for name in ("calls", "tokens in", "tokens out", "money"):
+        table.add_column(name, justify="right")
+    totals: dict[tuple[str, ...], list[float]] = {}
+    for key, calls, usage, cost in rows:
+        total = totals.setdefault(tuple(key), [0, 0, 0, 0.0])
+        for place, value in enumerate((calls, usage.prompt_tokens, usage.completion_tokens, cost)):
+            total[place] += value
+    for key, (calls, read, written, cost) in totals.items():
+        table.add_row(*key, f"{calls:,.0f}", f"{read:,.0f}", f"{written:,.0f}", f"{cost:.4f}")
+    return table

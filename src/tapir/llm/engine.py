@@ -90,6 +90,11 @@ class Engine:
         """Whether the user wants to stop."""
         return self._desk.stopping()
 
+    @property
+    def run(self) -> str:
+        """Who pays."""
+        return self._settings.run
+
     def lane(self, name: str) -> Lane:
         """An endpoint at work."""
         return self._lanes[name]

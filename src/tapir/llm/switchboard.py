@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Protocol, TypeVar
 
 from tapir.domain.completion import Completion, Failure
+from tapir.domain.spending import Spending
 from tapir.errors import RoleError
 from tapir.llm.batch import batched
 from tapir.llm.endpoint import Endpoint
@@ -76,6 +77,23 @@ class Switchboard:
         money = f"{account.spent:.4f}{limit} spent, " if priced else ""
         reused = f", {account.reused:,} from the ledger" if account.reused else ""
         return f"{money}{account.calls:,} calls{reused}"
+
+    def spent(self) -> list[Spending]:
+        """What the run has paid so far, from the ledger: earlier sessions are included, a crash loses nothing."""
+        engine = self._connected()
+        return [
+            Spending(
+                one.purpose.round,
+                one.purpose.stage,
+                one.purpose.task,
+                one.calls,
+                one.usage.prompt_tokens,
+                one.usage.cached_tokens,
+                one.usage.completion_tokens,
+                one.cost,
+            )
+            for one in engine.ledger.spent(engine.run)
+        ]
 
     def json_schema(self, endpoints: tuple[str, ...]) -> bool:
         """Whether all these endpoints take a JSON schema."""
