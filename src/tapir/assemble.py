@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib.util
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
 from importlib import resources
@@ -29,7 +30,7 @@ from tapir.gym.skills import TRAINED, UNSEEN
 from tapir.gym.teacher import GymTeacher
 from tapir.llm.book import Book
 from tapir.llm.endpoint import Endpoint, Price
-from tapir.llm.judge import JudgeSettings, LlmJudge
+from tapir.llm.judge import WAVE, JudgeSettings, LlmJudge
 from tapir.llm.ledger import Ledger
 from tapir.llm.switchboard import Switchboard
 from tapir.llm.tagger import LlmTagger, TaggerSettings
@@ -309,6 +310,7 @@ def _judge(recipe: Recipe, calls: Switchboard, book: Book) -> Judge:
         max_tokens=one.max_tokens,
         expected_score=one.expected_score,
         rubrics=one.rubrics,
+        wave=sys.maxsize if any(recipe.endpoints[name].batch for name in one.endpoints) else WAVE,
     )
     return LlmJudge(calls, book, settings, _models(recipe, one.endpoints))
 

@@ -312,6 +312,10 @@ class Recipe(Section):
                     yield f"{role}.endpoints: there is no endpoint {name!r}; {hint}"
                 if names.count(name) > 1:
                     yield f"{role}.endpoints names {name!r} {names.count(name)} times: once is enough"
+            if len(names) > 1 and (
+                batch := [name for name in names if name in self.endpoints and self.endpoints[name].batch]
+            ):
+                yield f"{role}.endpoints: {batch[0]!r} sends batches, which nothing can share: name it alone"
         for name in sorted(self.endpoints.keys() - {name for names in users.values() for name in names}):
             yield f"endpoints.{name}: no role uses it; name it in a role's endpoints, or remove it"
 

@@ -174,6 +174,8 @@ class _Errand(Generic[KeyT]):
             CostLimit: it might cost more than is left, and nothing is under way that might cost less than feared.
         """
         fresh = sorted((one.attempt, name) for name, one in self.owed.items() if not one.batch)
+        if not fresh:
+            return
         worst = sum(self.owed[name].worst for _, name in fresh)
         account = self._engine.account
         if not account.allows(worst):
@@ -210,10 +212,10 @@ class _Errand(Generic[KeyT]):
         idle = counts.pop("", 0)
         told = [f"{name} ({_progress(self._seen[name])})" for name in islice(counts, _NAMED)]
         more = f" and {len(counts) - _NAMED:,} more" if len(counts) > _NAMED else ""
-        rest = f"; {idle:,} more requests are not handed in, as they might pass calls.max_cost" if idle else ""
+        rest = f"; not handed in yet, as they might pass calls.max_cost: {idle:,}" if idle else ""
         return Waiting(
-            f"{counts.total():,} requests wait for {len(counts):,} batches at {self._endpoint.base_url}:"
-            f" {', '.join(told)}{more}{rest}",
+            f"batches at {self._endpoint.base_url} are not complete: {', '.join(told)}{more};"
+            f" requests in them: {counts.total():,}{rest}",
             remedy="Come back later: the same command collects them.",
         )
 
@@ -290,12 +292,12 @@ class _Errand(Generic[KeyT]):
 
     def _fruitless(self, haul: _Haul) -> RoleError | None:
         """Why all of a batch failed, where that is not the fault of single requests."""
-        batch, said = haul.batch, ""
+        batch = haul.batch
         if haul.came:
             return None
-        if batch.status != "completed" or not batch.files:
-            said = batch.said or next((one.message for one in haul.failures.values()), "the server does not say why")
-        elif haul.refused >= _REFUSED_AT_ONCE or haul.refused == len(haul.failures) > 0:
+        if batch.status != "completed" or not haul.failures:
+            said = batch.said or next((one.message for one in haul.failures.values()), "its files are empty or gone")
+        elif haul.refused >= _REFUSED_AT_ONCE:
             said = next(one.message for one in haul.failures.values() if one.kind == "bad-request")
         else:
             return None

@@ -5,18 +5,28 @@ from __future__ import annotations
 import asyncio
 import json
 import random
-from collections.abc import Awaitable, Callable, Collection, Coroutine, Iterable, Iterator, Mapping, Sequence
+import uuid
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Collection,
+    Coroutine,
+    Iterable,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import quote
-
-import aiohttp
 
 from tapir.errors import Interrupted, RoleError
 from tapir.llm.engine import Engine
 from tapir.llm.lane import Lane, Trouble
-from tapir.llm.spool import CHAT, Place, Spool
+from tapir.llm.spool import CHAT, Place, Spool, line_length
 
 ResultT = TypeVar("ResultT")
 
@@ -163,7 +173,7 @@ class BatchApi:
         after = ""
         for _ in range(_PAGES):
             path = f"/batches?limit=100{after}"
-            answer = await self._persistent(lambda path=path: self._lane.ask("GET", path))
+            answer = await self._persistent(partial(self._lane.ask, "GET", path))
             if isinstance(answer, Trouble):
                 if answer.again:
                     raise self._unusable(answer)
@@ -178,17 +188,23 @@ class BatchApi:
             after = f"&after={quote(found[-1].id, safe='')}"
         return found
 
-    async def _uploaded(self, requests: Iterable[tuple[bytes, Place]], name: str) -> str:
-        async def upload() -> bytes | Trouble:
-            with self._spool.scratch() as file:
-                for digest, place in requests:
-                    file.write(self._spool.line(digest, place))
-                form = aiohttp.FormData()
-                form.add_field("purpose", "batch")
-                form.add_field("file", file.read(), filename=name, content_type="application/jsonl")
-                return await self._lane.ask("POST", "/files", form)
+    async def _uploaded(self, requests: Sequence[tuple[bytes, Place]], name: str) -> str:
+        """The id of a new file; its form is written from the spool, with its length, which some servers insist on."""
+        edge = f"tapir-{uuid.uuid4().hex}"
+        part = f"--{edge}\r\nContent-Disposition: form-data; name="
+        head = f'{part}"purpose"\r\n\r\nbatch\r\n{part}"file"; filename="{name}"\r\n'.encode()
+        head += b"Content-Type: application/jsonl\r\n\r\n"
+        tail = f"\r\n--{edge}--\r\n".encode()
+        length = len(head) + sum(line_length(*one) for one in requests) + len(tail)
+        headers = {"Content-Type": f"multipart/form-data; boundary={edge}", "Content-Length": str(length)}
 
-        answer = await self._persistent(upload)
+        async def form() -> AsyncIterator[bytes]:
+            yield head
+            for digest, place in requests:
+                yield self._spool.line(digest, place)
+            yield tail
+
+        answer = await self._persistent(lambda: self._lane.ask("POST", "/files", form(), headers))
         if isinstance(answer, Trouble):
             raise self._unusable(answer)
         try:

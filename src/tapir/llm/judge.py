@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import TypeAlias
 
@@ -13,10 +13,10 @@ from tapir.llm.book import Book, quoted
 from tapir.llm.expectation import expected
 from tapir.llm.switchboard import Caller
 from tapir.llm.verdict import ReplyStyle, Scores, read_scores
-from tapir.llm.wire import Message, Request, Sampling, Schema
+from tapir.llm.wire import Message, Request, Sampling, Schema, encodable
 from tapir.roles import Comparison
 
-_WAVE = 4096  # comparisons whose unreadable replies are asked for again together
+WAVE = 4096  # comparisons whose unreadable replies are asked for again together
 
 Part: TypeAlias = tuple[str, int]
 """What was shown ("student-first", "reference-first", "student" or "reference"), and which sample it is."""
@@ -31,6 +31,8 @@ class JudgeSettings:
         samples: verdicts for each prompt.
         expected_score: the mean over the score's log-probabilities counts, not the score written.
         rubrics: for a task, what a good answer to it is judged by.
+        wave: comparisons whose unreadable replies are asked for again together; all of them where replies come hours
+            later, as from a batch.
     """
 
     endpoints: tuple[str, ...]
@@ -40,6 +42,7 @@ class JudgeSettings:
     max_tokens: int = 512
     expected_score: bool = False
     rubrics: Mapping[str, str] = field(default_factory=dict)
+    wave: int = WAVE
 
 
 @dataclass(slots=True)
@@ -70,7 +73,7 @@ class LlmJudge:
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[str, Verdict]]:
         """Instruction id and verdict for each comparison, as they come."""
         source = iter(comparisons)
-        while wave := list(islice(source, _WAVE)):
+        while wave := list(islice(source, self._settings.wave)):
             yield from self._wave(wave)
 
     def _wave(self, wave: Sequence[Comparison]) -> Iterator[tuple[str, Verdict]]:
@@ -118,9 +121,8 @@ class LlmJudge:
     def _repaired(self, one: Comparison, part: Part, said: str, reason: str) -> Request:
         """The same prompt, the reply that could not be read, and a request to write it again."""
         repair = self._repair.fill(reason=reason, reply=self._reply)
-        return self._request(
-            one, part, Message(role="assistant", content=said or "(nothing)"), Message(role="user", content=repair)
-        )
+        said = said if said.strip() else "(nothing)"  # some servers refuse a message without text
+        return self._request(one, part, Message(role="assistant", content=said), Message(role="user", content=repair))
 
     def _read(self, reply: Completion | Failure) -> Scores | Unscored:
         if isinstance(reply, Failure):
@@ -128,9 +130,12 @@ class LlmJudge:
         if reply.finish_reason == "length":
             return Unscored("reply was cut off", reply.text)
         found = read_scores(reply.text, self._names, self._style)
-        if isinstance(found, Scores) and self._settings.expected_score:
-            return expected(found, reply.text, reply.tokens)
-        return found
+        if isinstance(found, Unscored):
+            return found
+        if self._style == "tagged" and _followed(reply.text, found, self._names):
+            return Unscored("other scores follow", reply.text)
+        found = replace(found, rationale=encodable(found.rationale))
+        return expected(found, reply.text, reply.tokens) if self._settings.expected_score else found
 
     def _settle(self, case: _Case, part: Part, found: Scores | Unscored) -> None:
         case.owed -= 1
@@ -142,9 +147,9 @@ class LlmJudge:
     def _verdict(self, case: _Case) -> Verdict:
         """All judgements; none if one order, or one of the two answers, has no score at all."""
         for shown in dict.fromkeys(shown for shown, _ in self._parts()):
-            missing = [why for (what, _), why in case.unscored.items() if what == shown]
+            missing = [sample for what, sample in case.unscored if what == shown]
             if len(missing) == self._settings.samples:
-                return missing[0]
+                return case.unscored[shown, min(missing)]  # not that of the reply which happened to come first
         if not self._settings.single:
             return tuple(self._pair(*entry) for entry in sorted(case.scores.items(), key=_latest_name))
         both = [
@@ -163,6 +168,13 @@ class LlmJudge:
         if part[0] == "student-first":
             return Judgement(first, second, "student-first", scores.rationale, self.name)
         return Judgement(second, first, "reference-first", scores.rationale, self.name)
+
+
+def _followed(text: str, found: Scores, names: Sequence[str]) -> bool:
+    """Whether more scores stand, quoted, behind those read: then these may be the quoted ones and those the verdict."""
+    end = max(end for _, end in found.spans)
+    rest = text[text.index(">", end) :].lower()
+    return any(f"</{name}>" in rest for name in names)
 
 
 def _latest_name(entry: tuple[Part, Scores]) -> tuple[bool, int]:

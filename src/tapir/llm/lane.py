@@ -6,7 +6,7 @@ import asyncio
 import email.utils
 import json
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
 
@@ -22,10 +22,13 @@ _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 508, 509, 520, 
 _FOR_ALL = frozenset({401, 402, 403, 404, 405})
 _OUT_OF_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
 _REFUSED_AT_ONCE = 10  # requests refused as bad, none accepted: it is the recipe, not the request
-_HUNG = 10.0  # times the slow calls' latency: a call that takes longer is sent again
-_HUNG_AT_LEAST = 1.0  # seconds
+_HUNG = 5.0  # times the slow calls' latency: a call that takes longer is sent again
+_HUNG_AT_LEAST = 0.5  # seconds
 _SHOWN = 300  # characters of a server's message
+_MORE_PATIENT = 1.5  # times the patience, after each timeout of a request
 _CONNECT = 30.0  # seconds
+_ONLY_CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT)
+_BROKEN = frozenset({"timeout", "connection", "cut", "server", "malformed"})  # kinds that speak against the server
 _FILE = 3600.0  # seconds that a file may take, up or down
 _PIECE = 1 << 16
 
@@ -46,6 +49,15 @@ class Trouble:
     limited: bool = False
 
 
+@dataclass(frozen=True, slots=True)
+class Ticket:
+    """The right to one call: when it began, its place among the lane's calls, and the tokens it was thought to take."""
+
+    began: float
+    place: int
+    tokens: int
+
+
 @dataclass(slots=True)
 class Lane:
     """An endpoint with its limits as they are found while working.
@@ -64,9 +76,10 @@ class Lane:
     written: float = 200.0
     _refused: int = 0
     _accepted: int = 0
-    _headers: Mapping[str, str] = field(init=False)
+    _headers: Mapping[str, str] = field(init=False, repr=False)
     _key: str = field(init=False, repr=False)
     _session: aiohttp.ClientSession | None = None
+    _open: dict[asyncio.Timeout, tuple[float, int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         endpoint = self.endpoint
@@ -83,57 +96,80 @@ class Lane:
 
     def wait(self, now: float) -> float:
         """Seconds until a call may start: 0 or less is now, infinite is not before another one ends."""
-        if not self.gate.open or (self.breaker.careful and self.gate.in_flight):
+        if self.breaker.careful and self.gate.in_flight:
             return float("inf")
-        return max(self.pace.wait(now), self.breaker.wait(now))
+        return max(self.gate.wait(now), self.pace.wait(now), self.breaker.wait(now))
 
-    def patience_for(self, attempt: int) -> float:
-        """Seconds a call may take: far longer than the slow ones took, and longer with every attempt."""
-        learnt = max(_HUNG_AT_LEAST, _HUNG * self.gate.slow) * 4.0**attempt
+    def take(self, now: float, size: int) -> Ticket:
+        """A call with a body of so many bytes starts; it must be released, whatever becomes of it."""
+        self.gate.take(now)
+        tokens = int(size / 4 + self.written)
+        return Ticket(now, self.pace.sent(now, tokens), tokens)
+
+    def release(self) -> None:
+        """A call ended."""
+        self.gate.release()
+
+    def patience_for(self, timeouts: int) -> float:
+        """Seconds a call may take: far longer than the slow ones took, and longer after every timeout it met."""
+        learnt = max(_HUNG_AT_LEAST, _HUNG * self.gate.slow) * _MORE_PATIENT**timeouts
         return min(self.endpoint.timeout, learnt)
 
     def scrubbed(self, text: str) -> str:
         """A server's words without the key, should it repeat it."""
         return (text.replace(self._key, "[key]") if self._key else text)[:_SHOWN]
 
-    async def call(self, sent: bytes, attempt: int) -> Completion | Trouble:
-        """Send one request and wait for what becomes of it."""
+    async def call(self, ticket: Ticket, sent: bytes, timeouts: int) -> Completion | Trouble:
+        """Send one request, which met so many timeouts before, and wait for what becomes of it."""
         loop = asyncio.get_running_loop()
-        began = loop.time()
-        self.gate.in_flight += 1
-        tokens = int(len(sent) / 4 + self.written)
-        self.pace.sent(began, tokens)
+        deadline = asyncio.timeout_at(ticket.began + self.patience_for(timeouts))
+        self._open[deadline] = (ticket.began, timeouts)
         try:
-            outcome = await self._post("/chat/completions", sent, self.patience_for(attempt))
+            async with deadline:
+                outcome = await self._post("/chat/completions", sent)
+        except TimeoutError:
+            seconds = loop.time() - ticket.began
+            outcome = Trouble(Failure("timeout", f"no answer within {seconds:.0f} s"), again=True)
         finally:
-            self.gate.in_flight -= 1
-        now = loop.time()
+            del self._open[deadline]
         if isinstance(outcome, Completion):
-            self._worked(outcome, tokens, now - began)
+            self._worked(outcome, ticket, loop.time())
         else:
-            self._failed(outcome, now, began)
+            self._failed(outcome, ticket, hash(sent), loop.time())
         return outcome
 
-    def _worked(self, completion: Completion, tokens: int, latency: float) -> None:
+    def _worked(self, completion: Completion, ticket: Ticket, now: float) -> None:
         usage = completion.usage
         self._accepted += 1
         self.breaker.answered()
-        self.gate.answered(latency)
-        self.pace.correct(usage.prompt_tokens + usage.completion_tokens - tokens)
+        unknown = self.gate.slow == float("inf")
+        self.gate.answered(now - ticket.began)
+        if unknown and self.gate.slow < float("inf"):
+            self._hasten(now)
+        self.pace.accepted(ticket.place)
+        self.pace.correct(usage.prompt_tokens + usage.completion_tokens - ticket.tokens)
         self.written += (usage.completion_tokens - self.written) / min(self._accepted, 100)
 
-    def _failed(self, trouble: Trouble, now: float, sent: float) -> None:
+    def _hasten(self, now: float) -> None:
+        """Calls that were sent before it was known how long one takes get no more time than the others."""
+        for deadline, (began, timeouts) in self._open.items():
+            latest = deadline.when()
+            if latest is not None and not deadline.expired():
+                deadline.reschedule(max(now, min(latest, began + self.patience_for(timeouts))))
+
+    def _failed(self, trouble: Trouble, ticket: Ticket, request: int, now: float) -> None:
         kind = trouble.failure.kind
         if trouble.limited:
-            self.pace.limited(now, sent, trouble.wait)
+            self.pace.limited(now, ticket.place, trouble.wait)
             self.gate.shrink(now)
-        elif kind == "timeout":
-            self.gate.timed_out(now)
-            self.breaker.failed(now, sent)
-        elif kind in {"connection", "cut", "server"}:
-            self.breaker.failed(now, sent)
-            if trouble.wait is not None:
-                self.pace.paused_until = max(self.pace.paused_until, now + trouble.wait)
+            return
+        self.pace.accepted(ticket.place)
+        if kind == "timeout":
+            self.gate.timed_out(now, now - ticket.began)
+        if trouble.wait is not None:
+            self.pace.paused_until = max(self.pace.paused_until, now + trouble.wait)
+        if kind in _BROKEN:
+            self.breaker.failed(now, ticket.began, request, unreachable=kind == "connection")
         else:
             self.breaker.answered()
         if self.breaker.dead and self.fatal is None:
@@ -143,35 +179,38 @@ class Lane:
                 remedy="See that the server runs and its address is right; then the same command goes on.",
             )
 
-    async def _post(self, path: str, sent: bytes, patience: float) -> Completion | Trouble:
+    async def _post(self, path: str, sent: bytes) -> Completion | Trouble:
         assert self._session is not None  # noqa: S101 (started by the engine)
-        timeout = aiohttp.ClientTimeout(total=patience, sock_connect=_CONNECT)
         try:
             async with self._session.post(
-                self.endpoint.base_url + path, data=sent, headers=self._headers, timeout=timeout, allow_redirects=False
+                self.endpoint.base_url + path,
+                data=sent,
+                headers=self._headers,
+                timeout=_ONLY_CONNECT,
+                allow_redirects=False,
             ) as response:
                 content = await response.read()
                 return self._read(response, content, sent)
-        except TimeoutError:
-            return Trouble(Failure("timeout", f"no answer within {patience:.0f} s"), again=True)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError) as error:
             return Trouble(Failure("cut", f"the connection was cut: {self.scrubbed(str(error))}"), again=True)
         except aiohttp.InvalidURL as error:
-            self.fatal = self._unusable(f"not an address: {error}")
+            self.fatal = self._unusable(f"not an address: {self.scrubbed(str(error))}")
             return Trouble(Failure("connection", "not an address"), again=False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             message = self.scrubbed(str(error)) or type(error).__name__
             return Trouble(Failure("connection", message), again=True)
 
     def _read(self, response: aiohttp.ClientResponse, content: bytes, sent: bytes) -> Completion | Trouble:
+        if self._key:
+            content = content.replace(self._key.encode(), b"[key]")
         status = response.status
         if status == HTTPStatus.OK:
             reply = read_reply(content, sent)
             if isinstance(reply, Completion):
                 self._refused = 0
                 return reply
-            return Trouble(Failure(reply.kind, self.scrubbed(reply.message)), again=reply.kind == "malformed")
-        message = f"HTTP {status}: {self.scrubbed(_message(content))}"
+            return Trouble(reply, again=reply.kind == "malformed")
+        message = f"HTTP {status}: {_message(content)[:_SHOWN]}"
         if status in _FOR_ALL or any(sign.encode() in content for sign in _OUT_OF_MONEY):
             self.fatal = self._unusable(message)
             return Trouble(Failure("refused", message), again=False)
@@ -197,25 +236,30 @@ class Lane:
         self,
         method: str,
         path: str,
-        sent: bytes | aiohttp.FormData | None = None,
+        sent: bytes | AsyncIterable[bytes] | None = None,
+        headers: Mapping[str, str] | None = None,
         into: Callable[[bytes], object] | None = None,
     ) -> bytes | Trouble:
         """Send any request but a chat completion; the answer goes to `into` piece by piece where that is given.
+
+        Args:
+            method: "GET" or "POST".
+            path: behind the base URL.
+            sent: the body, or its pieces; then `headers` tell its length.
+            headers: beside those of every request.
+            into: takes the body of an answer with status 200.
 
         Raises:
             RoleError: the endpoint cannot be used at all.
         """
         assert self._session is not None  # noqa: S101 (started by the engine)
-        patience = self.endpoint.timeout if into is None and not isinstance(sent, aiohttp.FormData) else _FILE
-        headers = dict(self._headers)
-        if not isinstance(sent, bytes):
-            del headers["Content-Type"]
+        patience = self.endpoint.timeout if into is None and isinstance(sent, bytes | None) else _FILE
         try:
             async with self._session.request(
                 method,
                 self.endpoint.base_url + path,
                 data=sent,
-                headers=headers,
+                headers={**self._headers, **(headers or {})},
                 timeout=aiohttp.ClientTimeout(total=patience, sock_connect=_CONNECT),
                 allow_redirects=method == "GET",
             ) as response:

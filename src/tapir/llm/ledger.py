@@ -6,7 +6,7 @@ import sqlite3
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -50,6 +50,9 @@ _MIGRATIONS = (
 SCHEMA = len(_MIGRATIONS)
 _BUSY = 60.0  # seconds that one process waits for another to finish writing
 _LOOKUP = 500  # digests in one question; SQLite's limit is higher
+_DAMAGED = (
+    "Is it a ledger file, readable and writable? A damaged one can be moved away; its replies are then paid for again."
+)
 _COLUMNS = (
     "digest, model, request, reply, prompt_tokens, cached_tokens, completion_tokens, cost, run, round, stage, task,"
     " created"
@@ -101,9 +104,10 @@ class Ledger:
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
-            self._database.execute("PRAGMA journal_mode = WAL")
-            self._database.execute("PRAGMA synchronous = FULL")
-            self._migrate()
+            with ExitStack() as undo:
+                undo.callback(self._database.close)
+                self._set_up()
+                undo.pop_all()
 
     def close(self) -> None:
         """Let go of the file."""
@@ -117,7 +121,7 @@ class Ledger:
                 asked = digests[start : start + _LOOKUP]
                 marks = ",".join("?" * len(asked))
                 rows = self._database.execute(f"SELECT digest, reply FROM calls WHERE digest IN ({marks})", asked)  # noqa: S608
-                found |= {bytes(digest): unpack(zlib.decompress(reply)) for digest, reply in rows}
+                found |= {bytes(digest): self._read(reply) for digest, reply in rows}
         return found
 
     def add(self, entries: Iterable[Entry]) -> None:
@@ -234,8 +238,29 @@ class Ledger:
             ).fetchone()
             return int(row[0])
 
+    def _read(self, reply: bytes) -> Completion:
+        try:
+            return unpack(zlib.decompress(reply))
+        except (zlib.error, ValueError, LookupError, TypeError) as error:
+            raise StoreError(f"{self.path} holds a reply that cannot be read: {error}", remedy=_DAMAGED) from error
+
     def _count(self) -> int:
         return int(self._database.execute("SELECT count(*) FROM calls").fetchone()[0])
+
+    def _set_up(self) -> None:
+        """Make or migrate the tables. Only the change to WAL does not wait for other processes by itself."""
+        until = time.monotonic() + _BUSY
+        while True:
+            try:
+                self._migrate()
+                self._database.execute("PRAGMA journal_mode = WAL")
+                self._database.execute("PRAGMA synchronous = FULL")
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(_BUSY / 1000)
+            else:
+                return
 
     def _migrate(self) -> None:
         version = int(self._database.execute("PRAGMA user_version").fetchone()[0])
@@ -244,6 +269,10 @@ class Ledger:
                 f"{self.path} is a ledger of version {version}; this tapir knows versions up to {SCHEMA}",
                 remedy="Use the newer tapir that wrote it, or another ledger file.",
             )
+        if not version and self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            version = int(self._database.execute("PRAGMA user_version").fetchone()[0])
+            if not version:
+                raise StoreError(f"{self.path} is a database, but no ledger", remedy="Name another file.")
         for number in range(version, SCHEMA):
             with self._transaction():
                 if int(self._database.execute("PRAGMA user_version").fetchone()[0]) > number:
@@ -271,15 +300,14 @@ class Ledger:
         except OSError as error:
             raise StoreError(f"{self.path}: {error}", remedy="Choose a file you can write to.") from error
         except sqlite3.Error as error:
-            if error.sqlite_errorcode == sqlite3.SQLITE_FULL:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
                 raise StoreFull(
                     f"no space left while writing {self.path}",
                     remedy="Free some space and run `tapir resume`; every reply written before is kept.",
                 ) from error
             raise StoreError(
                 f"{self.path} cannot be used as a ledger: {error}",
-                remedy="Is it a ledger file, readable and writable? A damaged one can be moved away; its replies"
-                " are then paid for again.",
+                remedy=_DAMAGED,
             ) from error
 
 

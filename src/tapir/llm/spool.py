@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
-from typing import IO
+from typing import IO, Self
 
 from tapir.store.files import disk_errors
 
@@ -41,7 +41,7 @@ class Scratch:
         with disk_errors(folder):
             self._file = tempfile.TemporaryFile(dir=folder)  # noqa: SIM115 (closed by __exit__)
 
-    def __enter__(self) -> Scratch:
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
@@ -113,12 +113,17 @@ class Spool:
         return _LINE % (digest.hex().encode(), self.body(place))
 
 
+def line_length(digest: bytes, place: Place) -> int:
+    """Bytes of a request's line."""
+    return len(_LINE % (b"", b"")) + 2 * len(digest) + place.length
+
+
 def portions(requests: Iterable[tuple[bytes, Place]]) -> Iterator[list[tuple[bytes, Place]]]:
     """The requests in their order, as many together as one batch may hold."""
     portion: list[tuple[bytes, Place]] = []
     size = 0
     for digest, place in requests:
-        length = len(_LINE) + 2 * len(digest) + place.length
+        length = line_length(digest, place)
         if portion and (len(portion) == MOST_LINES or size + length > MOST_BYTES):
             yield portion
             portion, size = [], 0
