@@ -16,7 +16,9 @@ from tapir.store.rows import (
     ExpansionRow,
     JudgementRow,
     MixtureRow,
+    NeighbourRow,
     RefinementRow,
+    ResponseRow,
     TagRow,
 )
 from tapir.store.run import RunStore
@@ -74,7 +76,10 @@ def _facts(store: RunStore, name: str) -> Iterator[tuple[str, str]]:
         yield "origin", f"corpus ({row.source})"
         yield f"answer of {row.author}", row.response
     for drop in _rows(store, "drops", DropRow, name):
-        yield "dropped", f"{drop.stage}: {drop.reason} ({drop.text})"
+        yield "dropped", f"{drop.stage}: {drop.reason} ({drop.detail})"
+        yield "instruction", drop.text
+    for near in _rows(store, "neighbours", NeighbourRow, name):
+        yield "nearly repeats", f"{near.other} ({near.measure} {near.similarity:.2f})"
     for number in _rounds(store):
         yield from _written(store, number, name)
         yield from _scored(store, number, name)
@@ -84,7 +89,7 @@ def _facts(store: RunStore, name: str) -> Iterator[tuple[str, str]]:
 
 def _written(store: RunStore, number: int, name: str) -> Iterator[tuple[str, str]]:
     for row in _rows(store, f"round-{number}/expansions", ExpansionRow, name):
-        fate = "kept" if row.reason is None else f"dropped: {row.reason}"
+        fate = "kept" if row.reason is None else f"dropped: {row.reason} {row.detail}".rstrip()
         yield "instruction", row.text
         yield "origin", f"written in round {number} for {row.task_wanted} from {', '.join(row.parents)}; {fate}"
         yield f"answer of {row.author}", row.response
@@ -93,13 +98,14 @@ def _written(store: RunStore, number: int, name: str) -> Iterator[tuple[str, str
 
 def _scored(store: RunStore, number: int, name: str) -> Iterator[tuple[str, str]]:
     folder, here = f"round-{number}", f"round {number}"
+    for written in _rows(store, f"{folder}/responses", ResponseRow, name):
+        yield f"answer of {written.author}", written.text if written.text is not None else f"failed: {written.failure}"
     for tag in _rows(store, f"{folder}/tags", TagRow, name):
         yield "task", f"{tag.task or tag.failure} (confidence {tag.confidence:.2f})"
     for answer in _rows(store, f"{folder}/answers", AnswerRow, name):
         yield f"{here}: student's answer", answer.text if answer.text is not None else f"failed: {answer.failure}"
     for judged in _rows(store, f"{folder}/judgements", JudgementRow, name):
-        scores = f"teacher {judged.reference:g}, student {judged.student:g}" if judged.unscored is None else ""
-        yield f"{here}: {judged.judge} ({judged.order})", scores or f"unscored: {judged.unscored}"
+        yield f"{here}: {judged.judge} ({judged.order})", _said(judged, "teacher", "student")
     for measured in _rows(store, f"{folder}/difficulty", DifficultyRow, name):
         gap = "none" if measured.gap is None else f"{measured.gap:+.2f} (spread {measured.spread:.2f})"
         yield f"{here}: MFD", f"{gap}, {measured.part}"
@@ -109,6 +115,8 @@ def _trained(store: RunStore, number: int, name: str) -> Iterator[tuple[str, str
     folder, here = f"round-{number}", f"round {number}"
     for rewrite in _rows(store, f"{folder}/refinements", RefinementRow, name):
         yield f"{here}: refined", rewrite.text if rewrite.text is not None else f"failed: {rewrite.failure}"
+    for judged in _rows(store, f"{folder}/preferences", JudgementRow, name):
+        yield f"{here}: {judged.judge} ({judged.order})", _said(judged, "before refining", "refined")
     for mixed in _rows(store, f"{folder}/mixture", MixtureRow, name):
         yield f"{here}: trained on", f"from the {mixed.pool} pool, answer: {mixed.response}"
 
@@ -118,7 +126,15 @@ def _held_out(store: RunStore, number: int, name: str) -> Iterator[tuple[str, st
         if number == 0:
             yield "instruction", graded.instruction
             yield "origin", f"held out: {graded.benchmark}, {graded.task}; expected {graded.expected}"
-        yield f"S_{number} answered", f"{graded.answer} ({'right' if graded.success else 'wrong'})"
+        verdict = graded.failure or ("right" if graded.success else "wrong")
+        yield f"S_{number} answered", f"{graded.answer} ({verdict})"
+
+
+def _said(row: JudgementRow, reference: str, student: str) -> str:
+    """Scores with their rationale, or why there are none."""
+    if row.student is None or row.reference is None:
+        return f"unscored: {row.unscored}"
+    return f"{reference} {row.reference:g}, {student} {row.student:g}" + (f"\n{row.rationale}" if row.rationale else "")
 
 
 def _rows(store: RunStore, table: str, row: type[NamedRowT], name: str) -> list[NamedRowT]:
