@@ -6,7 +6,7 @@ import json
 import random
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +16,7 @@ from tapir.domain.instruction import instruction_id
 from tapir.domain.mixture import Draw, Pool, mix, resample
 from tapir.domain.round import Evaluation
 from tapir.domain.schedule import Schedule
+from tapir.domain.spending import Spending
 from tapir.domain.task import TaskDistribution
 from tapir.evaluation.statistics import summarise
 from tapir.recipe_file import parse
@@ -31,7 +32,9 @@ from tapir.store.rows import (
     ExpansionRow,
     JudgementRow,
     MixtureRow,
+    NeighbourRow,
     RefinementRow,
+    ResponseRow,
     TagRow,
 )
 from tapir.store.run import RunStore
@@ -48,6 +51,35 @@ HOSTILE = (
 UNSCORED, WITHHELD, UNTAGGED, UNANSWERED = 7, 11, 13, 17  # places in the corpus
 DELTA = 2.0
 BENCHMARKS = ("held out", "harder")
+REPEATING = 20  # place in the corpus of an instruction that nearly repeats the one before it
+SILENT = "What is the teacher silent about?"
+DROPPED = {  # what an expansion that was dropped had met
+    "near-duplicate": "0123456789abcdef rouge-l 0.83",
+    "tagged as another task": "History",
+    "in an evaluation set": "fedcba9876543210",
+    "not tagged": "",
+}
+SPENDING = (
+    Spending(0, "label", "", 30, 9_000, 0, 300, 0.02),
+    Spending(0, "judge", "Math", 140, 80_000, 60_000, 21_000, 0.5),
+    Spending(0, "judge", "History", 98, 56_000, 40_000, 14_000, 0.35),
+    Spending(1, "expand", "History", 6, 3_000, 0, 2_500, 0.04),
+    Spending(1, "refine", "Math", 40, 24_000, 0, 16_000, 0.3),
+    Spending(2, "expand", "History", 4, 2_000, 0, 1_500, 0.02),
+    Spending(3, "refine", "History", 10, 6_000, 0, 4_000, 0.07),
+)
+ENDPOINTS = {
+    "large": {"base_url": "https://example.org/v1", "model": "a-large-model", "price_input": 2.0, "price_output": 8.0},
+    "small": {"base_url": "https://example.org/v1", "model": "a-small-model", "price_input": 0.4, "price_output": 1.6},
+}
+OVER_API = {
+    "corpus": {"kind": "file", "path": "corpus.jsonl", "answers": "missing"},
+    "teacher": {"kind": "llm", "endpoints": ["large"]},
+    "judge": {"kind": "llm", "endpoints": ["small"]},
+    "tagger": {"endpoints": ["small"]},
+    "evaluation": {"kind": "judged", "held_out": 30},
+    "endpoints": ENDPOINTS,
+}
 
 
 @dataclass(slots=True)
@@ -58,6 +90,7 @@ class Maker:
     rounds: int
     size: int
     tasks: Sequence[str]
+    api: bool = False
     hard_share: tuple[float, ...] = ()
     dice: random.Random = field(default_factory=lambda: random.Random(7))
     text: dict[str, str] = field(default_factory=dict)
@@ -80,7 +113,13 @@ class Maker:
 
 
 def build_run(
-    folder: Path, *, rounds: int = 3, done: int = 3, corpus: int = 120, size: int = 60, tasks: Sequence[str] = TASKS
+    folder: Path,
+    *,
+    rounds: int = 3,
+    done: int = 3,
+    corpus: int = 120,
+    tasks: Sequence[str] = TASKS,
+    api: bool = False,
 ) -> RunStore:
     """Write a run directory.
 
@@ -89,17 +128,19 @@ def build_run(
         rounds: N of the recipe.
         done: the last finished round; 0 is the first look at the corpus, -1 is nothing but the recipe.
         corpus: instructions in it.
-        size: examples of a round.
         tasks: labels.
+        api: whether models behind servers teach and judge, which leaves more tables.
     """
     store = RunStore(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    curriculum = {"rounds": rounds, "size": size}
-    recipe = parse({"name": "synthetic </title><b>run</b>", "corpus": {"size": corpus}, "curriculum": curriculum})
+    size = 60
+    curriculum = {"rounds": rounds, "size": size} | ({"refine_keep": "judge"} if api else {})
+    world = OVER_API if api else {"corpus": {"size": corpus}}
+    recipe = parse({"name": "synthetic </title><b>run</b>", "curriculum": curriculum} | world)
     write_json(folder / "recipe.json", recipe.resolved())
     packages = {"torch": "2.13.0", "transformers": "5.23.0"}
     write_json(folder / "manifest.json", {"schema": 1, "tapir": "0.1.0", "python": "3.11.7", "packages": packages})
-    maker = Maker(store, rounds, size, tasks, Schedule.paper(0.3, 0.2, rounds).shares)
+    maker = Maker(store, rounds, size, tasks, api, Schedule.paper(0.3, 0.2, rounds).shares)
     _event(maker, "session", 0.0)
     if done < 0:
         return store
@@ -108,6 +149,9 @@ def build_run(
     for number in range(1, done + 1):
         _taught(maker, number, parts)
         _evaluated(maker, number)
+    if api:
+        spent = [asdict(one) for one in SPENDING if one.round <= done]
+        write_json(folder / "spending.json", spent)
     return store
 
 
@@ -122,11 +166,16 @@ def _first_look(maker: Maker, size: int) -> Split:
     rows = list(_corpus(maker, size))
     ids = maker.corpus
     gaps = [_gap(maker, place) for place in range(len(ids))]
+    if maker.api:
+        rows.append(CorpusRow(instruction_id(SILENT), SILENT, "", "", "file:998"))
+        _intake_over_api(maker, ids)
     maker.store.once("corpus", CorpusRow, lambda: rows)
     drops = [
         DropRow(ids[0], "corpus", "duplicate", "file:0", rows[0].text),
         DropRow(instruction_id(""), "corpus", "empty instruction", "file:999", ""),
     ]
+    if maker.api:
+        drops.append(DropRow(instruction_id(HOSTILE[1]), "corpus", "not JSON", "corpus.jsonl:17", HOSTILE[1]))
     maker.store.once("drops", DropRow, lambda: drops)
     tags = [_tag(maker, name, place) for place, name in enumerate(ids)]
     maker.store.once("round-0/tags", TagRow, lambda: tags)
@@ -137,11 +186,32 @@ def _first_look(maker: Maker, size: int) -> Split:
         for place, name in enumerate(ids)
     ]
     maker.store.once("round-0/answers", AnswerRow, lambda: answers)
-    judged = [row for place, name in enumerate(ids) for row in _judged(name, gaps[place])]
+    why = {UNSCORED: "two replies without scores", UNANSWERED: "no student answer"}
+    judged = [row for place, name in enumerate(ids) for row in _judged(name, gaps[place], why.get(place, ""))]
     maker.store.once("round-0/judgements", JudgementRow, lambda: judged)
     write_json(maker.store.round(0) / "tagger.json", {"trained_on": 90, "n": 30, "accuracy": 0.9333, "by_task": {}})
     _event(maker, "finished", 65.0)
     return split(ids, np.array(gaps, dtype=np.float64), Threshold("delta", DELTA))
+
+
+def _intake_over_api(maker: Maker, ids: Sequence[str]) -> None:
+    """Near-duplicates, answers the teacher wrote first, and the canary."""
+    near = [
+        NeighbourRow(ids[REPEATING], ids[REPEATING - 1], 0.91, "rouge-l"),
+        NeighbourRow(ids[1], ids[0], 0.75, "minhash"),
+    ]
+    maker.store.once("neighbours", NeighbourRow, lambda: near)
+    responses = [
+        ResponseRow(ids[REPEATING], "written by the teacher first", "a-large-model", None),
+        ResponseRow(instruction_id(SILENT), None, "a-large-model", "timeout: no reply after 300 s"),
+    ]
+    maker.store.once("round-0/responses", ResponseRow, lambda: responses)
+    canary = [
+        JudgementRow(name, order, 1.0 + place % 2, 8.0, "it says nothing", "a-small-model", None, None)
+        for place, name in enumerate(ids[:20])
+        for order in ("student-first", "reference-first")
+    ]
+    maker.store.once("round-0/canary", JudgementRow, lambda: canary)
 
 
 def _corpus(maker: Maker, size: int) -> Iterator[CorpusRow]:
@@ -174,11 +244,9 @@ def _tag(maker: Maker, name: str, place: int) -> TagRow:
     return TagRow(name, maker.task_of[name], 0.5 + place % 50 / 100, None)
 
 
-def _judged(name: str, gap: float) -> list[JudgementRow]:
-    if np.isnan(gap):
-        return [
-            JudgementRow(name, "alone", None, None, "", "the-judge", "two replies without scores", "I like </script>")
-        ]
+def _judged(name: str, gap: float, unscored: str) -> list[JudgementRow]:
+    if unscored:
+        return [JudgementRow(name, "alone", None, None, "", "the-judge", unscored, "I like </script>")]
     student = max(1.0, 8.0 - gap)
     return [
         JudgementRow(name, order, student, min(10.0, student + gap), f"because {HOSTILE[0]}", "the-judge", None, None)
@@ -207,11 +275,26 @@ def _taught(maker: Maker, number: int, parts: Split) -> None:
         for place, name in enumerate(fresh)
     ]
     maker.store.once(f"round-{number}/refinements", RefinementRow, lambda: refined)
-    maker.refined |= {row.id for row in refined if row.text is not None}
+    rewritten = [row.id for row in refined if row.text is not None]
+    maker.refined |= set(_preferred(maker, number, rewritten) if maker.api else rewritten)
     rows = sorted([*((name, "hard") for name in mixed.hard), *((name, "easy") for name in mixed.easy)])
     examples = [_example(maker, name, pool) for name, pool in rows]
     maker.store.once(f"round-{number}/mixture", MixtureRow, lambda: examples)
+    if maker.api:
+        write_json(maker.store.round(number) / "training.json", {"steps": 4, "too_long": [examples[0].id]})
     _event(maker, "finished", 130.0)
+
+
+def _preferred(maker: Maker, number: int, written: Sequence[str]) -> Sequence[str]:
+    """The judge prefers the original of the first, cannot compare the second, and likes all others."""
+    rows = [
+        JudgementRow(name, "student-first", 5.0 if place == 0 else 8.0, 8.0, "", "a-small-model", None, None)
+        if place != 1
+        else JudgementRow(name, "alone", None, None, "", "a-small-model", "reply was cut off", "so far")
+        for place, name in enumerate(written)
+    ]
+    maker.store.once(f"round-{number}/preferences", JudgementRow, lambda: rows)
+    return written[2:]
 
 
 def _difficulties(maker: Maker, parts: Split) -> list[DifficultyRow]:
@@ -231,7 +314,7 @@ def _difficulties(maker: Maker, parts: Split) -> list[DifficultyRow]:
 
 def _written(maker: Maker, number: int, need: Draw, seeds: Sequence[str]) -> Iterator[ExpansionRow]:
     """What was short is written, and every second text dropped, each time for another reason."""
-    reasons = ("duplicate", "tagged as another task", "in an evaluation set", "not tagged")
+    reasons = list(DROPPED)
     turn = 0
     for task, count in need.shortfall.items():
         for place in range(count):
@@ -245,7 +328,16 @@ def _written(maker: Maker, number: int, need: Draw, seeds: Sequence[str]) -> Ite
                 maker.expanded.append(name)
             tag = None if reason == "not tagged" else task
             yield ExpansionRow(
-                name, text, "new answer", "the-teacher", "expand", tuple(seeds[:2]), task, tag, reason, ""
+                name,
+                text,
+                "new answer",
+                "the-teacher",
+                "expand",
+                tuple(seeds[:2]),
+                task,
+                tag,
+                reason,
+                DROPPED[reason] if reason else "",
             )
 
 
@@ -261,7 +353,11 @@ def _evaluated(maker: Maker, number: int) -> None:
     rows = [row for benchmark in BENCHMARKS for row in _answers(maker, number, benchmark)]
     maker.store.once(f"round-{number}/evaluation", EvaluationRow, lambda: rows)
     found: list[Evaluation] = [
-        summarise(name, number, [(row.task, row.success) for row in rows if row.benchmark == name])
+        summarise(
+            name,
+            number,
+            [(row.task, row.success) for row in rows if row.benchmark == name and row.score is not None],
+        )
         for name in BENCHMARKS
     ]
     write_json(maker.store.round(number) / "metrics.json", [asdict(one) for one in found])
@@ -275,7 +371,17 @@ def _answers(maker: Maker, number: int, benchmark: str) -> Iterator[EvaluationRo
         for place in range(30):
             right = maker.dice.random() < chance
             name = instruction_id(f"{benchmark} {task} {place}")
-            yield EvaluationRow(benchmark, name, task, "?", "42", "42", float(right), right, None)
+            row = EvaluationRow(benchmark, name, task, "?", "42", "42", float(right), right, None)
+            if _unreadable(maker, number, benchmark, rank, place):
+                row = replace(row, score=None, success=False, failure="unscored: reply was cut off")
+            yield row
+
+
+def _unreadable(maker: Maker, number: int, benchmark: str, rank: int, place: int) -> bool:
+    """The judge cannot be read on one answer a round, and in round 1 on all of the last task's harder ones."""
+    if benchmark == BENCHMARKS[0]:
+        return maker.api and rank == place == 0
+    return maker.api and number == 1 and rank == len(maker.tasks) - 1
 
 
 def fates(store: RunStore) -> Counter[str]:

@@ -21,12 +21,23 @@ from tapir.report.sample import FATES, LONGEST, select
 from tapir.report.summary import summarise
 from tapir.store.run import RunStore
 from tests.browser import Browser, binary, browser
-from tests.runs import HOSTILE, TASKS, UNANSWERED, UNSCORED, UNTAGGED, WITHHELD, build_run, fates
+from tests.runs import (
+    BENCHMARKS,
+    HOSTILE,
+    TASKS,
+    UNANSWERED,
+    UNSCORED,
+    UNTAGGED,
+    WITHHELD,
+    build_run,
+    fates,
+)
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 
 STAGES = {"nothing yet": -1, "first look": 0, "one round of three": 1, "finished": 3}
+CHARTS = {"nothing yet": 0, "first look": 2, "one round of three": 4, "finished": 4, "over an API": 5}
 WINDOWS = {"phone": (390, 844), "tablet": (768, 1024), "desktop": (1280, 900)}
 ROOT = "document.documentElement.dataset"
 LABELS = "[...document.querySelectorAll('.role-axis-label text')].map((text) => text.getAttribute('fill'))[0]"
@@ -68,7 +79,8 @@ def written(store: RunStore) -> Path:
 
 @pytest.fixture(scope="module")
 def stores(tmp_path_factory: pytest.TempPathFactory) -> dict[str, RunStore]:
-    return {name: build_run(tmp_path_factory.mktemp("run"), done=done) for name, done in STAGES.items()}
+    made = {name: build_run(tmp_path_factory.mktemp("run"), done=done) for name, done in STAGES.items()}
+    return made | {"over an API": build_run(tmp_path_factory.mktemp("run"), api=True)}
 
 
 @pytest.fixture(scope="module")
@@ -115,7 +127,7 @@ def test_without_the_chart_library_there_is_no_report(
     assert page.write_report(store, summarise(store)) is None
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("stage", CHARTS)
 def test_nothing_is_loaded_from_anywhere(pages: dict[str, Path], stage: str) -> None:
     found = Elements(pages[stage].read_text(encoding="utf-8"))
     for tag, attributes in found.found:
@@ -140,7 +152,9 @@ def test_the_page_allows_its_own_scripts_and_no_other(text: str) -> None:
         assert f"'sha256-{digest}'" in policy
 
 
-def test_hostile_texts_stay_texts(text: str) -> None:
+@pytest.mark.parametrize("stage", ["finished", "over an API"])
+def test_hostile_texts_stay_texts(pages: dict[str, Path], stage: str) -> None:
+    text = pages[stage].read_text(encoding="utf-8")
     found = Elements(text)
     tags = found.tags()
     assert len(found.scripts) == tags["script"] == 3
@@ -216,51 +230,79 @@ def test_a_recipe_of_another_version_is_shown_as_it_is() -> None:
     assert json.loads(settings.text) == {"name": "mine", "telepathy": True}
 
 
-@pytest.mark.parametrize(
-    ("teacher", "judge", "same"),
-    [
-        ({"kind": "gym"}, {"kind": "gym"}, "gym"),
-        ({"kind": "gym"}, {"kind": "openai", "model": "m"}, ""),
-        ({"kind": "openai", "model": "m"}, {"kind": "openai", "model": "m"}, "openai, m"),
-        ({"kind": "openai", "model": "m"}, {"kind": "openai", "model": "other"}, ""),
-    ],
-)
-def test_the_page_says_if_teacher_and_judge_are_the_same(
-    teacher: dict[str, str], judge: dict[str, str], same: str
-) -> None:
-    assert page._same_judge({"teacher": teacher, "judge": judge}) == same
-
-
 # In a browser ----------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
 @pytest.mark.parametrize("window", WINDOWS)
+@pytest.mark.parametrize("stage", ["finished", "over an API"])
 def test_every_chart_is_drawn_without_an_error(
-    tab: Browser, pages: dict[str, Path], window: str, *, dark: bool
+    tab: Browser, pages: dict[str, Path], stage: str, window: str, *, dark: bool
 ) -> None:
-    see(tab, pages["finished"], window, dark=dark)
+    see(tab, pages[stage], window, dark=dark)
+    tab.ask("document.querySelectorAll('section > details').forEach((one) => { one.open = true; })")
     charts = tab.ask("document.querySelectorAll('[data-chart]').length")
-    assert charts == 4
+    assert charts == CHARTS[stage]
     assert tab.ask(f"{ROOT}.ready") == str(charts)
     assert tab.ask("document.querySelectorAll('[data-chart] svg').length") == charts
     assert tab.ask(f"{ROOT}.errors") == "[]"
-    assert int(tab.ask(f"{ROOT}.overflow")) <= 0
+    assert tab.ask("document.scrollingElement.scrollWidth - document.documentElement.clientWidth") <= 0
     widths = "[...document.querySelectorAll('.chart')].every((box) => box.scrollWidth <= box.clientWidth + 1)"
     assert tab.ask(widths)
-    assert tab.requested == [pages["finished"].as_uri()]
+    assert tab.requested == [pages[stage].as_uri()]
     assert tab.complaints == []
 
 
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_unfinished_run_has_a_page_too(tab: Browser, pages: dict[str, Path], stage: str) -> None:
     see(tab, pages[stage], "phone")
-    charts = {"nothing yet": 0, "first look": 2, "one round of three": 4, "finished": 4}
-    assert tab.ask(f"{ROOT}.ready") == str(charts[stage])
+    assert tab.ask(f"{ROOT}.ready") == str(CHARTS[stage])
     assert tab.ask(f"{ROOT}.errors") == "[]"
     assert int(tab.ask(f"{ROOT}.overflow")) <= 0
     assert tab.complaints == []
     assert tab.ask("document.body.textContent.includes('This run is unfinished')") is (stage != "finished")
+
+
+def cells(tab: Browser, table: str) -> list[list[str]]:
+    rows = f"[...document.querySelectorAll({json.dumps(table + ' tr')})]"
+    found = tab.ask(f"{rows}.map((row) => [...row.cells].map((cell) => cell.innerText.trim()))")
+    assert isinstance(found, list)
+    return found
+
+
+def test_the_page_says_what_the_calls_cost(tab: Browser, pages: dict[str, Path]) -> None:
+    see(tab, pages["over an API"], "desktop")
+    assert tab.ask("document.querySelector('#costs .value').textContent") == "1.30"
+    table = "#costs .scroll table"
+    by_stage = {tuple(row[:2]): row[2:] for row in cells(tab, f"{table} > tbody >")[:6]}
+    assert by_stage["judge", "before 1"] == ["238", "136,000", "100,000", "35,000", "0.8500"]
+    assert by_stage["refine", "1"] == ["40", "24,000", "0", "16,000", "0.3000"]
+    assert cells(tab, f"{table} > tfoot >")[0][2:] == ["328", "180,000", "100,000", "59,300", "1.3000"]
+    see(tab, pages["finished"], "desktop")
+    assert tab.ask("document.getElementById('costs').textContent.includes('nothing was paid')")
+
+
+def test_the_page_shows_the_judge_and_where_to_look(tab: Browser, pages: dict[str, Path]) -> None:
+    see(tab, pages["over an API"], "desktop")
+    names = tab.ask("[...document.querySelectorAll('#judge .claim')].map((one) => one.firstChild.textContent.trim())")
+    assert {"Independence of the judge", "Unscored items", "A constant answer's score"} <= set(names)
+    assert tab.ask("document.querySelectorAll('#judge .fails').length") == 1
+    assert names[0] == "Held-out answers without a grade"  # what is beyond its limit comes first
+    assert tab.ask("document.querySelector('header .note').textContent.includes('held-out answers without a grade')")
+    see(tab, pages["finished"], "desktop")
+    assert tab.ask("document.querySelector('header .note')") is None
+
+
+def test_what_was_not_graded_stands_below_its_table(tab: Browser, pages: dict[str, Path]) -> None:
+    see(tab, pages["over an API"], "desktop")
+    first, harder = "#figures > .scroll", "#figures details .scroll"
+    tab.ask("document.querySelectorAll('section > details').forEach((one) => { one.open = true; })")
+    assert cells(tab, f"{first} tfoot")[1][:5] == ["Not graded, not counted", "1", "1", "1", "1"]
+    assert cells(tab, f"{harder} tfoot")[1][:5] == ["Not graded, not counted", "0", "30", "0", "0"]
+    last = next(row for row in cells(tab, f"{harder} tbody") if row[0] == TASKS[-1])
+    assert [cell.startswith("\N{EN DASH}") for cell in last[1:5]] == [False, True, False, False]
+    assert last[5:] == [last[5], "30"]
+    assert BENCHMARKS[1] in tab.ask("document.querySelector('#figures details summary').textContent")
 
 
 def test_charts_follow_the_colour_scheme(tab: Browser, pages: dict[str, Path]) -> None:

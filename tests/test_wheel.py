@@ -40,7 +40,12 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     assert "pip install 'tapir-distill[gym]'" in plan
     assert 'name = "gym"' in tapir("recipe", "show", "gym")
     shipped = zipfile.ZipFile(wheel).namelist()
-    for part in ("gym/nano/model.safetensors", "recipes/taxonomies/paper.toml", "report/template.html.j2", "py.typed"):
+    parts = (
+        *("gym/nano/model.safetensors", "recipes/taxonomies/paper.toml", "recipes/alpaca-api.toml", "py.typed"),
+        *("report/template.html.j2", "report/macros.html.j2", "llm/prompts/judge-pairwise.txt"),
+        "llm/prompts/refine/manners.toml",
+    )
+    for part in parts:
         assert f"tapir/{part}" in shipped
     assert not list(elsewhere.iterdir())
 

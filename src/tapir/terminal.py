@@ -28,7 +28,7 @@ from rich.table import Table
 from tapir.domain.completion import Usage
 from tapir.domain.round import EvalResult
 from tapir.errors import Interrupted
-from tapir.report.summary import Summary
+from tapir.report.summary import Summary, tasks_of
 from tapir.store.files import disk_errors
 
 LOG = "log.txt"
@@ -180,9 +180,10 @@ def result_table(summary: Summary, benchmark: str) -> Table:
     for one in found:
         table.add_column(f"S_{one.round}", justify="right")
     table.add_column("change", justify="right")
-    for task in found[0].tasks:
-        results = [one.tasks[task] for one in found]
-        table.add_row(task, str(results[0].n), *map(_percent, results), _change(results))
+    for task in tasks_of(found):
+        results = [one.tasks.get(task) for one in found]
+        n = max(one.n for one in results if one)
+        table.add_row(task, str(n), *("-" if one is None else _percent(one) for one in results), _change(results))
     table.add_section()
     overall = [one.overall for one in found]
     table.add_row("mean of the tasks", str(overall[0].n), *map(_percent, overall), _change(overall), style="bold")
@@ -193,8 +194,9 @@ def _percent(result: EvalResult) -> str:
     return f"{100 * result.value:.0f} %" if result.n < 100 else f"{100 * result.value:.1f} %"  # noqa: PLR2004
 
 
-def _change(results: list[EvalResult]) -> str:
-    return f"{100 * (results[-1].value - results[0].value):+.1f}"
+def _change(results: Sequence[EvalResult | None]) -> str:
+    first, last = results[0], results[-1]
+    return f"{100 * (last.value - first.value):+.1f}" if first and last else "-"
 
 
 def show_result(console: Console, summary: Summary, student: str, report: Path | None) -> None:
@@ -207,7 +209,13 @@ def show_result(console: Console, summary: Summary, student: str, report: Path |
         console.print(f"{name} (n = {found[0].overall.n}): {values}", highlight=False)
     for check in summary.checks:
         console.print(f"{'yes' if check.holds else 'NO ':<4} {check.claim}: {check.figures}", highlight=False)
-    console.print(f"working time {summary.seconds / 60:.1f} min", highlight=False)
+    for alarm in summary.alarms:
+        if alarm.raised:
+            console.print(f"look {alarm.name}: {alarm.figure}. {alarm.meaning}", highlight=False, style="yellow")
+    spent = sum(one.cost for one in summary.spending)
+    calls = sum(one.calls for one in summary.spending)
+    paid = f", {calls:,} calls to models" + (f", {spent:.4f} spent" if spent else "") if calls else ""
+    console.print(f"working time {summary.seconds / 60:.1f} min{paid}", highlight=False)
     console.print(f"student: {student}", highlight=False, soft_wrap=True, markup=False)
     if report:
         console.print(f"report: {report}", highlight=False, soft_wrap=True, markup=False)
@@ -225,9 +233,9 @@ def money_table(names: Sequence[str], rows: Iterable[Counted]) -> Table:
     for name in ("calls", "tokens in", "tokens out", "money"):
         table.add_column(name, justify="right")
     totals: dict[tuple[str, ...], list[float]] = {}
-    for key, calls, usage, cost in rows:
-        total = totals.setdefault(tuple(key), [0, 0, 0, 0.0])
-        for place, value in enumerate((calls, usage.prompt_tokens, usage.completion_tokens, cost)):
+    for key, count, usage, money in rows:
+        total = totals.setdefault(tuple(key), [0.0, 0.0, 0.0, 0.0])
+        for place, value in enumerate((count, usage.prompt_tokens, usage.completion_tokens, money)):
             total[place] += value
     for key, (calls, read, written, cost) in totals.items():
         table.add_row(*key, f"{calls:,.0f}", f"{read:,.0f}", f"{written:,.0f}", f"{cost:.4f}")

@@ -6,13 +6,15 @@ the colours up among the style sheet's variables, for light and for dark.
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, floor
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tapir.domain.round import EvalResult, Evaluation
-from tapir.report.summary import RoundSummary, Summary
+from tapir.domain.spending import Spending
+from tapir.report.rounds import RoundSummary
+from tapir.report.summary import Summary, tasks_of
 
 if TYPE_CHECKING:
     import altair as alt
@@ -43,6 +45,8 @@ def charts(summary: Summary) -> dict[str, Spec]:
         found["shares"] = shares(summary.corpus_shares, summary.rounds)
     if summary.gaps:
         found["difficulty"] = difficulty(summary.gaps, summary.delta)
+    if any(one.calls for one in summary.spending):
+        found["costs"] = costs(summary.spending)
     return found
 
 
@@ -51,8 +55,8 @@ def success(evaluations: Sequence[Evaluation]) -> Spec:
     import altair as alt
 
     rows = [{"task": task} | _row(one, result) for one in evaluations for task, result in one.tasks.items()]
-    first = evaluations[0].tasks
-    order = sorted(first, key=lambda task: (-first[task].value, task))
+    first = {task: result.value for task, result in evaluations[0].tasks.items()}
+    order = sorted(tasks_of(evaluations), key=lambda task: (-first.get(task, 0.0), task))
     top = alt.Axis(orient="top", labelAngle=0, labelFontWeight=600, **_QUIET)
     base = alt.Chart().encode(
         x=alt.X("student:N", title=None, sort=None, axis=top),
@@ -160,6 +164,42 @@ def difficulty(gaps: Iterable[float], delta: float) -> Spec:
     layers = [bars, here.mark_rule(style="threshold"), label.encode(y=alt.value(0), text="text:N")]
     about = f"Histogram of the difficulty of the corpus with the threshold at {delta:g}."
     return _spec(layers, rows, about, palette=order, height=240)
+
+
+def costs(spending: Sequence[Spending]) -> Spec:
+    """Stacked bars: money of every stage, one part for each round; tokens where no price is set."""
+    import altair as alt
+
+    priced = any(one.cost for one in spending)
+    title, form = ("money", ",.4~f") if priced else ("tokens", ",d")
+    sums: defaultdict[tuple[str, int], float] = defaultdict(float)
+    calls: Counter[tuple[str, int]] = Counter()
+    for one in spending:
+        sums[one.stage, one.round] += one.cost if priced else one.prompt_tokens + one.completion_tokens
+        calls[one.stage, one.round] += one.calls
+    numbers = sorted({number for _, number in sums})
+    label = {number: f"round {number}" if number else "before round 1" for number in numbers}
+    rows = [
+        {"stage": stage, "label": label[number], "round": number, "amount": amount, "calls": calls[stage, number]}
+        for (stage, number), amount in sorted(sums.items())
+    ]
+    stages = dict.fromkeys(stage for stage, _ in sums)
+    order = sorted(stages, key=lambda stage: (-sum(sums.get((stage, number), 0.0) for number in numbers), stage))
+    domain, later = list(label.values()), max(1, numbers[-1])
+    strength = [0.3 + 0.7 * number / later if number else 1.0 for number in numbers]
+    key = alt.Legend(title=None, orient="top")
+    bars = alt.Chart().mark_bar(style="tile", height={"band": 0.62})
+    bars = bars.encode(
+        x=alt.X("amount:Q", title=title, axis=alt.Axis(tickCount=5, domain=False)),
+        y=alt.Y("stage:N", title=None, sort=order, axis=alt.Axis(**_QUIET)),
+        color=alt.Color("label:O", scale=alt.Scale(domain=domain), legend=key),
+        opacity=alt.Opacity("label:O", scale=alt.Scale(type="ordinal", domain=domain, range=strength), legend=key),
+        order=alt.Order("round:Q"),
+        tooltip=_tips("stage", "label|when", f"amount|{title}|{form}", "calls||,d"),
+    )
+    palette = ["after" if number else "before" for number in numbers]
+    about = f"{title.capitalize()} of every stage, by round."
+    return _spec([bars], rows, about, palette=palette, height=max(80, 32 * len(order)))
 
 
 def _spec(

@@ -53,6 +53,7 @@
       legend: { ...quiet, labelFontSize: 12, symbolSize: 90, offset: 8, columnPadding: 18, labelLimit: 220 },
       range: {
         category: palette.map(colour),
+        ordinal: palette.map(colour),
         heatmap: [0, 1, 2, 3, 4].map((step) => colour(`heat-${step}`)),
       },
       style: {
@@ -134,7 +135,8 @@
     const score = (value) => (value === null ? "" : `, score ${value.toFixed(1)}`);
     if (item.teacher !== null) body.append(part(`Teacher's answer${score(item.teacher_score)}`, item.teacher));
     if (item.student !== null) body.append(part(`S₀'s answer${score(item.student_score)}`, item.student));
-    if (item.refined !== null) body.append(part("Refined by the teacher", item.refined));
+    const fate = item.refused ? `; the original was kept: ${item.refused}` : "";
+    if (item.refined !== null) body.append(part(`Refined by the teacher${fate}`, item.refined));
     const facts = [item.origin];
     if (item.rounds.length) facts.push(`trained in round ${item.rounds.join(", ")}`);
     if (item.reason) facts.push(item.reason);

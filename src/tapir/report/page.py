@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
@@ -17,8 +18,10 @@ from tapir.domain.task import TaskDistribution
 from tapir.errors import RecipeError
 from tapir.recipe_file import as_toml, load, parse, shipped
 from tapir.report.charts import charts, student
+from tapir.report.costs import Costs, costs
+from tapir.report.judging import models
 from tapir.report.sample import FATES, select
-from tapir.report.summary import Summary
+from tapir.report.summary import Summary, tasks_of
 from tapir.store.files import write_text
 from tapir.store.run import RunStore
 
@@ -26,6 +29,7 @@ if TYPE_CHECKING:
     from jinja2 import Environment
 
 _HOUR, _MINUTE = 3600, 60
+_LARGE = 100  # money, from which on nobody asks for more than cents
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,15 +81,18 @@ def write_report(store: RunStore, summary: Summary) -> Path | None:
 
 def render(store: RunStore, summary: Summary) -> str:
     """The page as text. It loads nothing: styles, scripts, charts and data are inside."""
-    specs, chosen = charts(summary), select(store)
+    specs, chosen, paid = charts(summary), select(store), costs(summary)
     scripts = [_vega(), _file("page.js")]
     content = {
         "summary": summary,
+        "intake": summary.intake,
         "headline": _headline(summary),
         "charts": specs,
-        "facts": _facts(summary),
+        "facts": _facts(summary) | _spent(paid),
         "versions": summary.manifest["packages"],
-        "same_judge": _same_judge(summary.recipe),
+        "judge": ", ".join(models(summary.recipe, "judge")),
+        "raised": [one for one in summary.alarms if one.raised],
+        "costs": paid,
         "distances": _distances(summary),
         "drops": _drops(summary),
         "fates": FATES,
@@ -97,14 +104,28 @@ def render(store: RunStore, summary: Summary) -> str:
         "scripts": scripts,
         "policy": " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
     }
-    return _environment().from_string(_file("template.html.j2")).render(content).lstrip()
+    return _environment().get_template("template.html.j2").render(content).lstrip()
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment, StrictUndefined
+    from jinja2 import Environment, PackageLoader, StrictUndefined
 
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"percent": _percent, "number": "{:,}".format, "student": student, "points": _points}
+    environment = Environment(
+        loader=PackageLoader("tapir", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {
+        "percent": _percent,
+        "number": "{:,}".format,
+        "student": student,
+        "points": _points,
+        "money": _money,
+        "figure": _figure,
+    }
+    environment.globals |= {"tasks_of": tasks_of, "most": _most}
     return environment
 
 
@@ -149,7 +170,7 @@ def _facts(summary: Summary) -> dict[str, str]:
     done = len(summary.rounds)
     facts = {
         "rounds": str(wanted) if done == wanted else f"{done} of {wanted}",
-        "corpus": f"{summary.corpus:,} instructions",
+        "corpus": f"{summary.intake.size:,} instructions",
         "examples a round": f"{plan['size']:,}",
         "working time": _duration(summary.seconds),
         "seed": str(summary.recipe["seed"]),
@@ -160,10 +181,12 @@ def _facts(summary: Summary) -> dict[str, str]:
     return facts
 
 
-def _same_judge(recipe: Mapping[str, Mapping[str, object]]) -> str:
-    """What teacher and judge both are (METHOD 4.12), empty where they differ in kind or in model."""
-    teacher, judge = ([str(recipe[role].get(key, "")) for key in ("kind", "model")] for role in ("teacher", "judge"))
-    return ", ".join(filter(None, teacher)) if teacher == judge else ""
+def _spent(paid: Costs | None) -> dict[str, str]:
+    """The price of the run among the small facts, where it had one."""
+    if paid is None:
+        return {}
+    calls = f"{paid.total.calls:,} calls"
+    return {"spent": f"{_money(paid.total.cost)} on {calls}"} if paid.priced else {"calls to models": calls}
 
 
 def _distances(summary: Summary) -> dict[str, float]:
@@ -175,7 +198,10 @@ def _distances(summary: Summary) -> dict[str, float]:
 
 
 def _drops(summary: Summary) -> Sequence[Drop]:
-    found = [("corpus", reason, count) for reason, count in sorted(summary.corpus_drops.items())]
+    intake = summary.intake
+    found = [("corpus", reason, count) for reason, count in sorted(intake.dropped.items())]
+    lost = sum(intake.unanswered.values())
+    found += [("corpus", "the teacher gave no answer", lost)] if lost else []
     for one in summary.rounds:
         found += [(f"expansions, round {one.number}", reason, count) for reason, count in sorted(one.dropped.items())]
     most = max((count for *_, count in found), default=1)
@@ -192,6 +218,11 @@ def _settings(recipe: Mapping[str, object]) -> Settings:
     return Settings(as_toml(read), f"tapir run {same or 'recipe.toml'}")
 
 
+def _most(evaluations: Sequence[Evaluation], task: str) -> int:
+    """Prompts of a task; a round where some could not be graded has fewer."""
+    return max(one.tasks[task].n for one in evaluations if task in one.tasks)
+
+
 def _percent(share: float, digits: int = 1) -> str:
     return f"{100 * share:.{digits}f}\u202f%"
 
@@ -200,6 +231,25 @@ def _points(points: float) -> str:
     text = f"{abs(points):.1f}"
     sign = "±" if text == "0.0" else "+" if points > 0 else "\N{MINUS SIGN}"
     return sign + text
+
+
+def _money(amount: float, total: float = 0.0) -> str:
+    """Cents for what is large, two significant digits for what is small; the currency is that of the prices.
+
+    Args:
+        amount: what to write.
+        total: sum of the column it stands in, whose figures all have the same digits; 0 for a figure of its own.
+    """
+    if total:
+        digits = 2 if total >= _LARGE else max(4, 2 - math.floor(math.log10(total)))
+    else:
+        digits = 2 if amount >= 1 or not amount else 1 - math.floor(math.log10(amount))
+    return f"{amount:,.{digits}f}"
+
+
+def _figure(text: str) -> str:
+    """Figures that were made for a terminal, with the signs of a page."""
+    return text.replace("->", "→").replace(" %", "\u202f%")
 
 
 def _duration(seconds: float) -> str:

@@ -6,9 +6,9 @@ from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-from statistics import fmean
 from typing import TypeVar
 
+from tapir.report.rounds import preferences
 from tapir.store import rows
 from tapir.store.run import RunStore
 from tapir.store.tables import RowT
@@ -23,8 +23,9 @@ FATES = {
     "unscored": "the judge could not be read or the student did not answer: neither hard nor easy",
     "expansion kept": "written by the teacher for a task that fell short",
     "expansion dropped": "written by the teacher and refused, with the reason",
-    "set aside": "dropped from the corpus before the run, with the reason",
+    "set aside": "left out before the run, with the reason",
 }
+REFUSED = {"refused": "the judge preferred the original", "unjudged": "the judge could not compare it"}
 LIMIT = 300
 LONGEST = 1_500
 
@@ -43,6 +44,7 @@ class Sample:
         student_score: f_J(x, ỹ), mean over the orders.
         gap: MFD.
         refined: y', absent where there is none.
+        refused: why y' is not trained on, else empty.
         rounds: the rounds it was trained in, each with its pool.
     """
 
@@ -58,12 +60,28 @@ class Sample:
     student_score: float | None = None
     gap: float | None = None
     refined: str | None = None
+    refused: str = ""
     rounds: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Scored:
+    """The judgements of one instruction: a mean needs no more, and their texts would fill the memory."""
+
+    student: float = 0.0
+    reference: float = 0.0
+    times: int = 0
+    unscored: str = ""
 
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """The tables the sample is made from, by instruction id."""
+    """The tables the sample is made from, by instruction id.
+
+    Attributes:
+        refused: what the judge made of rewritten answers that are not trained on.
+        mixed: rounds with the pool the instruction was drawn from.
+    """
 
     corpus: Sequence[rows.CorpusRow]
     drops: Sequence[rows.DropRow]
@@ -71,8 +89,10 @@ class Tables:
     tasks: Mapping[str, rows.TagRow]
     answers: Mapping[str, rows.AnswerRow]
     difficulty: Mapping[str, rows.DifficultyRow]
-    judgements: Mapping[str, list[rows.JudgementRow]]
+    judgements: Mapping[str, Scored]
     refined: Mapping[str, str]
+    refused: Mapping[str, str]
+    responses: Mapping[str, rows.ResponseRow]
     mixed: Mapping[str, list[tuple[int, str]]] = field(default_factory=dict)
 
 
@@ -120,19 +140,9 @@ def _everything(tables: Tables) -> Iterator[Sample]:
 
 def _from_corpus(tables: Tables, row: rows.CorpusRow) -> Sample:
     tag, answer = tables.tasks.get(row.id), tables.answers.get(row.id)
-    judged = tables.judgements.get(row.id, [])
-    found = tables.difficulty.get(row.id)
-    part = found.part if found else "easy"
+    scored, found = tables.judgements.get(row.id, Scored()), tables.difficulty.get(row.id)
     pools = tables.mixed.get(row.id, [])
-    fate, reason = "not drawn", ""
-    if pools:
-        fate = "trained, hard" if any(pool == "hard" for _, pool in pools) else "trained, easy"
-    elif part in {"unscored", "withheld"}:
-        fate = part
-    if part == "unscored":
-        reason = "; ".join(one.unscored for one in judged if one.unscored) or "no score"
-    elif tag is None or tag.task is None:
-        reason = tag.failure or "not tagged" if tag else "not tagged yet"
+    fate, reason = _fate(tables, row.id)
     return Sample(
         id=row.id,
         text=_cut(row.text),
@@ -140,14 +150,42 @@ def _from_corpus(tables: Tables, row: rows.CorpusRow) -> Sample:
         fate=fate,
         reason=reason,
         origin=f"corpus ({row.source})",
-        teacher=_cut(row.response),
+        teacher=_teacher(tables, row),
         student=_said(answer),
-        teacher_score=_mean(one.reference for one in judged),
-        student_score=_mean(one.student for one in judged),
+        teacher_score=scored.reference / scored.times if scored.times else None,
+        student_score=scored.student / scored.times if scored.times else None,
         gap=found.gap if found else None,
         refined=tables.refined.get(row.id),
+        refused=tables.refused.get(row.id, ""),
         rounds=_rounds(pools),
     )
+
+
+def _fate(tables: Tables, name: str) -> tuple[str, str]:
+    """The state an instruction of the corpus ended in, and why, where there is something to say."""
+    response, tag, found = tables.responses.get(name), tables.tasks.get(name), tables.difficulty.get(name)
+    if response and response.text is None:
+        return "set aside", f"the teacher gave no answer: {response.failure}"
+    part = found.part if found else "easy"
+    pools = tables.mixed.get(name, [])
+    fate = "not drawn"
+    if pools:
+        fate = "trained, hard" if any(pool == "hard" for _, pool in pools) else "trained, easy"
+    elif part in {"unscored", "withheld"}:
+        fate = part
+    if part == "unscored":
+        return fate, tables.judgements.get(name, Scored()).unscored or "no score"
+    if tag is None or tag.task is None:
+        return fate, tag.failure or "not tagged" if tag else "not tagged yet"
+    return fate, ""
+
+
+def _teacher(tables: Tables, row: rows.CorpusRow) -> str | None:
+    """Y: what the teacher wrote for the run, or what the corpus brought."""
+    response = tables.responses.get(row.id)
+    if response is None:
+        return _cut(row.response)
+    return None if response.text is None else _cut(response.text)
 
 
 def _from_teacher(tables: Tables, number: int, row: rows.ExpansionRow) -> Sample:
@@ -157,10 +195,11 @@ def _from_teacher(tables: Tables, number: int, row: rows.ExpansionRow) -> Sample
         text=_cut(row.text),
         task=row.task if kept else row.task_wanted,
         fate="expansion kept" if kept else "expansion dropped",
-        reason=row.reason or "",
+        reason=f"{row.reason}: {row.detail}" if row.reason and row.detail else row.reason or "",
         origin=f"written in round {number} for {row.task_wanted} from {', '.join(row.parents) or 'no seed'}",
         teacher=_cut(row.response),
         refined=tables.refined.get(row.id) if kept else None,
+        refused=tables.refused.get(row.id, "") if kept else "",
         rounds=_rounds(tables.mixed.get(row.id, [])) if kept else (),
     )
 
@@ -182,19 +221,12 @@ def _cut(text: str) -> str:
     return f"{text[:LONGEST]} […{len(text) - LONGEST:,} more characters]"
 
 
-def _mean(scores: Iterable[float | None]) -> float | None:
-    known = [score for score in scores if score is not None]
-    return fmean(known) if known else None
-
-
 def _tables(store: RunStore) -> Tables:
     def read(name: str, row: type[RowT]) -> list[RowT]:
         return store.read(name, row) if store.has(name) else []
 
-    judgements: dict[str, list[rows.JudgementRow]] = defaultdict(list)
-    for judged in read("round-0/judgements", rows.JudgementRow):
-        judgements[judged.id].append(judged)
     refined: dict[str, str] = {}
+    refused: dict[str, str] = {}
     mixed: dict[str, list[tuple[int, str]]] = defaultdict(list)
     expansions: list[tuple[int, rows.ExpansionRow]] = []
     number = 1
@@ -205,6 +237,7 @@ def _tables(store: RunStore) -> Tables:
             for row in read(f"round-{number}/refinements", rows.RefinementRow)
             if row.text is not None
         }
+        refused |= {name: REFUSED[found] for name, found in preferences(store, number).items() if found in REFUSED}
         for example in read(f"round-{number}/mixture", rows.MixtureRow):
             mixed[example.id].append((number, example.pool))
         number += 1
@@ -215,7 +248,24 @@ def _tables(store: RunStore) -> Tables:
         tasks={row.id: row for row in read("round-0/tags", rows.TagRow)},
         answers={row.id: row for row in read("round-0/answers", rows.AnswerRow)},
         difficulty={row.id: row for row in read("round-1/difficulty", rows.DifficultyRow)},
-        judgements=judgements,
+        judgements=_scored(store),
         refined=refined,
+        refused=refused,
+        responses={row.id: row for row in read("round-0/responses", rows.ResponseRow)},
         mixed=mixed,
     )
+
+
+def _scored(store: RunStore) -> dict[str, Scored]:
+    """The first scoring of every instruction, summed over orders and samples."""
+    found: dict[str, Scored] = defaultdict(Scored)
+    if store.has("round-0/judgements"):
+        for row in store.each("round-0/judgements", rows.JudgementRow):
+            one = found[row.id]
+            if row.student is None or row.reference is None:
+                one.unscored = "; ".join(filter(None, (one.unscored, row.unscored)))
+            else:
+                one.student += row.student
+                one.reference += row.reference
+                one.times += 1
+    return dict(found)
