@@ -61,7 +61,7 @@ def test_the_nearest_by_rouge_l_is_the_one_of_brute_force(text: str, found: list
     assert (nearest and (nearest.name, nearest.similarity)) == expected
 
 
-@often
+@settings(deadline=None, max_examples=100)
 @given(st.lists(texts, max_size=8, unique=True), texts, st.randoms(use_true_random=False))
 def test_the_order_of_additions_makes_no_difference(found: list[str], text: str, random: Any) -> None:
     named = [(f"name {number}", other) for number, other in enumerate(found)]
@@ -75,6 +75,7 @@ def test_the_order_of_additions_makes_no_difference(found: list[str], text: str,
     assert answers[0] == answers[1]
 
 
+@settings(deadline=None)
 @given(texts, collections)
 def test_a_text_is_not_known_before_it_is_added(text: str, found: list[str]) -> None:
     neighbours = known(found)

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.judgement import Unscored
 from tapir.domain.round import Checkpoint, Evaluation
+from tapir.errors import RoleError
 from tapir.evaluation.statistics import summarise
 from tapir.roles import Benchmark, Grade, Prompt, Student
 from tapir.store.keep import Place, Work, keep
@@ -30,7 +32,11 @@ class Evaluate:
     tasks: Mapping[str, str] = field(default_factory=dict)
 
     def run(self, place: Place, checkpoint: Checkpoint) -> list[Evaluation]:
-        """One evaluation for each benchmark, in order."""
+        """One evaluation for each benchmark, in order.
+
+        Raises:
+            RoleError: a benchmark gave no grade at all.
+        """
         names = [benchmark.name for benchmark in self.benchmarks]
         prompts = {
             f"{benchmark.name}/{prompt.instruction.id}": (benchmark.name, prompt)
@@ -47,10 +53,7 @@ class Evaluate:
                 yield self._row(benchmark, prompt, replies[prompt.instruction.id], grades.get(key))
 
         rows = keep(place, Work("evaluate", "evaluation", self.chunk), EvaluationRow, ordered, do)
-        return [
-            summarise(name, place.number, [(row.task, row.success) for row in rows if _counts(row, name)])
-            for name in names
-        ]
+        return [_summary(place, name, [row for row in rows if row.benchmark == name]) for name in names]
 
     def _grades(
         self, prompts: Sequence[tuple[str, Prompt]], replies: Mapping[str, Completion | Failure]
@@ -92,5 +95,14 @@ class Evaluate:
         )
 
 
-def _counts(row: EvaluationRow, benchmark: str) -> bool:
-    return row.benchmark == benchmark and row.score is not None
+def _summary(place: Place, benchmark: str, rows: Sequence[EvaluationRow]) -> Evaluation:
+    """The success rates; what could not be judged counts for nothing."""
+    counted = [(row.task, row.success) for row in rows if row.score is not None]
+    if not counted:
+        why = Counter(row.failure for row in rows).most_common(1)
+        raise RoleError(
+            f"none of the {len(rows)} answers to {benchmark} could be graded" + "".join(f": {one}" for one, _ in why),
+            remedy=f"Mend the judge or the benchmark, remove {place.named('evaluation')}.parquet from the run's folder"
+            " and run `tapir resume`.",
+        )
+    return summarise(benchmark, place.number, counted)

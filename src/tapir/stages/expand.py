@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tapir.data.novelty import Novelty
@@ -16,6 +16,8 @@ from tapir.roles import ExpandRequest, Tagger, Teacher
 from tapir.store.keep import Place, restored
 from tapir.store.rows import DrawRow, ExpansionRow
 from tapir.store.run import cells
+
+_UNANSWERED = "not answered"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +56,7 @@ class Expand:
         if place.store.has(name):
             place.store.parts(name).drop()
             rows = place.store.read(name, ExpansionRow)
-            known.learn_all((row.id, row.text) for row in rows if row.reason is None)
+            _learn(known, rows)
             return rows
         for task in need.shortfall:
             if not seeds.get(task):
@@ -80,7 +82,7 @@ class Expand:
             key = f"attempt {attempt}"
             if key in finished:
                 made = [restored(ExpansionRow, one) for one in finished[key]]
-                known.learn_all((row.id, row.text) for row in made if row.reason is None)
+                _learn(known, made)
             else:
                 place.watch.check()
                 made = list(self._attempt(place, attempt, owed, seeds, known))
@@ -114,16 +116,16 @@ class Expand:
                 written.append((task, reply))
         for (task, why), count in sorted(failed.items()):
             place.watch.note(f"{task}: expansion failed {count} x: {why}")
-        written.sort(key=lambda one: (one[0], one[1].id))  # replies come in any order
+        written.sort(key=lambda one: (one[0], one[1].id, one[1].origin.parents))  # replies come in any order
         tags = dict(self.tagger.tag(one for _, one in written))
-        checked = [(task, one, self._checked(task, one, tags[one.id], known)) for task, one in written]
+        checked = [(task, one, self._checked(task, one, tags.get(one.id), known)) for task, one in written]
         answers = dict(self.teacher.answer(one for _, one, check in checked if check.reason is None))
         for task, one, check in checked:
-            yield self._row(task, one, check, answers.get(one.id))
+            yield self._row(task, one, check, answers.get(one.id) if check.reason is None else None)
 
-    def _checked(self, task: str, one: Instruction, tag: TaskTag | Failure, known: Novelty) -> _Check:
+    def _checked(self, task: str, one: Instruction, tag: TaskTag | Failure | None, known: Novelty) -> _Check:
         """Whether a text may be kept; if so, it is known from now on."""
-        label = None if isinstance(tag, Failure) else tag.task
+        label = tag.task if isinstance(tag, TaskTag) else None
         reason, detail = self._reason(one.text, label, task, known)
         if reason is None:
             known.learn(one.id, one.text)
@@ -132,7 +134,7 @@ class Expand:
     def _row(self, task: str, one: Instruction, check: _Check, reply: Completion | Failure | None) -> ExpansionRow:
         """What was kept has an answer; without one it is dropped after all."""
         text, failure = usable(reply) if reply else (None, None)
-        reason, detail = (check.reason, check.detail) if text or check.reason else ("not answered", failure or "")
+        reason, detail = (check.reason, check.detail) if text or check.reason else (_UNANSWERED, failure or "")
         origin = one.origin
         return ExpansionRow(
             one.id,
@@ -158,6 +160,11 @@ class Expand:
         if label is None:
             return "not tagged", ""
         return (None, "") if label == task else ("tagged as another task", label)
+
+
+def _learn(known: Novelty, rows: Iterable[ExpansionRow]) -> None:
+    """As when they were written: a text that passed every check is known from then on, answered or not."""
+    known.learn_all((row.id, row.text) for row in rows if row.reason in {None, _UNANSWERED})
 
 
 def pair_of(row: ExpansionRow, number: int) -> Pair:

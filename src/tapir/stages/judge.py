@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import cast
@@ -9,6 +10,7 @@ from typing import cast
 from tapir.domain.difficulty import Difficulty, difficulty
 from tapir.domain.instruction import Pair
 from tapir.domain.judgement import Judgement, Order, Unscored, Verdict
+from tapir.errors import RoleError
 from tapir.roles import Comparison, Judge
 from tapir.store.keep import Place, Work, stream
 from tapir.store.rows import AnswerRow, JudgementRow
@@ -33,7 +35,11 @@ class Score:
     def run(
         self, place: Place, pairs: Sequence[Pair], answers: Mapping[str, AnswerRow]
     ) -> dict[str, Difficulty | Unscored]:
-        """MFD for each pair, or why there is none."""
+        """MFD for each pair, or why there is none.
+
+        Raises:
+            RoleError: there is none for any pair.
+        """
         items = [(pair.instruction.id, pair) for pair in pairs]
 
         def do(owed: Iterator[tuple[str, Pair]]) -> Iterator[tuple[str, list[JudgementRow]]]:
@@ -59,7 +65,19 @@ class Score:
                 yield name, [_unscored(name, why, self.judge.name)]
 
         stream(place, Work(_STAGES.get(self.table, self.table), self.table, self.chunk), JudgementRow, items, do)
-        return difficulties(place.store.each(place.named(self.table), JudgementRow))
+        found = difficulties(place.store.each(place.named(self.table), JudgementRow))
+        if found and all(isinstance(one, Unscored) for one in found.values()):
+            raise _nothing_scored(self.judge.name, [one.reason for one in found.values() if isinstance(one, Unscored)])
+        return found
+
+
+def _nothing_scored(judge: str, reasons: Sequence[str]) -> RoleError:
+    counts = ", ".join(f"{reason} ({count})" for reason, count in Counter(reasons).most_common(5))
+    return RoleError(
+        f"the judge {judge} gave no score for any of {len(reasons)} items: {counts}",
+        remedy="Its replies are in the round's judgements.parquet (column raw) and in the ledger. Use a stronger judge,"
+        " or one whose server takes a JSON schema (endpoints.NAME.json_schema); then start a new run.",
+    )
 
 
 def _rows(name: str, verdict: Verdict, judge: str) -> list[JudgementRow]:

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import TypeVar
 
+from tapir.errors import RoleError
 from tapir.roles import Watch
 from tapir.store.run import Parts, RunStore, cells
 from tapir.store.tables import RowT
@@ -121,6 +122,9 @@ def stream(
         row: class of the table's rows.
         items: (id, item); ids are distinct.
         do: takes the owed items one by one and gives the rows of each, in any order.
+
+    Raises:
+        RoleError: `do` left out an item; what it gave is saved.
     """
     name = place.named(work.table)
     parts = place.store.parts(name)
@@ -146,6 +150,11 @@ def stream(
     finally:
         save()
     place.watch.check()
+    if missing := [key for key, _ in items if key not in where]:
+        raise RoleError(
+            f"{work.stage}: {len(missing)} of {len(items)} items came back without a reply, the first is {missing[0]}",
+            remedy="Whoever fills the role must give one reply for each item; trouble with an item is a Failure.",
+        )
     place.store.write(name, row, _in_order(parts, row, [where[key] for key, _ in items]))
     parts.drop()
     place.watch.finish()
