@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import resource
+import subprocess
 import sys
 import tempfile
 import time
@@ -23,10 +24,17 @@ import aiohttp
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 
+from tests.server import Behaviour, serving
+
+from tapir.domain.completion import Completion
 from tapir.llm.endpoint import Endpoint
 from tapir.llm.engine import Engine, Settings
+from tapir.llm.switchboard import Switchboard
 from tapir.llm.wire import Request, Sampling, body
-from tests.server import Behaviour, serving
+from tapir.session import SilentWatch
+from tapir.store.keep import Place, Work, stream
+from tapir.store.rows import AnswerRow
+from tapir.store.run import RunStore
 
 ROWS = 2_000
 IN_FLIGHT = 256
@@ -47,9 +55,9 @@ class Measured:
         return f"{self.calls:,} calls: {rate:,.0f} requests/s, {each:.2f} ms CPU a call, {self.wall:.2f} s"
 
 
-def requests(rows: int) -> Iterator[tuple[int, Request]]:
+def requests(rows: int, first: int = 0) -> Iterator[tuple[int, Request]]:
     """Judge-like prompts of about 500 bytes, all different."""
-    for row in range(rows):
+    for row in range(first, rows):
         yield row, Request([{"role": "user", "content": f"{row}: {WORDS}<score>"}], Sampling(0.0, 256))
 
 
@@ -120,22 +128,45 @@ def many(folder: Path) -> None:
     with serving(Behaviour(latency=latency)) as server:
         found = engine(server.url, rows, in_flight, folder)
     ideal = rows / in_flight * latency
-    print(
-        f"1,024 in flight at 3 s: {found.wall:.1f} s for {rows:,} calls, {found.wall / ideal:.2f} of the ideal {ideal:.0f} s"
-    )
+    ratio = found.wall / ideal
+    print(f"1,024 in flight at 3 s: {found.wall:.1f} s for {rows:,} calls, {ratio:.2f} of the ideal {ideal:.0f} s")
 
 
-def memory(rows: int, folder: Path) -> None:
-    """The most memory of this process after 2,000 rows and after many."""
-    with serving(Behaviour(latency=0.02)) as server:
-        before = 0.0
-        for count in (2_000, rows):
-            engine(server.url, count, IN_FLIGHT, folder)
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-            print(
-                f"memory: at most {peak:.0f} MB after {count:,} rows" + (f", {peak / before:.2f} x" if before else "")
-            )
-            before = peak
+def stage(url: str, rows: int, folder: Path) -> None:
+    """A whole stage: requests made one by one, called, kept in the ledger, saved in parts, put into a table."""
+    board = Switchboard({"e": Endpoint("e", url, "model", concurrency=IN_FLIGHT)})
+    watch = SilentWatch()
+    store = RunStore(folder / f"run-{rows}")
+    store.folder.mkdir()
+    board.open(store.folder, "bench", watch)
+    items = [(f"{row:016x}", row) for row in range(rows)]
+
+    def do(owed: Iterator[tuple[str, int]]) -> Iterator[tuple[str, list[AnswerRow]]]:
+        asked = ((name, request) for name, row in owed for _, request in requests(row + 1, row))
+        for name, reply in board.stream(("e",), asked):
+            assert isinstance(reply, Completion)
+            yield name, [AnswerRow(name, reply.text, reply.finish_reason, 0, None)]
+
+    stream(Place(store, watch, 0, 1), Work("answer", "answers", 256), AnswerRow, items, do)
+    board.close()
+
+
+def memory(rows: int) -> None:
+    """The most memory of a process after 2,000 rows and after many, each in a process of its own."""
+    peaks = []
+    for count in (ROWS, rows):
+        command = [sys.executable, __file__, "--stage", str(count)]
+        found = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+        peaks.append(float(found.stdout))
+        print(f"memory: at most {peaks[-1]:.0f} MB for a stage of {count:,} rows")
+    print(f"memory: {peaks[1] / peaks[0]:.2f} x for {rows / ROWS:.0f} x the rows")
+
+
+def measure_stage(rows: int) -> None:
+    """Print the most memory that a stage of so many rows took, in MB."""
+    with serving(Behaviour(latency=0.02, models=("model",))) as server, tempfile.TemporaryDirectory() as name:
+        stage(server.url, rows, Path(name))
+    print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024)
 
 
 def main() -> None:
@@ -144,7 +175,11 @@ def main() -> None:
     options.add_argument("--rows", type=int, default=20_000, help="rows for the memory figure")
     options.add_argument("--repeats", type=int, default=3)
     options.add_argument("--only", choices=("throughput", "many", "memory"))
+    options.add_argument("--stage", type=int, help="only print the most memory, in MB, of a stage of so many rows")
     chosen = options.parse_args()
+    if chosen.stage:
+        measure_stage(chosen.stage)
+        return
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         if chosen.only in {None, "throughput"}:
@@ -152,7 +187,7 @@ def main() -> None:
         if chosen.only in {None, "many"}:
             many(folder)
         if chosen.only in {None, "memory"}:
-            memory(chosen.rows, folder)
+            memory(chosen.rows)
 
 
 if __name__ == "__main__":

@@ -15,7 +15,7 @@ from tapir.store.tables import RowT
 
 ItemT = TypeVar("ItemT")
 
-_LINES = 32
+_LINES = 8
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,7 +23,7 @@ class Row(Protocol):
 
 RowT = TypeVar("RowT", bound=Row)
 
-_GROUP = 8192  # rows in memory at once while a table is written or read
+_GROUP = 2048  # rows in memory at once while a table is written or read
 
 
 def schema_of(row: type[Row]) -> pa.Schema:
