@@ -28,6 +28,8 @@ format: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/selection.py
+	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/faults.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

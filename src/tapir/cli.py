@@ -87,31 +87,34 @@ def resume(folder: Folder, changes: Changes = None) -> None:
 def plan(
     recipe: RecipeName = "gym",
     changes: Changes = None,
+    folder: Annotated[
+        Path | None, typer.Option("--dir", help="An earlier run whose figures take the place of assumptions.")
+    ] = None,
     *,
     time: Annotated[bool, typer.Option(help="Time the student for a few seconds to estimate the whole.")] = True,
+    reach: Annotated[bool, typer.Option("--reach", help="Also ask every endpoint whether it is there.")] = False,
 ) -> None:
     """Say what a run would do and take; nothing is written or spent."""
     from rich.console import Console
     from rich.table import Table
 
     from tapir import planning, terminal
+    from tapir.planning import words
 
     chosen = _load(recipe, changes)
     with terminal.quiet(Path(os.devnull)):
-        found = planning.plan(chosen, measure=time)
-    console = Console(highlight=False)
-    table = Table(title=f"plan of {chosen.name}: at most so many items", title_justify="left")
-    for column in ("round", "stage", "items", "done by"):
-        table.add_column(column, justify="right" if column in {"round", "items"} else "left")
-    for stage in found.stages:
-        table.add_row(str(stage.round), stage.stage, f"{stage.items:,}", stage.who)
+        found = planning.plan(chosen, measure=time, folder=folder, reach=reach)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    table = Table(
+        title=f"plan of {chosen.name}: expected \u2264 at most", title_justify="left", box=None, padding=(0, 1)
+    )
+    for column in words.head(found):
+        table.add_column(column, justify="left" if column in {"stage", "by"} else "right")
+    for row in words.rows(found):
+        table.add_row(*row)
     console.print(table)
-    console.print("paid calls: none (the embedded teacher and judge cost nothing)")
-    console.print(f"disk: about {found.disk / MEGABYTE:,.0f} MB")
-    if found.seconds is not None:
-        console.print(f"time: about {found.seconds / 60:.1f} min on this machine (from a measurement just now)")
-    for obstacle in found.obstacles:
-        console.print(f"not ready: {obstacle}", markup=False)
+    for line in words.lines(found):
+        console.print(line, markup=False, soft_wrap=True)
 
 
 @app.command()

@@ -49,6 +49,7 @@ _PACKAGES = (
     "numpy",
 )
 _MEGABYTE = 1_000_000
+_CALL = 3_000  # bytes that a call takes in the ledger
 _BEGUN = {".lock", "log.txt", "manifest.json", ".manifest.json.draft", ".recipe.json.draft"}
 _RESTORE = "Put the file back from a copy, or start again in another folder with --dir."
 
@@ -216,7 +217,7 @@ def claim(recipe: Recipe, folder: Path, people: Roles) -> None:
                     f"{folder} is not empty and is not a run directory", remedy="Choose another folder with --dir."
                 )
             folder.mkdir(parents=True, exist_ok=True)
-            _check_space(recipe, folder)
+            _check_space(recipe, folder, sum(1 for _ in people.corpus()))
     with locked(folder):
         if not (folder / "recipe.json").exists():
             write_json(folder / "manifest.json", _manifest(recipe, people))
@@ -226,8 +227,8 @@ def claim(recipe: Recipe, folder: Path, people: Roles) -> None:
             write_json(folder / "recipe.json", recipe.resolved())  # the same but for keys that change no result
 
 
-def _check_space(recipe: Recipe, folder: Path) -> None:
-    free, needed = shutil.disk_usage(folder).free, disk_needed(recipe)
+def _check_space(recipe: Recipe, folder: Path, rows: int) -> None:
+    free, needed = shutil.disk_usage(folder).free, disk_needed(recipe, rows)
     if free < needed:
         raise StoreFull(
             f"{folder} has {free // _MEGABYTE} MB free, the run needs about {needed // _MEGABYTE} MB",
@@ -249,16 +250,16 @@ def _check_same(recipe: Recipe, folder: Path, people: Roles) -> None:
         )
 
 
-def disk_needed(recipe: Recipe) -> int:
-    """Bytes a run takes at its largest: every checkpoint, one training in progress, the tables."""
+def disk_needed(recipe: Recipe, rows: int) -> int:
+    """Bytes a run on so many rows takes at its largest: checkpoints, one training in progress, tables, ledger."""
     path = Path(assemble.student_path(recipe))
     weights = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
     alpha = recipe.curriculum.alpha()
     training = 3 * 3 * weights  # weights and two Adam moments, two saved and one being written
-    rows = recipe.corpus.size if isinstance(recipe.corpus, GymCorpus) else recipe.corpus.limit
-    calls = 8_000 * len(recipe.users()) * rows  # the ledger, compressed
-    tables = 4_000 * (rows + alpha.rounds * recipe.curriculum.size) + calls
-    return weights * (alpha.rounds + 2) + training + tables
+    scorings = alpha.rounds if recipe.curriculum.rescoring == "every-round" else 1
+    calls = 2 * rows * scorings * ("judge" in recipe.users()) + rows + alpha.rounds * recipe.curriculum.size
+    tables = 4_000 * (rows + alpha.rounds * recipe.curriculum.size)
+    return weights * (alpha.rounds + 2) + training + tables + _CALL * calls * bool(recipe.endpoints)
 
 
 def _manifest(recipe: Recipe, people: Roles) -> dict[str, Any]:
