@@ -34,8 +34,12 @@ class Novelty:
     _names: dict[str, str] = field(default_factory=dict)
 
     def learn(self, name: str, text: str) -> None:
-        """From now on this text is known."""
-        if self._names.setdefault(normalised(text), name) == name and self.neighbours:
+        """From now on this text is known, by the first name it was learnt under."""
+        key = normalised(text)
+        if key in self._names:
+            return
+        self._names[key] = name
+        if self.neighbours:
             self.neighbours.add(name, text)
 
     def learn_all(self, texts: Iterable[tuple[str, str]]) -> None:

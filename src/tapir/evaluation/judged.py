@@ -39,12 +39,15 @@ class JudgedBenchmark:
         for name, why in missing.items():
             yield name, Unscored("no reference answer", why)
         comparisons = [
-            Comparison(one.instruction, one.expected or self._written[one.instruction.id], answer)
+            Comparison(one.instruction, self._reference(one), answer, one.task)
             for one, answer in answers
             if one.instruction.id not in missing
         ]
         for name, verdict in self._judge.judge(comparisons):
             yield name, _grade(verdict)
+
+    def _reference(self, one: Prompt) -> str:
+        return one.expected if one.expected.strip() else self._written[one.instruction.id]
 
     def _references(self, prompts: Sequence[Prompt]) -> dict[str, str]:
         """Have the teacher answer what has no answer; what it fails on, with the reason."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import difflib
 import threading
 import urllib.request
 from collections.abc import Callable, Coroutine, Iterable, Iterator, Sequence
@@ -29,6 +30,7 @@ Reply = Completion | Failure
 
 _AHEAD = 2  # requests made ready for each call in flight
 _AT_LEAST = 64  # requests made ready, however few calls are in flight
+_NAMED = 8  # models of a server that an error names, the nearest first
 _KEEP_ALIVE = 30.0  # seconds
 
 
@@ -183,7 +185,8 @@ class Engine:
             lane = self._lanes[name]
             offered = self.wait_for(lane.models())
             if offered and lane.endpoint.model not in offered:
-                some = ", ".join(offered[:8])
+                near = difflib.get_close_matches(lane.endpoint.model, offered, n=_NAMED, cutoff=0.0)
+                some = ", ".join(near) + (", ..." if len(offered) > len(near) else "")
                 raise RoleError(
                     f"endpoints.{name}: {lane.endpoint.base_url} has no model {lane.endpoint.model!r}; it has {some}",
                     remedy="Mend endpoints." + name + ".model.",

@@ -76,19 +76,20 @@ class LlmTagger:
     def _read(self, reply: Completion | Failure) -> TaskTag | Failure:
         text, why = usable(reply)
         if text is None:
-            return reply if isinstance(reply, Failure) else Failure((why or "").partition(":")[0], why or "")
+            kind, _, message = (why or "").partition(": ")
+            return reply if isinstance(reply, Failure) else Failure(kind, message)
         said = self._said(text)
         if len(said) != 1:
             return Failure("no label" if not said else "two labels", f"the reply was {text[:200]!r}")
-        label = self._known.get(normalised(said.pop()))
+        label = self._known.get(said.pop())
         return TaskTag(label) if label else Failure("not a label", f"the reply was {text[:200]!r}")
 
     def _said(self, text: str) -> set[str]:
-        """The labels a reply names in the form asked for."""
+        """The labels a reply names in the form asked for, but for case and white space."""
         if not self._json:
-            return set(_LABEL.findall(own_words(text)))
+            return {normalised(label) for label in _LABEL.findall(own_words(text))}
         try:
             label = json.loads(text)["label"]
         except (ValueError, LookupError, TypeError, RecursionError):
             return set()
-        return {label} if isinstance(label, str) else set()
+        return {normalised(label)} if isinstance(label, str) else set()

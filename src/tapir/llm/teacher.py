@@ -12,7 +12,7 @@ from tapir.domain.completion import Completion, Failure, usable
 from tapir.domain.instruction import Instruction, Origin, Pair
 from tapir.llm.book import Book, quoted, restored, seeds
 from tapir.llm.switchboard import Caller
-from tapir.llm.wire import Request, Sampling, Schema
+from tapir.llm.wire import Request, Sampling, Schema, encodable
 from tapir.roles import ExpandRequest, RefineRequest, Reply
 
 _WRITTEN = re.compile(r"<new_instruction>(.*?)</new_instruction>", re.DOTALL | re.IGNORECASE)
@@ -80,7 +80,8 @@ class LlmTeacher:
         for (task, turn), reply in self._caller.stream(self._settings.endpoints, calls()):
             text, why = usable(reply)
             if text is None:
-                yield task, Failure((why or "").partition(":")[0], why or "")
+                kind, _, message = (why or "").partition(": ")
+                yield task, Failure(kind, message)
                 continue
             found = self._read(text)
             if not found:
@@ -124,7 +125,7 @@ class LlmTeacher:
             except (ValueError, LookupError, TypeError, RecursionError):
                 return []
             found = [one.strip() for one in listed if isinstance(one, str)] if isinstance(listed, list) else []
-        return [restored(one) for one in Counter(found)]
+        return list(Counter(encodable(restored(one)) for one in found))
 
 
 def _taken(items: Sequence[Pair], turn: int, count: int) -> list[Pair]:

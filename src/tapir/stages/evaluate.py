@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.judgement import Unscored
@@ -62,12 +62,15 @@ class Evaluate:
         found: dict[str, Grade | Unscored] = {}
         for benchmark in self.benchmarks:
             answers = [
-                (prompt, reply.text)
+                (replace(prompt, task=self._task(prompt)), reply.text)
                 for name, prompt in prompts
                 if name == benchmark.name and isinstance(reply := replies[prompt.instruction.id], Completion)
             ]
             found |= {f"{benchmark.name}/{name}": grade for name, grade in benchmark.grade(answers)}
         return found
+
+    def _task(self, prompt: Prompt) -> str:
+        return prompt.task or self.tasks.get(prompt.instruction.id, UNTAGGED)
 
     def _row(
         self, benchmark: str, prompt: Prompt, reply: Completion | Failure, grade: Grade | Unscored | None
@@ -85,7 +88,7 @@ class Evaluate:
         return EvaluationRow(
             benchmark,
             prompt.instruction.id,
-            prompt.task or self.tasks.get(prompt.instruction.id, UNTAGGED),
+            self._task(prompt),
             prompt.instruction.text,
             prompt.expected,
             answer,

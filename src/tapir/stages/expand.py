@@ -117,7 +117,8 @@ class Expand:
         for (task, why), count in sorted(failed.items()):
             place.watch.note(f"{task}: expansion failed {count} x: {why}")
         written.sort(key=lambda one: (one[0], one[1].id, one[1].origin.parents))  # replies come in any order
-        tags = dict(self.tagger.tag(one for _, one in written))
+        fresh = {one.id: one for _, one in written if self._repeats(one.text, known)[0] is None}
+        tags = dict(self.tagger.tag(fresh.values()))
         checked = [(task, one, self._checked(task, one, tags.get(one.id), known)) for task, one in written]
         answers = dict(self.teacher.answer(one for _, one, check in checked if check.reason is None))
         for task, one, check in checked:
@@ -151,15 +152,22 @@ class Expand:
 
     def _reason(self, text: str, label: str | None, task: str, known: Novelty) -> tuple[str | None, str]:
         """Why a text is dropped, and what it met; (None, "") keeps it."""
+        reason, detail = self._repeats(text, known)
+        if reason:
+            return reason, detail
+        if label is None:
+            return "not tagged", ""
+        return (None, "") if label == task else ("tagged as another task", label)
+
+    def _repeats(self, text: str, known: Novelty) -> tuple[str | None, str]:
+        """Why a text is dropped whatever its task."""
         if not text.strip():
             return "empty instruction", ""
         if met := self.forbidden.find(text):
             return ("near an evaluation item" if met.near else "in an evaluation set"), f"{met.name} {met.near}".strip()
         if met := known.find(text):
             return ("near-duplicate" if met.near else "duplicate"), f"{met.name} {met.near}".strip()
-        if label is None:
-            return "not tagged", ""
-        return (None, "") if label == task else ("tagged as another task", label)
+        return None, ""
 
 
 def _learn(known: Novelty, rows: Iterable[ExpansionRow]) -> None:
