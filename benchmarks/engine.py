@@ -124,7 +124,7 @@ def throughput(rows: int, repeats: int, folder: Path) -> None:
 
 def many(folder: Path) -> None:
     """1,024 in flight to a server that takes 3 s."""
-    rows, in_flight, latency = 8_192, 1_024, 3.0
+    rows, in_flight, latency = 16_384, 1_024, 3.0
     with serving(Behaviour(latency=latency)) as server:
         found = engine(server.url, rows, in_flight, folder)
     ideal = rows / in_flight * latency

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from tapir import roles as roles_module
 from tapir.domain.completion import Completion, Failure, Usage
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.domain.judgement import Judgement, Order, Unscored, Verdict
@@ -111,8 +112,15 @@ class Tagger:
         default_factory=lambda: Taxonomy("fake", "1", TaskDistribution.of(dict.fromkeys(LABELS, 1.0)))
     )
 
-    def fit(self, instructions: Sequence[Instruction], seed: int) -> TaggerReport | None:
+    def sample(self, instructions: Sequence[Instruction], seed: int) -> Sequence[Instruction]:
         del instructions, seed
+        return []
+
+    def label(self, instructions: Iterable[Instruction]) -> Iterator[tuple[str, TaskTag | Failure]]:
+        return self.tag(instructions)
+
+    def fit(self, labelled: Sequence[tuple[Instruction, str]]) -> TaggerReport | None:
+        del labelled
         return None
 
     def tag(self, instructions: Iterable[Instruction]) -> Iterator[tuple[str, TaskTag | Failure]]:
@@ -121,6 +129,13 @@ class Tagger:
                 yield one.id, Failure("no label", "?")
             else:
                 yield one.id, TaskTag(one.text.split()[0], 0.9)
+
+
+def taught(tagger: roles_module.Tagger, instructions: Sequence[Instruction], seed: int = 7) -> TaggerReport | None:
+    """Have a tagger labelled and fitted, as a run does."""
+    sample = tagger.sample(instructions, seed)
+    labels = dict(tagger.label(sample))
+    return tagger.fit([(one, tag.task) for one in sample if isinstance(tag := labels[one.id], TaskTag)])
 
 
 @dataclass

@@ -6,6 +6,7 @@ import json
 import random
 import signal
 import subprocess
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def test_killed_again_and_again_it_ends_in_the_same_bytes_and_pays_nothing_twice
     tmp_path: Path, student: Path, corpus: Path
 ) -> None:
     dice = random.Random(5)
-    with serving(Behaviour(latency=0.2, models=alpaca.MODELS)) as server:
+    with serving(Behaviour(latency=0.2, jitter=0.8, models=alpaca.MODELS)) as server:
         whole = alpaca.run(alpaca.command("alpaca-api", tmp_path / "whole", corpus, student, server))
         assert whole.returncode == 0, whole.stdout + whole.stderr
         calls = server.stats().requests
@@ -181,6 +182,22 @@ def test_a_wrong_key_or_model_is_said_before_anything_is_spent(
         assert said in result.stderr
         assert alpaca.KEY not in result.stderr
         assert server.stats().requests == 0
+
+
+def test_a_missing_key_is_said_and_a_good_recipe_is_called_good(tmp_path: Path, student: Path, corpus: Path) -> None:
+    with serving(Behaviour()) as server:
+        _, *rest = alpaca.command("alpaca-api", tmp_path / "run", corpus, student, server)
+        sets = rest[rest.index("--set") :]
+        command = [sys.executable, "-m", "tapir.cli", "check", "alpaca-api", *sets]
+        good = alpaca.run(command)
+        without = {name: value for name, value in alpaca.environment().items() if name != "OPENAI_API_KEY"}
+        missing = subprocess.run(command, capture_output=True, text=True, env=without, check=False)
+        assert server.stats().requests == 0
+    assert good.returncode == 0, good.stderr
+    assert "1 rows set aside: instruction is not text" in good.stdout
+    assert "held-out: 8 held-out instructions" in good.stdout
+    assert missing.returncode == 1
+    assert "OPENAI_API_KEY is not set" in missing.stderr
 
 
 def test_a_server_that_is_not_there_is_said_at_once(tmp_path: Path, student: Path, corpus: Path) -> None:

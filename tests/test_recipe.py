@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tapir.errors import RecipeError
 from tapir.recipe import Recipe
 from tapir.recipe_file import load, parse, shipped
 from tapir.sections import GymCorpus, Section
@@ -313,6 +314,22 @@ def test_a_change_that_is_not_key_and_value_is_refused(change: str) -> None:
 
 def test_a_change_below_something_that_is_no_table_is_refused() -> None:
     assert "name is not a table" in refusal_of("gym", "name.first=3")
+
+
+@pytest.mark.parametrize(
+    ("changes", "shown"),
+    [
+        (["chunkk=3"], "gym"),
+        (["judge.kind=llm"], "alpaca-api"),
+        (["corpus.kind=hub"], "alpaca-api"),
+        (["endpoints.gpt.model=large"], "alpaca-api"),
+        (["endpoints.gpt.model=large", "chunk.first=3", "chunk.first.second=3"], "alpaca-api"),
+    ],
+)
+def test_a_refusal_names_the_recipe_that_shows_the_keys_in_question(changes: list[str], shown: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load("gym", changes)
+    assert f"`tapir recipe show {shown}`" in caught.value.remedy
 
 
 # Resolved recipes

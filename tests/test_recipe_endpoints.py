@@ -11,7 +11,9 @@ from pydantic import ValidationError
 
 from tapir.endpoints import Calls, Endpoint
 from tapir.errors import RecipeError
+from tapir.recipe import Recipe
 from tapir.recipe_file import as_toml, load, parse
+from tapir.sections import FileCorpus, JudgedEvaluation
 from tests.recipes import api, endpoint, refusal, refusal_of
 
 PASTED = [
@@ -261,11 +263,33 @@ def test_a_run_may_go_on_with_other_limits_for_its_calls(changed: dict[str, obje
     assert after.identity() == before.identity()
 
 
-@pytest.mark.parametrize("section", [Endpoint, Calls])
-def test_operational_keys_are_keys(section: type[Endpoint | Calls]) -> None:
+@pytest.mark.parametrize("section", [Endpoint, Calls, FileCorpus, JudgedEvaluation, Recipe])
+def test_operational_keys_are_keys(
+    section: type[Endpoint | Calls | FileCorpus | JudgedEvaluation | Recipe],
+) -> None:
     assert section.operational <= section.model_fields.keys()
 
 
 def test_what_a_recipe_is_known_by_holds_everything_else() -> None:
     recipe = load("gym")
-    assert recipe.identity() == {**recipe.resolved(), "calls": {}}
+    everything = recipe.resolved()
+    assert everything.pop("prompts") == {}
+    assert recipe.identity() == {**everything, "calls": {}}
+
+
+def test_a_run_may_go_on_with_files_that_lie_elsewhere() -> None:
+    def at(folder: str) -> Recipe:
+        corpus = {"kind": "file", "path": f"{folder}/rows.jsonl"}
+        evaluation = {"kind": "judged", "file": f"{folder}/more.jsonl"}
+        return parse(api(corpus=corpus, evaluation=evaluation, prompts={"judge-single": f"{folder}/judge.txt"}))
+
+    before, after = at("here"), at("there")
+    assert before != after
+    assert after.differences(before.resolved()) == []
+    assert after.identity() == before.identity()
+
+
+@pytest.mark.parametrize(("one", "other"), [("", "more.jsonl"), ("more.jsonl", "")])
+def test_another_run_is_one_that_has_or_lacks_an_evaluation_file(one: str, other: str) -> None:
+    before, after = (parse(api(evaluation={"kind": "judged", "file": name})) for name in (one, other))
+    assert after.differences(before.resolved()) != []

@@ -6,15 +6,15 @@ import errno
 import json
 import subprocess
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tapir import session
-from tapir.errors import RunExists, RunLocked, RunMismatch, StoreError, StoreFull, TableCorrupt
+from tapir.errors import DataError, RunExists, RunLocked, RunMismatch, StoreError, StoreFull, TableCorrupt
 from tapir.report.summary import working_time
-from tapir.roles import Roles
+from tapir.roles import Rejected, Roles
 from tapir.store.files import disk_errors, replacing, write_json, write_text
 from tapir.store.keep import Place, Work, keep
 from tapir.store.lock import locked
@@ -160,8 +160,21 @@ def people(tmp_path_factory: pytest.TempPathFactory) -> Roles:
 
 def test_another_recipe_in_the_same_folder_is_refused_naming_the_keys(tmp_path: Path, people: Roles) -> None:
     session.claim(fakes.recipe(), tmp_path / "run", people)
+    RunStore(tmp_path / "run").write("things", Thing, THINGS)
     with pytest.raises(RunMismatch, match=r"curriculum\.size: 24 -> 30"):
         session.claim(fakes.recipe(size=30), tmp_path / "run", people)
+
+
+def test_a_mended_recipe_takes_over_a_folder_in_which_nothing_was_done_yet(tmp_path: Path, people: Roles) -> None:
+    session.claim(fakes.recipe(), tmp_path / "run", people)
+    session.claim(fakes.recipe(size=30), tmp_path / "run", people)
+    assert session.stored_recipe(tmp_path / "run").curriculum.size == 30
+
+
+def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_reasons(tmp_path: Path, people: Roles) -> None:
+    nothing = replace(people, corpus=lambda: [Rejected("file:1", "not JSON", "{"), Rejected("file:2", "not JSON", "[")])
+    with pytest.raises(DataError, match=r"nothing is left of the corpus: not JSON \(2\)"):
+        session.run(fakes.recipe(), tmp_path / "run", roles=nothing)
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, people: Roles) -> None:

@@ -23,6 +23,7 @@ from tapir.stages.answer import Answer
 from tapir.stages.evaluate import Evaluate
 from tapir.stages.expand import Expand, draw_rows, pair_of
 from tapir.stages.judge import Score
+from tapir.stages.label import Label
 from tapir.stages.mix import Mix
 from tapir.stages.refine import Refine
 from tapir.stages.resample import Resample
@@ -123,11 +124,7 @@ class Curriculum:
     def tag(self) -> None:
         """t(x) for every x, and for held-out instructions that come without."""
         instructions = [pair.instruction for pair in self.pairs.values()]
-        if wanted := getattr(self.recipe.tagger, "labelled", 0):
-            self.place.watch.start(0, "label", min(wanted, len(instructions)))
-        report = self.roles.tagger.fit(instructions, self.place.seed)
-        if wanted:
-            self.place.watch.finish()
+        report = Label(self.roles.tagger, self.recipe.chunk).run(self.place, instructions)
         self.place.store.once_json(self.place.named("tagger"), lambda: asdict(report) if report else {})
         tags = Tag(self.roles.tagger, self.recipe.chunk).run(self.place, [*instructions, *untagged(self.roles)])
         self.task_of = {name: row.task for name, row in tags.items() if row.task is not None}
@@ -171,7 +168,10 @@ class Curriculum:
         return Mix().run(self.place, goal, self._pool(self._hard(split)), self._pool(self._easy(split)))
 
     def refine(self, mixture: Mixture) -> None:
-        """Rewrite y to y' for what the round trains on: the result of refining the whole pool, without its cost."""
+        """Rewrite y to y' for what the round trains on: the result of refining the whole pool, without its cost.
+
+        Each pair once in a run, but for those whose rewrite failed: a later round that draws them asks again.
+        """
         if not self.recipe.curriculum.refine:
             return
         owed = [self.pairs[name] for name in (*mixture.hard, *mixture.easy) if name not in self.refined]
@@ -197,7 +197,8 @@ class Curriculum:
 
     def evaluate(self, student: Checkpoint) -> list[Evaluation]:
         """S_r on held-out instructions, per task; the result goes into the next plan."""
-        stage = Evaluate(self.roles.student, self.roles.benchmarks, self.recipe.chunk, self.task_of)
+        at_once = any(one.batch for one in self.recipe.endpoints.values())
+        stage = Evaluate(self.roles.student, self.roles.benchmarks, self.recipe.chunk, self.task_of, at_once)
         found = stage.run(self.place, student)
         self.place.store.once_json(self.place.named("metrics"), lambda: [asdict(one) for one in found])
         return found

@@ -31,7 +31,7 @@ from tapir.gym.teacher import GymTeacher
 from tapir.llm.book import Book
 from tapir.llm.endpoint import Endpoint, Price
 from tapir.llm.judge import WAVE, JudgeSettings, LlmJudge
-from tapir.llm.ledger import Ledger
+from tapir.llm.ledger import Ledger, merge_ledgers
 from tapir.llm.switchboard import Switchboard
 from tapir.llm.tagger import LlmTagger, TaggerSettings
 from tapir.llm.teacher import LlmTeacher, TeacherSettings
@@ -53,13 +53,13 @@ __all__ = [
     "corpus_of",
     "forbidden",
     "ledger",
+    "merge_ledgers",
     "novelty",
     "roles",
     "skills",
     "student_path",
     "taxonomy",
 ]
-
 
 Corpus: TypeAlias = Callable[[], list[Pair | Rejected]]
 
@@ -202,13 +202,13 @@ def corpus_of(recipe: Recipe) -> list[Pair | Rejected]:
     return found
 
 
-def ledger(path: Path, *, new: bool = False) -> Ledger:
+def ledger(path: Path) -> Ledger:
     """Open a ledger.
 
     Raises:
-        StoreError: there is none, and `new` does not say to make one; or the file is something else.
+        StoreError: there is none, or the file is something else.
     """
-    if not new and not path.is_file():
+    if not path.is_file():
         raise StoreError(f"{path} is not a file", remedy="Name a ledger, e.g. runs/NAME/ledger.sqlite.")
     return Ledger(path)
 
@@ -243,7 +243,7 @@ def roles(recipe: Recipe) -> Roles:
         recipe.calls.attempts,
     )
     corpus = cache(partial(corpus_of, recipe))
-    teacher, judge = _teacher(recipe, calls, book), _judge(recipe, calls, book)
+    teacher, judge = _teacher(recipe, calls, book), _judge(recipe, calls, book, labels)
     return Roles(
         teacher=teacher,
         student=LocalStudent(
@@ -298,10 +298,16 @@ def _teacher(recipe: Recipe, calls: Switchboard, book: Book) -> Teacher:
     return LlmTeacher(calls, book, settings, _models(recipe, one.endpoints))
 
 
-def _judge(recipe: Recipe, calls: Switchboard, book: Book) -> Judge:
+def _judge(recipe: Recipe, calls: Switchboard, book: Book, labels: Taxonomy) -> Judge:
     one = recipe.judge
     if not isinstance(one, LlmJudgeSection):
         return GymJudge()
+    for label in sorted(one.rubrics.keys() - {*labels.labels}):
+        near = difflib.get_close_matches(label, labels.labels, n=1, cutoff=0)
+        raise RecipeError(
+            f"judge.rubrics: the taxonomy {labels.name} has no label {label!r}; did you mean {near[0]!r}?",
+            remedy="Mend the label in the recipe, or remove it.",
+        )
     settings = JudgeSettings(
         endpoints=one.endpoints,
         single=one.mode == "single",
@@ -357,20 +363,21 @@ def _benchmarks(recipe: Recipe, corpus: Corpus, judge: Judge, teacher: Teacher) 
         path = _file("evaluation.file", wanted.file)
 
         def listed() -> list[Prompt]:
-            return prompts(pairs(read_file(path, layout=wanted.layout, columns=_columns(wanted.columns)), path.name))
+            rows = read_file(path, layout=wanted.layout, columns=_columns(wanted.columns))
+            return prompts(pairs(rows, path.name), f"evaluation.file = {wanted.file!r}")
 
-        found.append(JudgedBenchmark(path.name.partition(".")[0], listed, judge, teacher))
+        found.append(JudgedBenchmark("file", listed, judge, teacher))  # not by its name, which may change
     return found
 
 
 def _inputs(recipe: Recipe) -> dict[str, str]:
-    """Digest of every file a run reads again when it is resumed."""
-    names = [recipe.corpus.path] if isinstance(recipe.corpus, FileCorpus) else []
-    names += [file] if (file := getattr(recipe.evaluation, "file", "")) else []
+    """Digest of every file a run reads again when it is resumed, by the key that names it."""
+    names = {"corpus.path": recipe.corpus.path} if isinstance(recipe.corpus, FileCorpus) else {}
+    names |= {"evaluation.file": file} if (file := getattr(recipe.evaluation, "file", "")) else {}
     found = {}
-    for name in names:
-        with _file("path", name).open("rb") as content:
-            found[name] = hashlib.file_digest(content, "blake2b").hexdigest()[:16]
+    for key, name in names.items():
+        with _file(key, name).open("rb") as content:
+            found[key] = hashlib.file_digest(content, "blake2b").hexdigest()[:16]
     return found
 
 

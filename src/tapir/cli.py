@@ -123,7 +123,8 @@ def check(recipe: RecipeName, changes: Changes = None) -> None:
     from tapir import session
 
     chosen = _load(recipe, changes)
-    session.preflight(chosen)
+    for line in session.check(chosen):
+        typer.echo(line)
     typer.echo(f"{recipe}: good ({chosen.curriculum.alpha().rounds} rounds of {chosen.curriculum.size} examples)")
 
 
@@ -141,6 +142,9 @@ def status(folder: Folder) -> None:
     for name in summary.benchmarks:
         values = ", ".join(f"S_{one.round} {100 * one.overall.value:.1f} %" for one in summary.benchmark(name))
         typer.echo(f"  {name}: {values}")
+    if summary.spending:
+        calls, cost = sum(one.calls for one in summary.spending), sum(one.cost for one in summary.spending)
+        typer.echo(f"  {calls:,} calls to models" + (f", {cost:.4f} spent" if cost else ""))
     last = _last_event(folder)
     if not summary.finished and last:
         typer.echo(f"  last: {last}")
@@ -239,9 +243,8 @@ def ledger_merge(
     """Take over the replies of other ledgers, so that they are not paid for again."""
     from tapir import assemble
 
-    with closing(assemble.ledger(into, new=True)) as found:
-        for other in others:
-            typer.echo(f"{other}: {found.merge(other):,} new")
+    for other, new in zip(others, assemble.merge_ledgers(into, others), strict=True):
+        typer.echo(f"{other}: {new:,} new")
 
 
 @recipes.command("list")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import AfterValidator, Field, model_validator
 
@@ -22,10 +22,12 @@ from tapir.sections import (
     AnyTagger,
     AnyTeacher,
     Count,
+    FileCorpus,
     GymCorpus,
     GymEvaluation,
     GymJudge,
     GymTeacher,
+    JudgedEvaluation,
     LlmJudge,
     LlmTagger,
     LlmTeacher,
@@ -228,6 +230,9 @@ def _endpoint_name(name: str) -> str:
 class Recipe(Section):
     """Everything a run depends on."""
 
+    operational: ClassVar[frozenset[str]] = frozenset({"prompts"})
+    """Keys that do not change what is computed: the manifest holds the digest of every prompt in use."""
+
     name: str = "gym"
     """Name of the recipe, for the report."""
     seed: Whole = 7
@@ -351,9 +356,13 @@ class Recipe(Section):
 
 def _identity(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The same tables without the keys that a run may go on with other values of."""
-    endpoints = {name: _without(one, Endpoint.operational) for name, one in tree.get("endpoints", {}).items()}
-    calls = _without(tree.get("calls", {}), Calls.operational)
-    return {**tree, "endpoints": endpoints, "calls": calls}
+    tables = {
+        "corpus": _without(tree.get("corpus", {}), FileCorpus.operational),
+        "evaluation": _without(tree.get("evaluation", {}), JudgedEvaluation.operational),
+        "endpoints": {name: _without(one, Endpoint.operational) for name, one in tree.get("endpoints", {}).items()},
+        "calls": _without(tree.get("calls", {}), Calls.operational),
+    }
+    return _without(tree, Recipe.operational) | tables
 
 
 def _without(table: Mapping[str, Any], keys: frozenset[str]) -> dict[str, Any]:

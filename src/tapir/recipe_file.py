@@ -48,7 +48,7 @@ def load(source: str, changes: Iterable[str] = ()) -> Recipe:
         except ValidationError as error:
             stale = left_over(error, changed)
             if not stale:
-                raise _explained(error) from error
+                raise _explained(error, content) from error
             for key in stale:
                 _remove(content, key)
 
@@ -74,13 +74,22 @@ def parse(content: Mapping[str, Any]) -> Recipe:
     try:
         return Recipe.model_validate(content)
     except ValidationError as error:
-        raise _explained(error) from error
+        raise _explained(error, content) from error
 
 
-def _explained(error: ValidationError) -> RecipeError:
+def _explained(error: ValidationError, content: Mapping[str, Any]) -> RecipeError:
     problems = [explain(one) for one in error.errors()]
-    remedy = "`tapir recipe show gym` prints its keys with their meaning, `tapir recipe schema` those of every kind."
+    remedy = (
+        f"`tapir recipe show {_alike(content)}` prints its keys with their meaning,"
+        " `tapir recipe schema` those of every kind."
+    )
     return RecipeError("\n".join(problems), remedy=remedy)
+
+
+def _alike(content: Mapping[str, Any]) -> str:
+    """The shipped recipe that has the same kinds of roles, so that what it shows can be used."""
+    kinds = {str(table.get("kind")) for table in content.values() if isinstance(table, dict)}
+    return "alpaca-api" if "endpoints" in content or kinds & {"llm", "file", "hub", "judged"} else "gym"
 
 
 def _read(source: str) -> dict[str, Any]:
@@ -114,13 +123,15 @@ def _apply(content: dict[str, Any], change: str) -> str:
     except tomllib.TOMLDecodeError:
         parsed = value.strip()
     *tables, last = key.strip().split(".")
+    inner = content
     for table in tables:
-        content = content.setdefault(table, {})
-        if not isinstance(content, dict):
+        inner = inner.setdefault(table, {})
+        if not isinstance(inner, dict):
             raise RecipeError(
-                f"--set {key.strip()}: {table} is not a table", remedy="`tapir recipe show gym` lists all keys."
+                f"--set {key.strip()}: {table} is not a table",
+                remedy=f"`tapir recipe show {_alike(content)}` lists its keys.",
             )
-    content[last] = parsed
+    inner[last] = parsed
     return key.strip()
 
 

@@ -183,8 +183,14 @@ class Tagger(Protocol):
     def taxonomy(self) -> Taxonomy:
         """The labels it chooses from."""
 
-    def fit(self, instructions: Sequence[Instruction], seed: int) -> TaggerReport | None:
-        """Learn to tag from labels of a sample; None for a tagger that has nothing to learn."""
+    def sample(self, instructions: Sequence[Instruction], seed: int) -> Sequence[Instruction]:
+        """The instructions whose labels it has to learn from; none for a tagger that has nothing to learn."""
+
+    def label(self, instructions: Iterable[Instruction]) -> Iterable[tuple[str, TaskTag | Failure]]:
+        """Instruction id and the label to learn from, or the failure to get one."""
+
+    def fit(self, labelled: Sequence[tuple[Instruction, str]]) -> TaggerReport | None:
+        """Learn from labels; None for a tagger that has nothing to learn."""
 
     def tag(self, instructions: Iterable[Instruction]) -> Iterable[tuple[str, TaskTag | Failure]]:
         """Instruction id and label, or the failure to find one."""
@@ -236,6 +242,9 @@ class Watch(Protocol):
 
 class Calls(Protocol):
     """Whatever speaks to paid models on behalf of the roles."""
+
+    def ready(self) -> None:
+        """See that everything needed to call is there, without calling."""
 
     def open(self, folder: Path, run: str, watch: Watch) -> None:
         """A session begins: replies are kept for this run, and the watch may stop it."""

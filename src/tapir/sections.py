@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
 from pydantic import (
     BaseModel,
@@ -133,6 +133,9 @@ class Rows(Readable):
 
 class FileCorpus(Rows):
     """Instructions in a file."""
+
+    operational: ClassVar[frozenset[str]] = frozenset({"path"})
+    """Keys that do not change what is computed: the manifest holds the digest of the file, wherever it lies."""
 
     kind: Literal["file"] = "file"
     """Where the corpus comes from."""
@@ -290,6 +293,9 @@ class GymEvaluation(Section):
 
 class JudgedEvaluation(Readable):
     """Held-out instructions, the student's answers compared with the teacher's by the judge."""
+
+    operational: ClassVar[frozenset[str]] = frozenset({"file"})
+    """Keys that do not change what is computed: the manifest holds the digest of the file, wherever it lies."""
 
     kind: Literal["judged"] = "judged"
     """What is measured with."""

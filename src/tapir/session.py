@@ -9,6 +9,7 @@ import platform
 import shutil
 import time
 import uuid
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
@@ -23,17 +24,17 @@ from tapir.data.neighbours import Neighbours
 from tapir.data.novelty import Novelty
 from tapir.domain.instruction import Pair
 from tapir.domain.round import Checkpoint
-from tapir.errors import Interrupted, RunExists, RunMismatch, StoreError, StoreFull
+from tapir.errors import DataError, Interrupted, RunExists, RunMismatch, StoreError, StoreFull
 from tapir.recipe import Recipe
 from tapir.recipe_file import changed, parse
 from tapir.report.summary import Summary, summarise
-from tapir.roles import Calls, Roles, Watch
+from tapir.roles import Calls, Rejected, Roles, Watch
 from tapir.sections import GymCorpus
 from tapir.store.files import disk_errors, read_json, write_json
 from tapir.store.keep import Place
 from tapir.store.lock import locked
 from tapir.store.rows import CorpusRow, DropRow, NeighbourRow
-from tapir.store.run import RunStore
+from tapir.store.run import CHECKSUMS, RunStore
 
 SCHEMA = 1
 _PACKAGES = (
@@ -195,9 +196,33 @@ def preflight(recipe: Recipe) -> Roles:
     Raises:
         MissingExtra: something the recipe needs is not installed.
         RecipeError: a skill, taxonomy or model it names does not exist.
+        RoleError: a key is not in the environment.
     """
     assemble.check_installed(recipe)
-    return assemble.roles(recipe)
+    people = assemble.roles(recipe)
+    if people.calls:
+        people.calls.ready()
+    return people
+
+
+def check(recipe: Recipe) -> list[str]:
+    """Everything `preflight` checks, and that the corpus and the evaluation sets can be read.
+
+    Returns:
+        What was found, a line for each.
+
+    Raises:
+        TapirError: what keeps the recipe from running.
+    """
+    people = preflight(recipe)
+    rows = list(people.corpus())
+    unreadable = Counter(row.reason for row in rows if isinstance(row, Rejected))
+    found = [f"corpus: {len(rows) - unreadable.total():,} instructions"]
+    found += [f"  {count:,} rows set aside: {reason}" for reason, count in unreadable.most_common()]
+    found += [f"{one.name}: {len(one.prompts()):,} held-out instructions" for one in people.benchmarks]
+    if people.calls:
+        found.append(f"endpoints: {', '.join(recipe.endpoints)} (keys are there; `tapir plan --reach` calls them)")
+    return found
 
 
 def claim(recipe: Recipe, folder: Path, people: Roles) -> None:
@@ -219,7 +244,7 @@ def claim(recipe: Recipe, folder: Path, people: Roles) -> None:
             folder.mkdir(parents=True, exist_ok=True)
             _check_space(recipe, folder, sum(1 for _ in people.corpus()))
     with locked(folder):
-        if not (folder / "recipe.json").exists():
+        if not (folder / "recipe.json").exists() or not (folder / CHECKSUMS).exists():  # nothing was done yet
             write_json(folder / "manifest.json", _manifest(recipe, people))
             write_json(folder / "recipe.json", recipe.resolved())  # last: it makes the folder a run
         _check_same(recipe, folder, people)
@@ -317,7 +342,14 @@ def _corpus(recipe: Recipe, roles: Roles, store: RunStore, banned: Novelty) -> l
         store.once("neighbours", NeighbourRow, lambda: [row for row in rows if isinstance(row, NeighbourRow)])
         store.once("drops", DropRow, lambda: [row for row in rows if isinstance(row, DropRow)])
         store.once("corpus", CorpusRow, lambda: [row for row in rows if isinstance(row, CorpusRow)])
-    return [pair_of(row) for row in store.each("corpus", CorpusRow)]
+    found = [pair_of(row) for row in store.each("corpus", CorpusRow)]
+    if not found:
+        reasons = Counter(row.reason for row in store.each("drops", DropRow)).most_common(5)
+        raise DataError(
+            "nothing is left of the corpus: " + ", ".join(f"{reason} ({count})" for reason, count in reasons),
+            remedy="Bring a larger corpus or lower evaluation.held_out, in a new folder; drops.parquet names each row.",
+        )
+    return found
 
 
 @contextmanager

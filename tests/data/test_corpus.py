@@ -15,6 +15,7 @@ from tapir.data.neighbours import Neighbours
 from tapir.data.novelty import Novelty
 from tapir.data.row import BadRow, Row
 from tapir.domain.instruction import Instruction, Origin, Pair, Response, instruction_id, normalised
+from tapir.errors import DataError
 from tapir.roles import Prompt, Rejected
 from tapir.store.rows import CorpusRow, DropRow
 from tests.domain.strategies import properties
@@ -134,7 +135,23 @@ def test_what_nearly_repeats_something_held_out_is_dropped_where_near_duplicates
     assert reasons == ["in an evaluation set", "near an evaluation item", "near an evaluation item"]
 
 
-def test_every_readable_row_of_an_evaluation_file_is_a_prompt_once() -> None:
-    answered = (("Add.", "3"), ("Sing.", ""), ("Add.", "4"), (" ", "5"))
-    rows: list[Pair | Rejected] = [REJECTED, *(pair(*one) for one in answered)]
-    assert [(one.instruction.text, one.expected) for one in prompts(rows)] == [("Add.", "4"), ("Sing.", "")]
+def test_every_row_of_an_evaluation_file_is_a_prompt_once() -> None:
+    rows = [pair(*one) for one in (("Add.", "3"), ("Sing.", ""), ("Add.", "4"))]
+    assert [(one.instruction.text, one.expected) for one in prompts(rows, "e.jsonl")] == [("Add.", "4"), ("Sing.", "")]
+
+
+def test_an_evaluation_file_with_rows_that_cannot_be_read_is_refused_and_the_first_three_are_named() -> None:
+    bad = [Rejected(f"e.jsonl:{line}", "not JSON", "{oops") for line in (2, 4, 5, 9)]
+    with pytest.raises(DataError) as caught:
+        prompts([pair("Add."), *bad, pair(" ")], "e.jsonl")
+    said = str(caught.value)
+    assert "e.jsonl: 5 of its rows cannot be read" in said
+    assert "e.jsonl:2: not JSON; e.jsonl:4: not JSON; e.jsonl:5: not JSON and 2 more" in said
+    assert "e.jsonl:9" not in said
+    with pytest.raises(DataError, match=r"1 of its rows cannot be read: rows.jsonl: : no instruction$"):
+        prompts([pair("Add."), pair(" ")], "e.jsonl")
+
+
+def test_an_evaluation_file_without_a_prompt_is_refused() -> None:
+    with pytest.raises(DataError, match="holds no prompts"):
+        prompts([], "e.jsonl")

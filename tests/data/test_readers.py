@@ -558,6 +558,8 @@ def assistant(text: Any) -> dict[str, Any]:
             "b",
         ),
         ([user("a"), assistant("b"), {"role": "tool", "content": 5}], "a", "b"),
+        ([user("a")], "a", ""),
+        ([{"role": "system", "content": "s"}, user("a"), user("b")], "s\n\na\n\nb", ""),
     ],
 )
 @pytest.mark.parametrize("column", ["conversations", "messages"])
@@ -572,11 +574,11 @@ def test_a_conversation_is_its_first_question_and_answer(
 @pytest.mark.parametrize(
     ("turns", "reason"),
     [
-        ([user("a")], "no answer in the conversation"),
         ([user("a"), assistant("")], "no answer in the conversation"),
         ([user("a"), assistant(None)], "no answer in the conversation"),
         ([], "no instruction"),
         ([{"role": "system", "content": "s"}], "no instruction"),
+        ([user("")], "no instruction"),
         ([assistant("b"), user("a")], "the assistant speaks first"),
         ([user(""), assistant("b")], "the assistant speaks first"),
         ([user("a"), {"role": "tool", "content": "t"}, assistant("b")], "a tool is used before the answer"),

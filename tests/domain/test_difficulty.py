@@ -9,7 +9,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tapir.domain.difficulty import Split, Threshold, difficulty, gap, split
+from tapir.domain.difficulty import Difficulty, Split, Threshold, difficulty, gap, split
 from tapir.domain.instruction import instruction_id
 from tapir.domain.judgement import Judgement, Order
 from tests.domain.strategies import properties
@@ -172,14 +172,36 @@ def test_the_gap_is_teacher_minus_student(judgement: Judgement) -> None:
 
 
 @properties
-@given(st.lists(judgements, min_size=1, max_size=4))
+@given(st.lists(judgements, min_size=1, max_size=3, unique_by=lambda one: one.order))
 def test_difficulty_is_the_mean_gap_and_how_far_the_gaps_lie_apart(found: list[Judgement]) -> None:
     gaps = [one.reference - one.student for one in found]
     mfd = difficulty(found)
     assert mfd.gap == pytest.approx(sum(gaps) / len(gaps))
     assert mfd.spread == pytest.approx(max(gaps) - min(gaps))
+
+
+@properties
+@given(st.lists(judgements, min_size=1, max_size=8))
+def test_every_order_counts_the_same_however_often_it_was_judged(found: list[Judgement]) -> None:
+    apart = [difficulty([one for one in found if one.order == order]) for order in {one.order for one in found}]
+    mfd = difficulty(found)
+    assert mfd.gap == pytest.approx(sum(one.gap for one in apart) / len(apart))
+    assert mfd.spread == pytest.approx(max(one.gap for one in apart) - min(one.gap for one in apart))
     assert -9 <= mfd.gap <= 9
     assert 0 <= mfd.spread <= 18
+
+
+@given(st.lists(st.tuples(scores, scores), min_size=1, max_size=4))
+def test_in_one_order_difficulty_is_the_mean_gap_without_spread(found: list[tuple[float, float]]) -> None:
+    mfd = difficulty([Judgement(student, reference, "alone", "why", "judge") for student, reference in found])
+    assert mfd.gap == pytest.approx(sum(reference - student for student, reference in found) / len(found))
+    assert mfd.spread == 0
+
+
+def test_an_unreadable_sample_does_not_lean_the_gap_towards_the_other_order() -> None:
+    first = [Judgement(2, 8, "student-first", "why", "judge")] * 3
+    second = [Judgement(6, 8, "reference-first", "why", "judge")]
+    assert difficulty(first + second) == Difficulty(4, 4)
 
 
 @properties

@@ -170,7 +170,8 @@ def test_every_instruction_has_one_tag_in_any_order() -> None:
 
 def test_there_is_nothing_to_learn() -> None:
     script = Script(lambda _: "x")
-    assert tagger(script).fit([instruction("Add.")], seed=7) is None
+    assert tagger(script).sample([instruction("Add.")], seed=7) == []
+    assert tagger(script).fit([]) is None
     assert not script.asked
     assert tagger(script).taxonomy is PAPER
 

@@ -7,7 +7,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from tapir.data.row import BadRow, Row
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.domain.randomness import priorities
+from tapir.errors import DataError
 from tapir.roles import Prompt, Rejected
+
+_NAMED = 3
 
 
 def pairs(rows: Iterable[Row | BadRow], author: str) -> Iterator[Pair | Rejected]:
@@ -51,9 +54,33 @@ def held_out(found: Sequence[Pair | Rejected], count: int, seed: int, *, answere
     return [_prompt(usable[ids[place]], answered=answered) for place in order]
 
 
-def prompts(found: Iterable[Pair | Rejected]) -> list[Prompt]:
-    """Every readable row as something to be measured with."""
-    usable = {one.instruction.id: one for one in found if isinstance(one, Pair) and one.instruction.text.strip()}
+def prompts(found: Iterable[Pair | Rejected], source: str) -> list[Prompt]:
+    """Every row of an evaluation file as something to be measured with, each text once.
+
+    Args:
+        found: the rows.
+        source: what the file is called in an error.
+
+    Raises:
+        DataError: a row is no prompt, or there is no row.
+    """
+    usable: dict[str, Pair] = {}
+    bad: list[str] = []
+    for one in found:
+        if isinstance(one, Rejected):
+            bad.append(f"{one.place}: {one.reason}")
+        elif not one.instruction.text.strip():
+            bad.append(f"{one.instruction.origin.source}: no instruction")
+        else:
+            usable[one.instruction.id] = one
+    if bad:
+        more = f" and {len(bad) - _NAMED:,} more" if len(bad) > _NAMED else ""
+        raise DataError(
+            f"{source}: {len(bad):,} of its rows cannot be read: {'; '.join(bad[:_NAMED])}{more}",
+            remedy="Mend or remove these rows: nothing is measured on less than was meant.",
+        )
+    if not usable:
+        raise DataError(f"{source} holds no prompts", remedy="Name a file with at least one, or set held_out alone.")
     return [_prompt(one, answered=True) for one in usable.values()]
 
 

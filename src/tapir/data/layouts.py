@@ -162,7 +162,8 @@ def says_nothing(given: str) -> bool:
 def _conversation(fields: dict[str, Any], columns: Columns) -> tuple[str, str]:
     """The first question of a conversation, what the system said before it, and the first answer.
 
-    Later turns are left out. Several turns of the user before the answer are one question.
+    Later turns are left out. Several turns of the user before the answer are one question. Where no assistant
+    ever speaks the answer is "", as in a row of Alpaca without one.
     """
     said: dict[str, list[str]] = {"system": [], "user": []}
     for turn in _turns(fields, columns.conversation):
@@ -171,13 +172,15 @@ def _conversation(fields: dict[str, Any], columns: Columns) -> tuple[str, str]:
             raise _Unusable("the assistant speaks first")
         if speaker == "tool":
             raise _Unusable("a tool is used before the answer")
-        if speaker == "assistant" and text.strip():
-            return "\n\n".join(said["system"] + said["user"]), text
+        if speaker == "assistant" and not text.strip():
+            raise _Unusable("no answer in the conversation")
         if speaker == "assistant":
-            break
+            return "\n\n".join(said["system"] + said["user"]), text
         if text.strip():
             said[speaker].append(text.strip())
-    raise _Unusable("no answer in the conversation" if said["user"] else "no instruction")
+    if not said["user"]:
+        raise _Unusable("no instruction")
+    return "\n\n".join(said["system"] + said["user"]), ""
 
 
 def _turns(fields: dict[str, Any], name: str) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -21,8 +22,9 @@ class Difficulty:
     """MFD(x) averaged over display orders.
 
     Attributes:
-        gap: teacher's score minus student's, -9 to 9; positive means the student does worse.
-        spread: largest minus smallest gap over the orders; 0 for a single judgement.
+        gap: teacher's score minus student's, -9 to 9; positive means the student does worse. The mean of the mean
+            gap of each order, so that every order counts the same however many of its judgements could be read.
+        spread: largest minus smallest of these mean gaps; 0 for a single order.
     """
 
     gap: float
@@ -89,8 +91,11 @@ def difficulty(judgements: Sequence[Judgement]) -> Difficulty:
     """
     if not judgements:
         raise ValueError("an item without a judgement is unscored and has no difficulty")
-    gaps = [gap(judgement) for judgement in judgements]
-    return Difficulty(sum(gaps) / len(gaps), max(gaps) - min(gaps))
+    gaps: dict[str, list[float]] = {}
+    for one in judgements:
+        gaps.setdefault(one.order, []).append(gap(one))
+    means = [fmean(found) for found in gaps.values()]
+    return Difficulty(fmean(means), max(means) - min(means))
 
 
 def split(ids: Sequence[str], gaps: NDArray[np.float64], threshold: Threshold) -> Split:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from tapir.domain.completion import Usage
 from tapir.llm.endpoint import Endpoint
 
-_BYTES_PER_TOKEN = 2  # no tokenizer in use makes more tokens of a text than one for two bytes, on average
+_BYTES_PER_TOKEN = 1  # digits and rare scripts: some tokenizers make one token of every byte
 
 
 @dataclass(slots=True)

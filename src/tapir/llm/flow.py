@@ -17,10 +17,11 @@ from functools import partial
 from tapir.domain.completion import Completion, Failure
 from tapir.errors import CostLimit, Interrupted, RoleError, TapirError
 from tapir.llm.account import Account
-from tapir.llm.lane import Lane, Trouble
+from tapir.llm.lane import Lane, Ticket, Trouble
 from tapir.llm.ledger import Entry, Ledger, Purpose
 
-_FIRST_DELAY, _LONGEST_DELAY = 0.5, 30.0  # seconds before a call is tried again
+_SHORTEST_DELAY, _FIRST_DELAY, _LONGEST_DELAY = 0.05, 0.5, 30.0  # seconds before a call is tried again
+_LONGER = 3.0  # times the delay before
 _LOOK = 0.5  # seconds between two looks at whether the user wants to stop
 _RATE_LIMITED = 50  # times one request may meet a 429
 
@@ -41,6 +42,7 @@ class Job:
     max_tokens: int
     purpose: Purpose
     attempts: int = 0
+    timeouts: int = 0
     limited: int = 0
 
 
@@ -113,24 +115,35 @@ class Flow:
         if self._timer:
             self._timer.cancel()
             self._timer = None
-        while self._later and self._later[0][0] <= now:
-            self._ready.append(heapq.heappop(self._later)[2])
+        self._recall(now)
+        if all(lane.fatal for lane in self.lanes):
+            self._stop(self.lanes[0].fatal or RoleError("no endpoint is usable"))
         if (self._ready or self._later) and self.desk.stopping():
             self._stop(Interrupted("stopped; everything finished is on disk"))
         while self._ready and self.trouble is None:
             place, wait = self._lane(now)
             if place is None:
-                if wait < float("inf"):
+                if wait < float("inf") or not self._in_flight:
                     self._timer = loop.call_later(min(wait, _LOOK), self._pump)
                 break
             if self.desk.stopping():
                 self._stop(Interrupted("stopped; everything finished is on disk"))
-            elif not self._launch(self._ready[0], place):
+            elif not self._launch(self._ready[0], place, now):
                 break
             else:
                 self._ready.popleft()
         if self._timer is None and self._later and self.trouble is None:
             self._timer = loop.call_later(min(self._later[0][0] - now, _LOOK), self._pump)
+
+    def _recall(self, now: float) -> None:
+        """What was put off goes first, so that no stage waits for it at its end; last where the endpoint is in trouble.
+
+        Each trial of such an endpoint is then made with another request, and none is tried until it fails.
+        """
+        last = any(lane.breaker.careful for lane in self.lanes)
+        while self._later and self._later[0][0] <= now:
+            job = heapq.heappop(self._later)[2]
+            (self._ready.append if last else self._ready.appendleft)(job)
 
     def _lane(self, now: float) -> tuple[int | None, float]:
         """The emptiest lane that may send now; else how long until one may."""
@@ -141,11 +154,11 @@ class Flow:
             return None, min(waits.values(), default=float("inf"))
         return min(free, key=lambda place: self.lanes[place].gate.in_flight / self.lanes[place].gate.limit), 0.0
 
-    def _launch(self, job: Job, place: int) -> bool:
+    def _launch(self, job: Job, place: int, now: float) -> bool:
         account, lane = self.desk.account, self.lanes[place]
         worst = account.worst(lane.endpoint, job.sent[place], job.max_tokens)
         if not account.allows(worst):
-            if not account.reserved:
+            if not self._in_flight:
                 self._stop(
                     CostLimit(
                         f"calls.max_cost = {account.most:g} would be passed: {account.spent:.4f} is spent and the next"
@@ -155,35 +168,35 @@ class Flow:
                 )
             return False
         account.reserved += worst
-        task = asyncio.get_running_loop().create_task(self._call(job, place, worst))
+        ticket = lane.take(now, len(job.sent[place]))
+        task = asyncio.get_running_loop().create_task(self._call(job, place, ticket))
         self._in_flight.add(task)
-        task.add_done_callback(self._in_flight.discard)
+        task.add_done_callback(partial(self._ended, lane, worst))
         return True
 
     def _stop(self, why: TapirError) -> None:
         self.trouble = self.trouble or why
         self._wake.set()
 
-    async def _call(self, job: Job, place: int, worst: float) -> None:
-        lane, account = self.lanes[place], self.desk.account
-        try:
-            outcome = await lane.call(job.sent[place], job.attempts)
-        finally:
-            account.reserved = max(0.0, account.reserved - worst)
+    async def _call(self, job: Job, place: int, ticket: Ticket) -> None:
+        lane = self.lanes[place]
+        outcome = await lane.call(ticket, job.sent[place], job.timeouts)
         if isinstance(outcome, Completion):
             cost = lane.endpoint.cost(outcome.usage)
-            account.paid(cost, outcome.usage)
+            self.desk.account.paid(cost, outcome.usage)
             entry = Entry(job.digests[place], lane.endpoint.model, job.sent[place], outcome, cost, job.purpose)
             self._unwritten.append((job, entry))
             self._write()
         else:
             self._failed(job, outcome, lane)
-        asyncio.get_running_loop().call_soon(self._after_call)
 
-    def _after_call(self) -> None:
-        """The ended call's task is done now: another may take its place."""
-        if all(lane.fatal for lane in self.lanes):
-            self._stop(self.lanes[0].fatal or RoleError("no endpoint is usable"))
+    def _ended(self, lane: Lane, worst: float, task: asyncio.Task[None]) -> None:
+        """A call is over, also one that was given up before it began: another may take its place."""
+        self._in_flight.discard(task)
+        lane.release()
+        self.desk.account.reserved = max(0.0, self.desk.account.reserved - worst)
+        if not task.cancelled() and (error := task.exception()):
+            self._stop(RoleError(f"a call failed in an unknown way: {lane.scrubbed(repr(error))}"))
         self._pump()
         if self.trouble:
             self._wake.set()
@@ -193,7 +206,9 @@ class Flow:
         if lane.fatal:
             self._ready.appendleft(job)  # it is the endpoint, not the item
             return
-        job.attempts += not trouble.limited
+        unreachable = trouble.failure.kind == "connection" and lane.breaker.careful
+        job.attempts += not (trouble.limited or unreachable)
+        job.timeouts += trouble.failure.kind == "timeout"
         job.limited += trouble.limited
         if not trouble.again or job.attempts >= self.desk.attempts or job.limited >= _RATE_LIMITED:
             failure = Failure(trouble.failure.kind, trouble.failure.message, job.attempts + job.limited)
@@ -202,8 +217,12 @@ class Flow:
             self._ready.appendleft(job)  # the lane itself waits
         else:
             now = asyncio.get_running_loop().time()
-            delay = min(_FIRST_DELAY * 2 ** (job.attempts - 1), _LONGEST_DELAY) * random.uniform(0.5, 1.0)
-            delay = max(delay * self.desk.patience, trouble.wait or 0.0)
+            delay = 0.0
+            if trouble.failure.kind != "timeout":  # a timeout was a pause itself
+                first = max(_SHORTEST_DELAY, min(lane.gate.latency / 2 or _FIRST_DELAY, _FIRST_DELAY))
+                longer = first * _LONGER ** max(0, job.attempts - job.timeouts - 1)
+                delay = min(longer, _LONGEST_DELAY) * random.uniform(0.5, 1.0) * self.desk.patience
+            delay = max(delay, trouble.wait or 0.0)
             heapq.heappush(self._later, (now + delay, job.number, job))
 
     def _write(self) -> None:

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import email.utils
+import io
 import json
+import math
 import time
+import urllib.parse
 from collections.abc import AsyncIterable, Callable, Mapping
 from dataclasses import dataclass, field
 from http import HTTPStatus
@@ -22,11 +25,15 @@ _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 507, 508, 509, 520, 
 _FOR_ALL = frozenset({401, 402, 403, 404, 405})
 _OUT_OF_MONEY = ("insufficient_quota", "billing_hard_limit_reached")
 _REFUSED_AT_ONCE = 10  # requests refused as bad, none accepted: it is the recipe, not the request
-_HUNG = 5.0  # times the slow calls' latency: a call that takes longer is sent again
-_HUNG_AT_LEAST = 0.5  # seconds
+_HUNG = 3.0  # times the slow calls' latency: a call that takes longer is sent again
+_HUNG_AT_LEAST = 0.25  # seconds
+_UNSURE = 1.5  # times that
+_OVERTAKEN = 8  # later calls that were answered
+_SWEEP = 0.05  # seconds between two looks at the calls that wait
+_KEY = "[key]"
 _SHOWN = 300  # characters of a server's message
-_MORE_PATIENT = 1.5  # times the patience, after each timeout of a request
 _CONNECT = 30.0  # seconds
+_LARGE = 1 << 20  # bytes from which on aiohttp wants a body in pieces
 _ONLY_CONNECT = aiohttp.ClientTimeout(total=None, sock_connect=_CONNECT)
 _BROKEN = frozenset({"timeout", "connection", "cut", "server", "malformed"})  # kinds that speak against the server
 _FILE = 3600.0  # seconds that a file may take, up or down
@@ -49,13 +56,29 @@ class Trouble:
     limited: bool = False
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Ticket:
-    """The right to one call: when it began, its place among the lane's calls, and the tokens it was thought to take."""
+    """The right to one call, and how it goes.
+
+    Attributes:
+        began: when it was given.
+        place: its place among the lane's calls.
+        tokens: what the call was thought to take.
+        overtaken: replies of the lane in all, from which on later calls must have been answered.
+        waited: seconds so far; a moment in which this process stood still is no time that the server took.
+        timeouts: how often the request was given up before.
+        task: what waits for the reply, once it does.
+        hung: whether the call was given up.
+    """
 
     began: float
     place: int
     tokens: int
+    overtaken: int
+    waited: float = 0.0
+    timeouts: int = 0
+    task: asyncio.Task[object] | None = None
+    hung: bool = False
 
 
 @dataclass(slots=True)
@@ -77,17 +100,20 @@ class Lane:
     _refused: int = 0
     _accepted: int = 0
     _headers: Mapping[str, str] = field(init=False, repr=False)
-    _key: str = field(init=False, repr=False)
+    _spellings: tuple[str, ...] = field(init=False, repr=False)
     _session: aiohttp.ClientSession | None = None
-    _open: dict[asyncio.Timeout, tuple[float, int]] = field(default_factory=dict)
+    _waiting: set[Ticket] = field(default_factory=set)
+    _swept: float = 0.0
+    _sweeper: asyncio.TimerHandle | None = None
 
     def __post_init__(self) -> None:
         endpoint = self.endpoint
         self.gate = Gate(endpoint.concurrency)
         self.pace = Pace.per_minute(endpoint.requests_per_minute, endpoint.tokens_per_minute)
         self.breaker = Breaker(self.patience)
-        self._key = endpoint.key()
-        authorization = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        key = endpoint.key()
+        self._spellings = _spellings(key) if key else ()
+        authorization = {"Authorization": f"Bearer {key}"} if key else {}
         self._headers = {"Content-Type": "application/json", **authorization}
 
     def start(self, session: aiohttp.ClientSession) -> None:
@@ -102,60 +128,80 @@ class Lane:
 
     def take(self, now: float, size: int) -> Ticket:
         """A call with a body of so many bytes starts; it must be released, whatever becomes of it."""
-        self.gate.take(now)
         tokens = int(size / 4 + self.written)
-        return Ticket(now, self.pace.sent(now, tokens), tokens)
+        overtaken = self._accepted + self.gate.in_flight + _OVERTAKEN
+        self.gate.take(now)
+        return Ticket(now, self.pace.sent(now, tokens), tokens, overtaken)
 
     def release(self) -> None:
         """A call ended."""
         self.gate.release()
 
-    def patience_for(self, timeouts: int) -> float:
-        """Seconds a call may take: far longer than the slow ones took, and longer after every timeout it met."""
-        learnt = max(_HUNG_AT_LEAST, _HUNG * self.gate.slow) * _MORE_PATIENT**timeouts
+    def patience_for(self, ticket: Ticket) -> float:
+        """Seconds a call may take: far longer than the slow ones took.
+
+        More where no call that was sent later has been answered, for then all of them may be slow, and after
+        every timeout of this request but the first.
+        """
+        unsure = 1.0 if self._accepted >= ticket.overtaken else _UNSURE
+        learnt = unsure * max(_HUNG_AT_LEAST, _HUNG * self.gate.slow) * 2.0 ** max(0, ticket.timeouts - 1)
         return min(self.endpoint.timeout, learnt)
 
     def scrubbed(self, text: str) -> str:
         """A server's words without the key, should it repeat it."""
-        return (text.replace(self._key, "[key]") if self._key else text)[:_SHOWN]
+        for spelling in self._spellings:
+            text = text.replace(spelling, _KEY)
+        return text[:_SHOWN]
+
+    def cleaned(self, content: bytes) -> bytes:
+        """What a server sent without the key, should it repeat it."""
+        for spelling in self._spellings:
+            content = content.replace(spelling.encode(), _KEY.encode())
+        return content
 
     async def call(self, ticket: Ticket, sent: bytes, timeouts: int) -> Completion | Trouble:
         """Send one request, which met so many timeouts before, and wait for what becomes of it."""
-        loop = asyncio.get_running_loop()
-        deadline = asyncio.timeout_at(ticket.began + self.patience_for(timeouts))
-        self._open[deadline] = (ticket.began, timeouts)
+        ticket.task, ticket.timeouts = asyncio.current_task(), timeouts
+        self._waiting.add(ticket)
+        if self._sweeper is None:
+            self._swept = ticket.began
+            self._sweeper = asyncio.get_running_loop().call_later(_SWEEP, self._sweep)
         try:
-            async with deadline:
-                outcome = await self._post("/chat/completions", sent)
-        except TimeoutError:
-            seconds = loop.time() - ticket.began
-            outcome = Trouble(Failure("timeout", f"no answer within {seconds:.0f} s"), again=True)
+            outcome = await self._post("/chat/completions", sent)
+        except asyncio.CancelledError:
+            if not ticket.hung or ticket.task is None:
+                raise
+            ticket.task.uncancel()
+            outcome = Trouble(Failure("timeout", f"no answer within {ticket.waited:.1f} s"), again=True)
         finally:
-            del self._open[deadline]
+            self._waiting.discard(ticket)
+        now = asyncio.get_running_loop().time()
         if isinstance(outcome, Completion):
-            self._worked(outcome, ticket, loop.time())
+            self._worked(outcome, ticket, now)
         else:
-            self._failed(outcome, ticket, hash(sent), loop.time())
+            self._failed(outcome, ticket, hash(sent), now)
         return outcome
+
+    def _sweep(self) -> None:
+        """Give up the calls that hang."""
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        passed, self._swept = min(now - self._swept, 2 * _SWEEP), now
+        for ticket in self._waiting:
+            ticket.waited += passed
+            if ticket.waited > self.patience_for(ticket) and ticket.task and not ticket.hung:
+                ticket.hung = True
+                ticket.task.cancel()
+        self._sweeper = loop.call_later(_SWEEP, self._sweep) if self._waiting else None
 
     def _worked(self, completion: Completion, ticket: Ticket, now: float) -> None:
         usage = completion.usage
         self._accepted += 1
-        self.breaker.answered()
-        unknown = self.gate.slow == float("inf")
+        self.breaker.answered(ticket.began)
         self.gate.answered(now - ticket.began)
-        if unknown and self.gate.slow < float("inf"):
-            self._hasten(now)
         self.pace.accepted(ticket.place)
         self.pace.correct(usage.prompt_tokens + usage.completion_tokens - ticket.tokens)
         self.written += (usage.completion_tokens - self.written) / min(self._accepted, 100)
-
-    def _hasten(self, now: float) -> None:
-        """Calls that were sent before it was known how long one takes get no more time than the others."""
-        for deadline, (began, timeouts) in self._open.items():
-            latest = deadline.when()
-            if latest is not None and not deadline.expired():
-                deadline.reschedule(max(now, min(latest, began + self.patience_for(timeouts))))
 
     def _failed(self, trouble: Trouble, ticket: Ticket, request: int, now: float) -> None:
         kind = trouble.failure.kind
@@ -165,13 +211,13 @@ class Lane:
             return
         self.pace.accepted(ticket.place)
         if kind == "timeout":
-            self.gate.timed_out(now, now - ticket.began)
+            self.gate.timed_out(now, ticket.waited, overtaken=self._accepted >= ticket.overtaken)
         if trouble.wait is not None:
             self.pace.paused_until = max(self.pace.paused_until, now + trouble.wait)
         if kind in _BROKEN:
             self.breaker.failed(now, ticket.began, request, unreachable=kind == "connection")
         else:
-            self.breaker.answered()
+            self.breaker.answered(ticket.began)
         if self.breaker.dead and self.fatal is None:
             self.fatal = RoleError(
                 f"endpoints.{self.endpoint.name}: {self.endpoint.base_url} failed {self.breaker.failures} times in a"
@@ -184,43 +230,40 @@ class Lane:
         try:
             async with self._session.post(
                 self.endpoint.base_url + path,
-                data=sent,
+                data=sent if len(sent) < _LARGE else io.BytesIO(sent),
                 headers=self._headers,
                 timeout=_ONLY_CONNECT,
                 allow_redirects=False,
             ) as response:
-                content = await response.read()
-                return self._read(response, content, sent)
+                content = self.cleaned(await response.read())
+                return self._read(response.status, response.headers, content, sent)
         except (aiohttp.ServerDisconnectedError, aiohttp.ClientPayloadError) as error:
             return Trouble(Failure("cut", f"the connection was cut: {self.scrubbed(str(error))}"), again=True)
         except aiohttp.InvalidURL as error:
-            self.fatal = self._unusable(f"not an address: {self.scrubbed(str(error))}")
+            self.fatal = self.fatal or self._unusable(f"not an address: {self.scrubbed(str(error))}")
             return Trouble(Failure("connection", "not an address"), again=False)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             message = self.scrubbed(str(error)) or type(error).__name__
             return Trouble(Failure("connection", message), again=True)
 
-    def _read(self, response: aiohttp.ClientResponse, content: bytes, sent: bytes) -> Completion | Trouble:
-        if self._key:
-            content = content.replace(self._key.encode(), b"[key]")
-        status = response.status
+    def _read(self, status: int, headers: Mapping[str, str], content: bytes, sent: bytes) -> Completion | Trouble:
         if status == HTTPStatus.OK:
             reply = read_reply(content, sent)
             if isinstance(reply, Completion):
                 self._refused = 0
                 return reply
             return Trouble(reply, again=reply.kind == "malformed")
-        message = f"HTTP {status}: {_message(content)[:_SHOWN]}"
+        message = f"HTTP {status}: {self.scrubbed(_message(content))}"
         if status in _FOR_ALL or any(sign.encode() in content for sign in _OUT_OF_MONEY):
-            self.fatal = self._unusable(message)
+            self.fatal = self.fatal or self._unusable(message)
             return Trouble(Failure("refused", message), again=False)
         if status in _AGAIN:
             kind = "rate-limit" if status == HTTPStatus.TOO_MANY_REQUESTS else "server"
-            wait = _retry_after(response.headers)
+            wait = _retry_after(headers)
             return Trouble(Failure(kind, message), again=True, wait=wait, limited=kind == "rate-limit")
         self._refused += 1
         if self._refused >= _REFUSED_AT_ONCE and not self._accepted:
-            self.fatal = self._unusable(f"refused the first {self._refused} requests, last: {message}")
+            self.fatal = self.fatal or self._unusable(f"refused the first {self._refused} requests, last: {message}")
         return Trouble(Failure("bad-request", message), again=False)
 
     def _unusable(self, message: str) -> RoleError:
@@ -267,7 +310,7 @@ class Lane:
                     async for piece in response.content.iter_chunked(_PIECE):
                         into(piece)
                     return b""
-                content = await response.read()
+                content = self.cleaned(await response.read())
         except TimeoutError:
             return Trouble(Failure("timeout", f"no answer within {patience:.0f} s"), again=True)
         except (aiohttp.ClientError, OSError, ValueError) as error:
@@ -295,7 +338,7 @@ class Lane:
             async with self._session.get(
                 self.endpoint.base_url + "/models", headers=self._headers, timeout=timeout
             ) as response:
-                content = await response.read()
+                content = self.cleaned(await response.read())
         except (aiohttp.ClientError, OSError, ValueError) as error:
             said = self.scrubbed(str(error)) or type(error).__name__
             raise self._unusable(f"it cannot be reached: {said}") from None
@@ -305,6 +348,11 @@ class Lane:
             return [str(one["id"]) for one in json.loads(content)["data"]]
         except (ValueError, LookupError, TypeError):
             return None
+
+
+def _spellings(key: str) -> tuple[str, ...]:
+    """A key as it is, and as JSON or an address may write it."""
+    return tuple(dict.fromkeys((key, json.dumps(key)[1:-1], key.replace("/", r"\/"), urllib.parse.quote(key, safe=""))))
 
 
 def _message(content: bytes) -> str:
@@ -317,18 +365,16 @@ def _message(content: bytes) -> str:
 
 
 def _retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds the server asks to wait: a number, milliseconds, or a date."""
+    """Seconds the server asks to wait: a number, milliseconds, or a date, by the server's own clock if it tells it."""
+    for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
+        try:
+            seconds = float(headers[name]) * unit
+        except (KeyError, ValueError):
+            continue
+        return max(0.0, seconds) if math.isfinite(seconds) else None
     try:
-        if "retry-after-ms" in headers:
-            return max(0.0, float(headers["retry-after-ms"]) / 1000)
-        value = headers["retry-after"]
+        until = email.utils.parsedate_to_datetime(headers["retry-after"]).timestamp()
+        now = email.utils.parsedate_to_datetime(headers["date"]).timestamp() if "date" in headers else time.time()
     except (KeyError, ValueError):
         return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, email.utils.parsedate_to_datetime(value).timestamp() - time.time())
-    except ValueError:
-        return None
+    return max(0.0, until - now)

@@ -181,11 +181,9 @@ class Ledger:
         """Take over the replies of another ledger; returns how many were new.
 
         Raises:
-            StoreError: the other file is no ledger.
+            StoreError: the other file is no ledger, or is this one.
         """
-        if not other.is_file():
-            raise StoreError(f"{other} is not a file", remedy="Name a ledger, e.g. runs/NAME/ledger.sqlite.")
-        Ledger(other).close()  # migrated, or refused
+        _check_source(other, self.path)
         with self._errors():
             before = self._count()
             self._database.execute("ATTACH ? AS other", (str(other),))
@@ -309,6 +307,27 @@ class Ledger:
                 f"{self.path} cannot be used as a ledger: {error}",
                 remedy=_DAMAGED,
             ) from error
+
+
+def merge_ledgers(into: Path, others: Sequence[Path]) -> list[int]:
+    """Take over the replies of other ledgers into one, made if it is not there; how many each brought.
+
+    Raises:
+        StoreError: a file is no ledger, or is merged with itself; nothing is made or changed then.
+    """
+    for other in others:
+        _check_source(other, into)
+    with closing(Ledger(into)) as ledger:
+        return [ledger.merge(other) for other in others]
+
+
+def _check_source(other: Path, into: Path) -> None:
+    """Raise `StoreError` unless the file is a ledger, migrated by this, and another one than it is merged into."""
+    if not other.is_file():
+        raise StoreError(f"{other} is not a file", remedy="Name a ledger, e.g. runs/NAME/ledger.sqlite.")
+    if into.exists() and other.samefile(into):
+        raise StoreError(f"{other} cannot be merged with itself", remedy="Name another ledger to take from.")
+    Ledger(other).close()
 
 
 def read_only_spent(path: Path, run: str) -> list[Spent]:

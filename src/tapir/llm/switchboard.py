@@ -48,6 +48,15 @@ class Switchboard:
     patience: float = 1.0
     _engine: Engine | None = field(default=None)
 
+    def ready(self) -> None:
+        """See that every key is in the environment.
+
+        Raises:
+            RoleError: one is not.
+        """
+        for one in self.endpoints.values():
+            one.key()
+
     def open(self, folder: Path, run: str, watch: Watch) -> None:
         """Be ready to call for a run; see that every endpoint answers and takes its key.
 

@@ -46,9 +46,18 @@ class LlmTagger:
         """The labels it chooses from."""
         return self._taxonomy
 
-    def fit(self, instructions: Sequence[Instruction], seed: int) -> TaggerReport | None:
+    def sample(self, instructions: Sequence[Instruction], seed: int) -> list[Instruction]:
         """There is nothing to learn."""
         del instructions, seed
+        return []
+
+    def label(self, instructions: Iterable[Instruction]) -> Iterator[tuple[str, TaskTag | Failure]]:
+        """The same as `tag`: a label to learn from is a label."""
+        return self.tag(instructions)
+
+    def fit(self, labelled: Sequence[tuple[Instruction, str]]) -> TaggerReport | None:
+        """There is nothing to learn."""
+        del labelled
         return None
 
     def tag(self, instructions: Iterable[Instruction]) -> Iterator[tuple[str, TaskTag | Failure]]:

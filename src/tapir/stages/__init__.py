@@ -1,1 +1,1 @@
-"""The ten verbs of the method: answer judge tag select resample expand refine mix train evaluate."""
+"""The verbs of the method: respond answer judge label tag select resample expand refine mix train evaluate."""

@@ -24,12 +24,14 @@ class Evaluate:
 
     Attributes:
         tasks: t(x) by id, for prompts whose benchmark leaves the task to the tagger.
+        at_once: grade all answers together, for a judge whose replies come hours later.
     """
 
     student: Student
     benchmarks: Sequence[Benchmark]
     chunk: int
     tasks: Mapping[str, str] = field(default_factory=dict)
+    at_once: bool = False
 
     def run(self, place: Place, checkpoint: Checkpoint) -> list[Evaluation]:
         """One evaluation for each benchmark, in order.
@@ -46,13 +48,16 @@ class Evaluate:
         ordered = sorted(prompts.items(), key=lambda item: (len(item[1][1].instruction.text), item[0]))
 
         def do(chunk: Sequence[tuple[str, tuple[str, Prompt]]]) -> Iterator[EvaluationRow]:
-            instructions = {prompt.instruction.id: prompt.instruction for _, (_, prompt) in chunk}
-            replies = dict(self.student.answer(checkpoint, list(instructions.values())))
+            instructions = list({prompt.instruction.id: prompt.instruction for _, (_, prompt) in chunk}.values())
+            replies: dict[str, Completion | Failure] = {}
+            for start in range(0, len(instructions), self.chunk):
+                replies |= self.student.answer(checkpoint, instructions[start : start + self.chunk])
             grades = self._grades([prompt for _, prompt in chunk], replies)
             for key, (benchmark, prompt) in chunk:
                 yield self._row(benchmark, prompt, replies[prompt.instruction.id], grades.get(key))
 
-        rows = keep(place, Work("evaluate", "evaluation", self.chunk), EvaluationRow, ordered, do)
+        together = max(1, len(ordered)) if self.at_once else self.chunk
+        rows = keep(place, Work("evaluate", "evaluation", together), EvaluationRow, ordered, do)
         return [_summary(place, name, [row for row in rows if row.benchmark == name]) for name in names]
 
     def _grades(

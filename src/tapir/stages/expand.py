@@ -110,6 +110,7 @@ class Expand:
         written: list[tuple[str, Instruction]] = []
         failed: Counter[tuple[str, str]] = Counter()
         for task, reply in self.teacher.expand(requests):
+            place.watch.advance(0)  # nothing is kept yet, but the meter moves
             if isinstance(reply, Failure):
                 failed[task, f"{reply.kind}: {reply.message}"] += 1
             else:

@@ -15,7 +15,8 @@ from tapir.roles import Comparison, Judge
 from tapir.store.keep import Place, Work, stream
 from tapir.store.rows import AnswerRow, JudgementRow
 
-_STAGES = {"judgements": "judge", "preferences": "prefer"}
+TABLE = "judgements"
+_STAGES = {TABLE: "judge", "preferences": "prefer"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +31,7 @@ class Score:
     judge: Judge
     chunk: int
     tasks: Mapping[str, str] = field(default_factory=dict)
-    table: str = "judgements"
+    table: str = TABLE
 
     def run(
         self, place: Place, pairs: Sequence[Pair], answers: Mapping[str, AnswerRow]
@@ -38,7 +39,7 @@ class Score:
         """MFD for each pair, or why there is none.
 
         Raises:
-            RoleError: there is none for any pair.
+            RoleError: there is none for any pair, so that nothing can be called hard or easy.
         """
         items = [(pair.instruction.id, pair) for pair in pairs]
 
@@ -66,7 +67,7 @@ class Score:
 
         stream(place, Work(_STAGES.get(self.table, self.table), self.table, self.chunk), JudgementRow, items, do)
         found = difficulties(place.store.each(place.named(self.table), JudgementRow))
-        if found and all(isinstance(one, Unscored) for one in found.values()):
+        if self.table == TABLE and found and all(isinstance(one, Unscored) for one in found.values()):
             raise _nothing_scored(self.judge.name, [one.reason for one in found.values() if isinstance(one, Unscored)])
         return found
 

@@ -14,7 +14,7 @@ from tapir.store.rows import RefinementRow
 
 @dataclass(frozen=True, slots=True)
 class Refine:
-    """Each pair once in a run: what an earlier round had rewritten is not asked for again."""
+    """What an earlier round had rewritten is not asked for again."""
 
     teacher: Teacher
     chunk: int

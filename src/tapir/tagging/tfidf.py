@@ -16,7 +16,7 @@ from tapir.roles import TaggerReport
 if TYPE_CHECKING:
     from sklearn.pipeline import Pipeline
 
-Labeller: TypeAlias = Callable[[Sequence[Instruction]], Iterable[tuple[str, TaskTag | Failure]]]
+Labeller: TypeAlias = Callable[[Iterable[Instruction]], Iterable[tuple[str, TaskTag | Failure]]]
 
 _AT_LEAST = 10
 _AT_ONCE = 512
@@ -38,25 +38,28 @@ class TfidfTagger:
         """The labels it chooses from."""
         return self._taxonomy
 
-    def fit(self, instructions: Sequence[Instruction], seed: int) -> TaggerReport:
-        """Label a random sample, learn from one part of it, measure on the other.
+    def sample(self, instructions: Sequence[Instruction], seed: int) -> list[Instruction]:
+        """A random sample to be labelled, in the order that decides what is learnt and what is measured on."""
+        order = priorities([one.id for one in instructions], seed_for(seed, "tagger")).argsort(kind="stable")
+        return [instructions[place] for place in order[: self._labelled]]
+
+    def label(self, instructions: Iterable[Instruction]) -> Iterable[tuple[str, TaskTag | Failure]]:
+        """Labels from their source."""
+        return self._label(instructions)
+
+    def fit(self, labelled: Sequence[tuple[Instruction, str]]) -> TaggerReport:
+        """Learn from one part of the labels, measure on the other.
 
         Raises:
-            RoleError: too few labels came back to learn from.
+            RoleError: there are too few labels to learn from.
         """
-        order = priorities([one.id for one in instructions], seed_for(seed, "tagger")).argsort(kind="stable")
-        sample = [instructions[place] for place in order[: self._labelled]]
-        texts = {one.id: one.text for one in sample}
-        labels = [
-            (texts[name], tag.task)
-            for name, tag in self._label(sample)
-            if isinstance(tag, TaskTag) and tag.task in self._taxonomy.labels
-        ]
+        labels = [(one.text, task) for one, task in labelled if task in self._taxonomy.labels]
         cut = round(len(labels) * self._held_out)
         test, train = labels[:cut], labels[cut:]
         if len(train) < _AT_LEAST or not test or len({task for _, task in train}) < 2:  # noqa: PLR2004
+            tasks = len({task for _, task in labels})
             raise RoleError(
-                f"{len(labels)} usable labels are too few to train a tagger",
+                f"{len(labels)} usable labels of {tasks} tasks are too few to train a tagger",
                 remedy="Raise tagger.labelled, or bring a larger corpus.",
             )
         self._pipeline = _pipeline().fit([text for text, _ in train], [task for _, task in train])
