@@ -195,6 +195,23 @@ def test_a_slow_server_is_not_taken_for_a_hung_one(tmp_path: Path, monkeypatch: 
     assert outcome.ends == {"done": 400}
 
 
+def test_a_moment_in_which_this_process_stands_still_cuts_no_call(tmp_path: Path) -> None:
+    async def stand_still() -> None:
+        time.sleep(1.0)  # noqa: ASYNC251 (as a busy machine would)
+
+    with (
+        serving(Behaviour(latency=0.1)) as server,
+        engine(Endpoint("e", server.url, "m", concurrency=16), tmp_path) as made,
+    ):
+        stream = made.stream(["e"], rows(200))
+        outcome = Outcome().take(next(stream) for _ in range(100))
+        assert made.lane("e").gate.slow < 0.3
+        made.wait_for(stand_still())
+        outcome.take(stream)
+        assert server.stats().requests == 200
+    assert outcome.ends == {"done": 200}
+
+
 def test_patience_grows_with_latency_and_with_every_timeout_but_the_first() -> None:
     lane = Lane(Endpoint("e", "", "m", timeout=100.0))
     ticket = lane.take(0.0, 100)

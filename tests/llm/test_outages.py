@@ -35,6 +35,13 @@ def test_an_endpoint_where_nobody_listens_stops_the_run_with_its_cause(tmp_path:
     assert "Connect call failed" in str(error)
 
 
+def test_one_row_is_enough_to_find_that_nobody_listens(tmp_path: Path) -> None:
+    with engine(Endpoint("e", f"http://127.0.0.1:{free_port()}/v1", "m"), tmp_path) as made:
+        with pytest.raises(RoleError, match="10 times in a row"):
+            collect(made, rows(1))
+        assert made.lane("e").pace._sent == 10
+
+
 @pytest.mark.parametrize(
     ("behaviour", "cause"),
     [

@@ -146,7 +146,7 @@ class BatchApi:
             answer = self._wait(self._persistent(fetched))
             if isinstance(answer, Trouble) and answer.failure.kind != "missing":
                 raise self._unusable(answer)
-            yield _objects(copy.read())
+            yield _objects(self._lane.cleaned(line) for line in copy.read())
 
     async def _begun(
         self, requests: Sequence[tuple[bytes, Place]], marks: Mapping[str, str], known: Collection[str]

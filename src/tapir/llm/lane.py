@@ -341,7 +341,10 @@ class Lane:
                 content = self.cleaned(await response.read())
         except (aiohttp.ClientError, OSError, ValueError) as error:
             said = self.scrubbed(str(error)) or type(error).__name__
-            raise self._unusable(f"it cannot be reached: {said}") from None
+            raise RoleError(
+                f"endpoints.{self.endpoint.name}: {self.endpoint.base_url} cannot be reached: {said}",
+                remedy="Is the server running, and is base_url its address? Then the same command goes on.",
+            ) from None
         if response.status in {HTTPStatus.UNAUTHORIZED, HTTPStatus.FORBIDDEN}:
             raise self._unusable(f"HTTP {response.status}: {self.scrubbed(_message(content))}")
         try:
