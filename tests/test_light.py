@@ -43,6 +43,13 @@ def test_every_command_has_help() -> None:
         assert tapir(command, "--help").returncode == 0
 
 
+def test_the_libraries_of_the_hub_are_told_to_send_no_telemetry() -> None:
+    program = "import os; os.environ.pop('HF_HUB_DISABLE_TELEMETRY', 0); import tapir; "
+    program += "from huggingface_hub import constants; print(constants.HF_HUB_DISABLE_TELEMETRY)"
+    found = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "True"
+
+
 def test_version() -> None:
     from tapir import __version__
 

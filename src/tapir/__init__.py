@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from tapir.session import RunResult
 
 __version__ = "0.1.0"
+os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no telemetry, from the libraries of the hub neither
 __all__ = ["__version__", "resume", "run"]
 
 
