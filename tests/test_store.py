@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from tapir import session
+from tapir.domain.spending import Spending
 from tapir.errors import DataError, RunExists, RunLocked, RunMismatch, StoreError, StoreFull, TableCorrupt
 from tapir.report.summary import working_time
-from tapir.roles import Rejected, Roles
+from tapir.roles import Rejected, Roles, Watch
 from tapir.store.files import disk_errors, replacing, write_json, write_text
 from tapir.store.keep import Place, Work, keep
 from tapir.store.lock import locked
@@ -175,6 +176,32 @@ def test_a_corpus_of_which_nothing_is_left_is_an_error_with_the_reasons(tmp_path
     nothing = replace(people, corpus=lambda: [Rejected("file:1", "not JSON", "{"), Rejected("file:2", "not JSON", "[")])
     with pytest.raises(DataError, match=r"nothing is left of the corpus: not JSON \(2\)"):
         session.run(fakes.recipe(), tmp_path / "run", roles=nothing)
+
+
+def test_calls_end_even_if_what_was_spent_cannot_be_read(tmp_path: Path, people: Roles) -> None:
+    class Calls:
+        closed = False
+
+        def open(self, folder: Path, run: str, watch: Watch) -> None:
+            del folder, run, watch
+
+        def ready(self) -> None: ...
+
+        def enter(self, number: int, stage: str) -> None: ...
+
+        def meter(self) -> str:
+            return ""
+
+        def spent(self) -> list[Spending]:
+            raise StoreFull("no space left")
+
+        def close(self) -> None:
+            self.closed = True
+
+    calls = Calls()
+    with pytest.raises(StoreFull):
+        session.run(fakes.recipe(), tmp_path / "run", roles=replace(people, calls=calls))
+    assert calls.closed
 
 
 def test_a_folder_of_something_else_is_left_alone(tmp_path: Path, people: Roles) -> None:

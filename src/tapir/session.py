@@ -363,8 +363,10 @@ def _connected(roles: Roles, store: RunStore, watch: Watch) -> Iterator[None]:
     try:
         yield
     finally:
-        write_spending(store, roles.calls)
-        roles.calls.close()
+        try:
+            write_spending(store, roles.calls)
+        finally:
+            roles.calls.close()
 
 
 def write_spending(store: RunStore, calls: Calls) -> None:
