@@ -14,7 +14,8 @@ from tapir.domain.round import Checkpoint
 from tapir.errors import RoleError, TrainingError
 from tapir.roles import Example, TrainJob
 from tapir.session import SilentWatch
-from tapir.students.local import LocalStudent, load
+from tapir.students.load import load
+from tapir.students.local import LocalStudent
 from tapir.training.examples import encode, training_order
 from tapir.training.sft import SftSettings, SftTrainer
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol, TypeAlias
+from typing import Protocol, TypeAlias, runtime_checkable
 
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.instruction import Instruction, Pair
@@ -68,6 +68,16 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
+class Preference:
+    """One pair for preference optimisation: of two answers to the same prompt, `chosen` is the better one."""
+
+    id: str
+    prompt: str
+    chosen: str
+    rejected: str
+
+
+@dataclass(frozen=True, slots=True)
 class TrainJob:
     """Fine-tune `base` on `examples`, leaving the new checkpoint in `out`.
 
@@ -76,6 +86,7 @@ class TrainJob:
         number: round.
         epochs: passes over the examples.
         seed: order of the examples and all other randomness.
+        preferences: what the fine-tuned student is then taught to prefer; empty where it is not.
     """
 
     base: Checkpoint
@@ -85,6 +96,7 @@ class TrainJob:
     number: int
     epochs: float
     seed: int
+    preferences: Sequence[Preference] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +108,12 @@ class TrainReport:
         tokens: tokens read, prompt and answer, over all epochs.
         answer_tokens: tokens that carried loss in one epoch.
         too_long: ids of the examples left out because they are longer than the recipe allows.
+        cut: ids of the examples that were trained on without their end, where the recipe wants that.
+        parameters: of the whole student; 0 where the trainer does not know.
+        trainable: how many of them were trained.
+        seconds: of training in the session that finished it, loading and saving apart.
+        tokens_per_second: read in that session.
+        preference_loss: as `loss`, for the preferences.
     """
 
     steps: int
@@ -103,16 +121,32 @@ class TrainReport:
     tokens: int
     answer_tokens: int
     too_long: Sequence[str] = ()
+    cut: Sequence[str] = ()
+    parameters: int = 0
+    trainable: int = 0
+    seconds: float = 0.0
+    tokens_per_second: float = 0.0
+    preference_loss: Sequence[tuple[int, float]] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class TaggerReport:
-    """How good the tagger is on labelled instructions it was not fitted on."""
+    """How good the tagger is on labelled instructions it was not fitted on.
+
+    Attributes:
+        by_task: share of a task's instructions that were labelled right (recall).
+        f1: harmonic mean of precision and recall of every task.
+        calibration_error: expected calibration error of its confidences, 0 to 1; None where it was not measured.
+        abstained: how many of the n it was too unsure of to label; they count as wrong.
+    """
 
     trained_on: int
     n: int
     accuracy: float
     by_task: Mapping[str, float]
+    f1: Mapping[str, float] = field(default_factory=dict)
+    calibration_error: float | None = None
+    abstained: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -163,6 +197,30 @@ class Student(Protocol):
 
     def answer(self, checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> Iterable[Reply]:
         """One answer to each instruction."""
+
+
+@runtime_checkable
+class ManyStudents(Protocol):
+    """A student that works on several chunks at a time: one behind a server, or many beside each other."""
+
+    def answer_all(
+        self, checkpoint: Checkpoint, chunks: Iterable[Sequence[Instruction]]
+    ) -> Iterable[tuple[int, Sequence[Reply]]]:
+        """Place of a chunk among `chunks` and one reply to each of its instructions; chunks come in any order."""
+
+
+@runtime_checkable
+class Resource(Protocol):
+    """A role that holds something while it works: memory of an accelerator, a server, a cluster."""
+
+    def open(self, folder: Path, watch: Watch) -> None:
+        """A session begins in the run's folder; nothing is taken before it is needed."""
+
+    def rest(self) -> None:
+        """Give back memory that training needs; returns when it is free."""
+
+    def close(self) -> None:
+        """The session ends: give back everything."""
 
 
 class Judge(Protocol):

@@ -9,8 +9,8 @@ from tapir.domain.completion import Completion, Usage
 from tapir.domain.instruction import Instruction
 from tapir.domain.randomness import seed_for
 from tapir.domain.round import Checkpoint
-from tapir.errors import RoleError
 from tapir.roles import Reply
+from tapir.students.load import load
 
 if TYPE_CHECKING:
     import torch
@@ -67,36 +67,6 @@ class LocalStudent:
             )[:, width:]
         for one, prompt, row in zip(instructions, prompts, written, strict=True):
             yield one.id, _completion(row, tokenizer, len(prompt))
-
-
-def load(checkpoint: Checkpoint) -> tuple[Any, Any]:
-    """Model and tokenizer of a checkpoint, on the best device there is.
-
-    Raises:
-        RoleError: the folder holds no such model, or its tokenizer has no chat template.
-    """
-    import torch
-    from safetensors import SafetensorError
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(checkpoint.path)
-        model = AutoModelForCausalLM.from_pretrained(checkpoint.path)
-    except (OSError, ValueError, SafetensorError) as error:
-        raise RoleError(
-            f"no student can be loaded from {checkpoint.path}: {error}",
-            remedy="Set student.model to a folder or hub id that transformers can load; a checkpoint of a run that is "
-            "damaged can be deleted, `tapir resume` trains it again.",
-        ) from error
-    if tokenizer.chat_template is None:
-        raise RoleError(
-            f"the tokenizer of {checkpoint.path} has no chat template",
-            remedy="Use an instruction-tuned student, or give its tokenizer a chat template.",
-        )
-    if tokenizer.pad_token_id is None:
-        tokenizer.pad_token = tokenizer.eos_token
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return model.to(device), tokenizer
 
 
 def _completion(row: torch.Tensor, tokenizer: Any, prompt_tokens: int) -> Completion:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from tapir.domain.instruction import Instruction
 from tapir.domain.round import Checkpoint
 from tapir.roles import Student
-from tapir.students.local import load
+from tapir.students.load import load
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from tapir.errors import TrainingError
 from tapir.roles import TrainJob, TrainReport, Watch
 from tapir.store.files import disk_errors, full
-from tapir.students.local import load
+from tapir.students.load import load
 from tapir.training.examples import Encoded, encode, training_order
 
 if TYPE_CHECKING:
