@@ -69,6 +69,7 @@ class Watcher:
     stop_after: int | None = None
     notes: list[str] = field(default_factory=list)
     started: list[tuple[int, str, int, int]] = field(default_factory=list)
+    figures: list[dict[str, float]] = field(default_factory=list)
     advanced: int = 0
 
     def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
@@ -82,6 +83,9 @@ class Watcher:
 
     def note(self, text: str) -> None:
         self.notes.append(text)
+
+    def measure(self, **figures: float) -> None:
+        self.figures.append(figures)
 
     @property
     def stopping(self) -> bool:

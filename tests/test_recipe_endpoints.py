@@ -11,6 +11,7 @@ from pydantic import ValidationError
 
 from tapir.endpoints import Calls, Endpoint
 from tapir.errors import RecipeError
+from tapir.learning import Sft
 from tapir.recipe import Recipe
 from tapir.recipe_file import as_toml, load, parse
 from tapir.sections import FileCorpus, JudgedEvaluation
@@ -274,7 +275,9 @@ def test_what_a_recipe_is_known_by_holds_everything_else() -> None:
     recipe = load("gym")
     everything = recipe.resolved()
     assert everything.pop("prompts") == {}
-    assert recipe.identity() == {**everything, "calls": {}}
+    assert everything.pop("engine") == {"kind": "local"}
+    training = {key: value for key, value in everything["training"].items() if key not in Sft.operational}
+    assert recipe.identity() == {**everything, "calls": {}, "training": training}
 
 
 def test_a_run_may_go_on_with_files_that_lie_elsewhere() -> None:

@@ -6,6 +6,7 @@ import errno
 import json
 import subprocess
 import sys
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -101,14 +102,15 @@ def test_a_table_without_a_checksum_is_made_again(tmp_path: Path) -> None:
 
 
 def _kept(store: RunStore, done: list[str], fail_at: str | None = None) -> list[Thing]:
-    def do(chunk: object) -> list[Thing]:
-        rows = []
-        for name, size in chunk:  # type: ignore[attr-defined]
-            if name == fail_at:
-                raise RuntimeError(name)
-            done.append(name)
-            rows.append(Thing(name, size, None, (name,), good=True))
-        return rows
+    def do(chunks: Iterator[Sequence[tuple[str, int]]]) -> Iterator[tuple[int, list[Thing]]]:
+        for number, chunk in enumerate(chunks):
+            rows = []
+            for name, size in chunk:
+                if name == fail_at:
+                    raise RuntimeError(name)
+                done.append(name)
+                rows.append(Thing(name, size, None, (name,), good=True))
+            yield number, rows
 
     items = [(str(number), number) for number in range(10)]
     return keep(Place(store, session.SilentWatch(), 0, 7), Work("do", "things", 3), Thing, items, do)

@@ -18,7 +18,7 @@ from tapir.domain.randomness import priorities, seed_for
 from tapir.domain.round import Checkpoint, Evaluation, RoundPlan
 from tapir.domain.task import TaskDistribution
 from tapir.recipe import Recipe
-from tapir.roles import Example, Roles
+from tapir.roles import Example, Preference, Roles
 from tapir.stages.answer import Answer
 from tapir.stages.evaluate import Evaluate
 from tapir.stages.expand import Expand, draw_rows, pair_of
@@ -32,7 +32,7 @@ from tapir.stages.select import Select
 from tapir.stages.tag import Tag
 from tapir.stages.train import Train
 from tapir.store.keep import Place
-from tapir.store.rows import AnswerRow, DrawRow, MixtureRow
+from tapir.store.rows import AnswerRow, ContrastRow, DrawRow, MixtureRow
 
 NULL_ANSWER = "I am not sure, but I hope this helps."
 
@@ -47,6 +47,7 @@ class Curriculum:
         pairs: everything that may be trained on, by id: the corpus and all expansions kept.
         task_of: t(x) by id.
         refined: y' by id.
+        answered: ỹ by id, as it was scored last.
     """
 
     recipe: Recipe
@@ -57,6 +58,7 @@ class Curriculum:
     pairs: dict[str, Pair] = field(default_factory=dict)
     task_of: dict[str, str] = field(default_factory=dict)
     refined: dict[str, str] = field(default_factory=dict)
+    answered: dict[str, str] = field(default_factory=dict)
 
     def run(self, corpus: Sequence[Pair]) -> list[Evaluation]:
         """Teach the student; returns every evaluation of S_0, S_1, ... S_N."""
@@ -78,7 +80,7 @@ class Curriculum:
             self.expand(goal, need, split)
             mixture = self.mix(goal, split)
             self.refine(mixture)
-            student = self.train(student if plan.continue_from == "previous" else first, mixture)
+            student = self.train(student if plan.continue_from == "previous" else first, mixture, scored)
             evaluations += self.evaluate(student)
         return evaluations
 
@@ -101,7 +103,7 @@ class Curriculum:
             return self.roles.base
         pairs = self.pairs.values()
         examples = [Example(one.instruction.id, one.instruction.text, one.response.text) for one in pairs]
-        return Train(self.roles.trainer, epochs).run(self.place, self.roles.base, examples)
+        return Train(self.roles.trainer, epochs, self.roles.resources).run(self.place, self.roles.base, examples)
 
     def score(self, student: Checkpoint) -> dict[str, Difficulty | Unscored]:
         """ỹ = S(x), then MFD(x) = f_J(x, y) - f_J(x, ỹ), for everything known so far."""
@@ -109,6 +111,7 @@ class Curriculum:
         answers = Answer(self.roles.student, self.recipe.chunk).run(
             self.place, student, [pair.instruction for pair in pairs]
         )
+        self.answered = {name: one.text for name, one in answers.items() if one.text is not None}
         return Score(self.roles.judge, self.recipe.chunk, self.task_of).run(self.place, pairs, answers)
 
     def canary(self) -> None:
@@ -189,11 +192,25 @@ class Curriculum:
         found = stage.run(self.place, pairs, answers)
         return {name: written[name] for name, gap in found.items() if isinstance(gap, Difficulty) and gap.gap <= 0}
 
-    def train(self, base: Checkpoint, mixture: Mixture) -> Checkpoint:
+    def train(self, base: Checkpoint, mixture: Mixture, scored: Mapping[str, Difficulty | Unscored]) -> Checkpoint:
         """S_r = fine-tune S_{r-1} on the mixture."""
         rows = self.place.store.once(self.place.named("mixture"), MixtureRow, lambda: self._composed(mixture))
         examples = [Example(row.id, row.instruction, row.response) for row in rows]
-        return Train(self.roles.trainer, self.recipe.training.epochs).run(self.place, base, examples)
+        stage = Train(self.roles.trainer, self.recipe.training.epochs, self.roles.resources)
+        return stage.run(self.place, base, examples, self.contrast(rows, scored))
+
+    def contrast(self, mixture: Sequence[MixtureRow], scored: Mapping[str, Difficulty | Unscored]) -> list[Preference]:
+        """Beyond the paper, where the recipe asks for it: y (or y') is preferred to ỹ where the gap is large."""
+        least = self.recipe.preferred_gap()
+        if least is None:
+            return []
+        rows = [
+            ContrastRow(row.id, row.instruction, row.response, self.answered[row.id], found.gap)
+            for row in mixture
+            if isinstance(found := scored.get(row.id), Difficulty) and found.gap >= least and row.id in self.answered
+        ]
+        kept = self.place.store.once(self.place.named("contrasts"), ContrastRow, lambda: rows)
+        return [Preference(row.id, row.instruction, row.chosen, row.rejected) for row in kept]
 
     def evaluate(self, student: Checkpoint) -> list[Evaluation]:
         """S_r on held-out instructions, per task; the result goes into the next plan."""

@@ -15,11 +15,21 @@ from pydantic import AfterValidator, Field, model_validator
 from tapir.domain import difficulty
 from tapir.domain.schedule import Schedule
 from tapir.endpoints import Calls, Endpoint
+from tapir.learning import (
+    AnyEngine,
+    AnyStudent,
+    AnyTagger,
+    AnyTraining,
+    EncoderTagger,
+    LocalEngine,
+    LocalStudent,
+    Sft,
+    VllmStudent,
+)
 from tapir.sections import (
     AnyCorpus,
     AnyEvaluation,
     AnyJudge,
-    AnyTagger,
     AnyTeacher,
     Count,
     FileCorpus,
@@ -31,7 +41,6 @@ from tapir.sections import (
     LlmJudge,
     LlmTagger,
     LlmTeacher,
-    LocalStudent,
     Section,
     Share,
     Text,
@@ -200,27 +209,6 @@ class Curriculum(Section):
         return difficulty.Threshold(self.threshold.rule, self.threshold.value)
 
 
-class Training(Section):
-    """Fine-tuning of the student, on answer tokens only."""
-
-    epochs: Annotated[float, Field(gt=0)] = 2.0
-    """Passes over a round's examples."""
-    learning_rate: Annotated[float, Field(gt=0)] = 5e-4
-    """Peak learning rate (AdamW)."""
-    batch_size: Count = 32
-    """Examples per step."""
-    scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    """Learning rate over the steps of a round."""
-    warmup_share: Share = 0.05
-    """Share of the steps in which the learning rate rises."""
-    weight_decay: Annotated[float, Field(ge=0)] = 0.01
-    """Decoupled weight decay."""
-    max_length: Count = 512
-    """Longest example in tokens; a longer one is left out and counted, never cut."""
-    save_every: Count = 50
-    """Steps between two training checkpoints."""
-
-
 def _endpoint_name(name: str) -> str:
     if not re.fullmatch(r"[A-Za-z0-9_-]+", name):
         raise ValueError("names of endpoints have letters, digits, - and _ only")
@@ -230,7 +218,7 @@ def _endpoint_name(name: str) -> str:
 class Recipe(Section):
     """Everything a run depends on."""
 
-    operational: ClassVar[frozenset[str]] = frozenset({"prompts"})
+    operational: ClassVar[frozenset[str]] = frozenset({"prompts", "engine"})
     """Keys that do not change what is computed: the manifest holds the digest of every prompt in use."""
 
     name: str = "gym"
@@ -247,16 +235,18 @@ class Recipe(Section):
     """J: scores from 1 to 10."""
     tagger: AnyTagger = TfidfTagger()
     """Gives every instruction its task."""
-    student: LocalStudent = LocalStudent()
+    student: AnyStudent = LocalStudent()
     """S: the model that learns."""
     curriculum: Curriculum = Curriculum()
     """Rounds and mixtures."""
-    training: Training = Training()
+    training: AnyTraining = Sft()
     """Fine-tuning."""
     evaluation: AnyEvaluation = GymEvaluation()
     """What is measured after every round."""
     endpoints: dict[Annotated[str, AfterValidator(_endpoint_name)], Endpoint] = Field(default_factory=dict)
     """Models behind servers, each in a table [endpoints.NAME]; the roles say which NAMEs they use."""
+    engine: AnyEngine = LocalEngine()
+    """What carries the load: this machine, or a cluster."""
     calls: Calls = Calls()
     """What is true of all calls to servers together."""
     prompts: dict[str, Text] = Field(default_factory=dict)
@@ -284,7 +274,10 @@ class Recipe(Section):
             yield f"teacher.kind = 'gym' {beside}: it {knows}; set it to 'llm' and name its endpoints"
         if isinstance(self.judge, GymJudge):
             yield f"judge.kind = 'gym' {beside}: it {knows}; set it to 'llm' and name its endpoints"
-        if isinstance(self.tagger, TfidfTagger) and not self.tagger.endpoints:
+        learns = isinstance(self.tagger, TfidfTagger) or (
+            isinstance(self.tagger, EncoderTagger) and self.tagger.labelled
+        )
+        if learns and not self.tagger.endpoints:
             yield f"tagger.endpoints = [] {beside}: the gym's teacher would label, and it {knows}; name who labels"
         if isinstance(evaluation, GymEvaluation):
             yield f"evaluation.kind = 'gym' {beside}: it measures what the gym teaches; set it to 'judged'"
@@ -300,12 +293,16 @@ class Recipe(Section):
         return {
             name: role.endpoints
             for name, role in roles.items()
-            if isinstance(role, LlmTeacher | LlmJudge | LlmTagger | TfidfTagger) and role.endpoints
+            if isinstance(role, LlmTeacher | LlmJudge | LlmTagger | TfidfTagger | EncoderTagger) and role.endpoints
         }
 
     def answers(self) -> Literal["corpus", "missing", "teacher"]:
         """Whose answers are trained on; the gym's corpus brings its own."""
         return "corpus" if isinstance(self.corpus, GymCorpus) else self.corpus.answers
+
+    def preferred_gap(self) -> float | None:
+        """From which gap on the trained answer is preferred to the student's own; None without such training."""
+        return self.training.dpo.gap if isinstance(self.training, Sft) and self.training.dpo else None
 
     def _endpoints_in_use(self) -> Iterator[str]:
         users = self.users()
@@ -361,6 +358,8 @@ def _identity(tree: Mapping[str, Any]) -> dict[str, Any]:
         "evaluation": _without(tree.get("evaluation", {}), JudgedEvaluation.operational),
         "endpoints": {name: _without(one, Endpoint.operational) for name, one in tree.get("endpoints", {}).items()},
         "calls": _without(tree.get("calls", {}), Calls.operational),
+        "student": _without(tree.get("student", {}), VllmStudent.operational),
+        "training": _without(tree.get("training", {}), Sft.operational),
     }
     return _without(tree, Recipe.operational) | tables
 

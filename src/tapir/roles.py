@@ -209,6 +209,15 @@ class ManyStudents(Protocol):
         """Place of a chunk among `chunks` and one reply to each of its instructions; chunks come in any order."""
 
 
+def answers(
+    student: Student, checkpoint: Checkpoint, chunks: Iterable[Sequence[Instruction]]
+) -> Iterable[tuple[int, Sequence[Reply]]]:
+    """Place of a chunk among `chunks` and its replies: in any order if the student can, else one after the other."""
+    if isinstance(student, ManyStudents):
+        return student.answer_all(checkpoint, chunks)
+    return ((place, list(student.answer(checkpoint, chunk))) for place, chunk in enumerate(chunks))
+
+
 @runtime_checkable
 class Resource(Protocol):
     """A role that holds something while it works: memory of an accelerator, a server, a cluster."""
@@ -290,6 +299,9 @@ class Watch(Protocol):
     def note(self, text: str) -> None:
         """A fact worth a line, for example a shortfall."""
 
+    def measure(self, **figures: float) -> None:
+        """How a stage is doing while it works: `loss`, `tokens_per_second`, `seconds_left` and the like, by name."""
+
     @property
     def stopping(self) -> bool:
         """Whether the user asked to stop."""
@@ -326,6 +338,7 @@ class Roles:
 
     Attributes:
         calls: None where no role calls a model over the network.
+        resources: roles that hold something, each once; they rest while the student is trained.
         inputs: digest of every prompt and file that the run depends on, by name.
     """
 
@@ -338,4 +351,5 @@ class Roles:
     base: Checkpoint
     corpus: Callable[[], Iterable[Pair | Rejected]]
     calls: Calls | None = None
+    resources: Sequence[Resource] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)

@@ -260,24 +260,6 @@ class LlmTagger(Section):
     """Longest label, in tokens."""
 
 
-AnyTagger: TypeAlias = Annotated[TfidfTagger | LlmTagger, Field(discriminator="kind"), kind_or("tfidf")]
-
-
-class LocalStudent(Section):
-    """A model answering in this process, through transformers."""
-
-    kind: Literal["transformers"] = "transformers"
-    """How the student answers."""
-    model: str = "nano"
-    """"nano" for the built-in student, or a folder or hub id that transformers can load."""
-    max_new_tokens: Count = 112
-    """Longest answer, in tokens."""
-    batch_size: Count = 128
-    """Prompts answered at once."""
-    temperature: Temperature = 0.0
-    """0 is greedy."""
-
-
 class GymEvaluation(Section):
     """Held-out instructions of the embedded world."""
 

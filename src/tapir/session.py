@@ -7,12 +7,11 @@ import json
 import os
 import platform
 import shutil
-import time
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,17 +23,20 @@ from tapir.data.neighbours import Neighbours
 from tapir.data.novelty import Novelty
 from tapir.domain.instruction import Pair
 from tapir.domain.round import Checkpoint
-from tapir.errors import DataError, Interrupted, RunExists, RunMismatch, StoreError, StoreFull
+from tapir.errors import DataError, RunExists, RunMismatch, StoreError, StoreFull
 from tapir.recipe import Recipe
 from tapir.recipe_file import changed, parse
 from tapir.report.summary import Summary, summarise
-from tapir.roles import Calls, Rejected, Roles, Watch
+from tapir.roles import Rejected, Roles, Watch
 from tapir.sections import GymCorpus
 from tapir.store.files import disk_errors, read_json, write_json
 from tapir.store.keep import Place
 from tapir.store.lock import locked
 from tapir.store.rows import CorpusRow, DropRow, NeighbourRow
 from tapir.store.run import CHECKSUMS, RunStore
+from tapir.watching import Diary, SilentWatch, write_spending
+
+__all__ = ["RunResult", "SilentWatch", "check", "claim", "preflight", "recipe_of", "resume", "run", "stored_recipe"]
 
 SCHEMA = 1
 _PACKAGES = (
@@ -42,6 +44,9 @@ _PACKAGES = (
     "transformers",
     "trl",
     "accelerate",
+    "peft",
+    "vllm",
+    "ray",
     "datasets",
     "reasoning-gym",
     "scikit-learn",
@@ -69,78 +74,6 @@ class RunResult:
     student: Checkpoint
     summary: Summary
     report: Path | None
-
-
-class SilentWatch:
-    """Watches without a word; `stop()` ends the run in order."""
-
-    def __init__(self) -> None:
-        """Nobody has asked to stop yet."""
-        self._stopping = False
-
-    def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
-        """Say nothing."""
-
-    def advance(self, items: int = 1) -> None:
-        """Say nothing."""
-
-    def finish(self) -> None:
-        """Say nothing."""
-
-    def note(self, text: str) -> None:
-        """Say nothing."""
-
-    def stop(self) -> None:
-        """Ask the run to stop after what it is doing."""
-        self._stopping = True
-
-    @property
-    def stopping(self) -> bool:
-        """Whether somebody asked to stop."""
-        return self._stopping
-
-    def check(self) -> None:
-        """Raise `Interrupted` once somebody asked to stop."""
-        if self._stopping:
-            raise Interrupted("stopped; everything finished is on disk")
-
-
-@dataclass(slots=True)
-class _Diary:
-    """A watch that also writes events.jsonl."""
-
-    watch: Watch
-    store: RunStore
-    calls: Calls | None = None
-    _open: tuple[int, str, float] = field(default=(0, "", 0.0))
-
-    def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
-        self._open = (number, stage, time.monotonic())
-        if self.calls:
-            self.calls.enter(number, stage)
-        self.store.event("stage", round=number, stage=stage, total=total, done=done)
-        self.watch.start(number, stage, total, done)
-
-    def advance(self, items: int = 1) -> None:
-        self.watch.advance(items)
-
-    def finish(self) -> None:
-        number, stage, began = self._open
-        self.store.event("finished", round=number, stage=stage, seconds=round(time.monotonic() - began, 3))
-        if self.calls:
-            write_spending(self.store, self.calls)
-        self.watch.finish()
-
-    def note(self, text: str) -> None:
-        self.store.event("note", text=text)
-        self.watch.note(text)
-
-    @property
-    def stopping(self) -> bool:
-        return self.watch.stopping
-
-    def check(self) -> None:
-        self.watch.check()
 
 
 def run(recipe: Recipe, folder: Path, watch: Watch | None = None, roles: Roles | None = None) -> RunResult:
@@ -315,8 +248,8 @@ def _versions() -> Iterator[tuple[str, str]]:
 def _carry_on(recipe: Recipe, roles: Roles, store: RunStore, watch: Watch) -> RunResult:
     from tapir.report.page import write_report
 
-    diary = _Diary(watch, store, roles.calls)
-    with _recorded(store), _connected(roles, store, diary):
+    diary = Diary(watch, store, roles.calls)
+    with _recorded(store), _opened(roles, store, diary), _connected(roles, store, diary):
         banned = assemble.forbidden(recipe, roles)
         corpus = _corpus(recipe, roles, store, banned)
         place = Place(store, diary, 0, recipe.seed)
@@ -353,6 +286,16 @@ def _corpus(recipe: Recipe, roles: Roles, store: RunStore, banned: Novelty) -> l
 
 
 @contextmanager
+def _opened(roles: Roles, store: RunStore, watch: Watch) -> Iterator[None]:
+    """While inside, the roles may hold memory, servers and clusters; afterwards they hold nothing."""
+    with ExitStack() as held:
+        for one in roles.resources:
+            held.callback(one.close)
+            one.open(store.folder, watch)
+        yield
+
+
+@contextmanager
 def _connected(roles: Roles, store: RunStore, watch: Watch) -> Iterator[None]:
     """While inside, the roles can make their calls."""
     if roles.calls is None:
@@ -367,11 +310,6 @@ def _connected(roles: Roles, store: RunStore, watch: Watch) -> Iterator[None]:
             write_spending(store, roles.calls)
         finally:
             roles.calls.close()
-
-
-def write_spending(store: RunStore, calls: Calls) -> None:
-    """Keep what was paid so far in spending.json, for the report and `tapir status`."""
-    write_json(store.folder / "spending.json", [asdict(one) for one in calls.spent()])
 
 
 @contextmanager

@@ -35,6 +35,7 @@ LOG = "log.txt"
 Counted: TypeAlias = tuple[Sequence[str], int, Usage, float]
 """What was paid for, calls, tokens, money."""
 
+_FIGURES = {"loss": "loss {:.3f}", "tokens_per_second": "{:,.0f} tokens/s"}
 _EVERY = 10.0  # seconds between two plain lines of one stage
 
 
@@ -50,13 +51,14 @@ class TerminalWatch:
         self._progress: Progress | None = None
         self._task = TaskID(0)
         self._total = self._done = self._before = 0
-        self._label = ""
+        self._label = self._figures = ""
         self._began = self._spoke = 0.0
 
     def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
         """A stage begins; `done` items are there already."""
         self._label = f"round {number}/{self._rounds}  {stage}" if number else f"before round 1  {stage}"
         self._total, self._done, self._before = total, done, done
+        self._figures = ""
         self._began = self._spoke = time.monotonic()
         if self._console.is_terminal:
             self._progress = Progress(
@@ -71,18 +73,18 @@ class TerminalWatch:
                 transient=True,
             )
             self._progress.start()
-            self._task = self._progress.add_task(self._label, total=total, completed=done, meter=self._meter())
+            self._task = self._progress.add_task(self._label, total=total, completed=done, meter=self._beside())
 
     def advance(self, items: int = 1) -> None:
         """Items are finished and on disk."""
         self._done += items
         if self._progress:
-            self._progress.update(self._task, completed=self._done, meter=self._meter())
+            self._progress.update(self._task, completed=self._done, meter=self._beside())
         elif time.monotonic() - self._spoke > _EVERY:
             self._spoke = time.monotonic()
             left = (self._spoke - self._began) / max(1, self._done - self._before) * (self._total - self._done)
             self._console.print(
-                f"{self._label}  {self._done}/{self._total}  about {left:.0f} s left  {self._meter()}".rstrip(),
+                f"{self._label}  {self._done}/{self._total}  about {left:.0f} s left  {self._beside()}".rstrip(),
                 highlight=False,
             )
 
@@ -92,12 +94,16 @@ class TerminalWatch:
         seconds = time.monotonic() - self._began
         kept = f", {self._before} from before" if self._before else ""
         self._console.print(
-            f"{self._label:<26}  {self._total:>5}{kept}  {seconds:6.1f} s  {self._meter()}".rstrip(), highlight=False
+            f"{self._label:<26}  {self._total:>5}{kept}  {seconds:6.1f} s  {self._beside()}".rstrip(), highlight=False
         )
 
     def note(self, text: str) -> None:
         """A fact worth a line."""
         self._console.print(f"  {text}", style="yellow", highlight=False, markup=False)
+
+    def measure(self, **figures: float) -> None:
+        """How the stage is doing, beside its bar."""
+        self._figures = "  ".join(text.format(figures[name]) for name, text in _FIGURES.items() if name in figures)
 
     @property
     def stopping(self) -> bool:
@@ -132,6 +138,9 @@ class TerminalWatch:
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _beside(self) -> str:
+        return f"{self._figures}  {self._meter()}".strip()
 
     def _close(self) -> None:
         if self._progress:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tapir import assemble
 from tapir.domain.round import Checkpoint
 from tapir.errors import RoleError, TapirError
+from tapir.learning import LocalStudent, Sft
 from tapir.llm.estimate import Bounds
 from tapir.llm.switchboard import Switchboard
 from tapir.planning.assumed import assumed, guess
@@ -162,6 +163,8 @@ def _speed(recipe: Recipe, people: Roles, found: Material) -> Speed | None:
     """Time one batch of answers and one of training; None where the weights would have to be fetched first."""
     if importlib.util.find_spec("torch") is None or not Path(people.base.path).is_dir():
         return None
+    if not (isinstance(recipe.student, LocalStudent) and isinstance(recipe.training, Sft)):
+        return None  # a server or a program of the user's is not started for a plan
     from tapir.students.speed import measure
 
     if isinstance(recipe.corpus, GymCorpus):

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, TypeAlias
 
+from tapir.learning import EncoderTagger
 from tapir.llm.estimate import Bounds
 from tapir.planning.material import Material
 from tapir.planning.rounds import Round
@@ -68,7 +69,7 @@ def _first_look(recipe: Recipe, found: Material) -> Iterator[Step]:
     if epochs := recipe.curriculum.warmup_epochs:
         yield Step(0, "train", "trainer", size, trained=size * Bounds.sure(epochs))
     tagger = recipe.tagger
-    if isinstance(tagger, TfidfTagger):
+    if isinstance(tagger, TfidfTagger | EncoderTagger) and tagger.labelled:
         labelled = Bounds.sure(min(tagger.labelled, found.size))
         who = "tagger's model" if tagger.endpoints else "teacher"
         yield Step(0, "label", who, labelled, [Question("tagger", "label", labelled)] if tagger.endpoints else ())

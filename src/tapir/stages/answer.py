@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from tapir.domain.completion import Failure
 from tapir.domain.instruction import Instruction
 from tapir.domain.round import Checkpoint
-from tapir.roles import Reply, Student
+from tapir.roles import Reply, Student, answers
 from tapir.store.keep import Place, Work, keep
 from tapir.store.rows import AnswerRow
 
@@ -25,8 +25,10 @@ class Answer:
         ordered = sorted(((one.id, one) for one in instructions), key=lambda pair: (len(pair[1].text), pair[0]))
         work = Work("answer", "answers", self.chunk)
 
-        def do(chunk: Sequence[tuple[str, Instruction]]) -> Iterator[AnswerRow]:
-            return map(row, self.student.answer(checkpoint, [one for _, one in chunk]))
+        def do(chunks: Iterator[Sequence[tuple[str, Instruction]]]) -> Iterator[tuple[int, list[AnswerRow]]]:
+            asked = ([one for _, one in chunk] for chunk in chunks)
+            for number, replies in answers(self.student, checkpoint, asked):
+                yield number, [row(reply) for reply in replies]
 
         return {answer.id: answer for answer in keep(place, work, AnswerRow, ordered, do)}
 

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 from tapir.domain.completion import Completion, Failure
+from tapir.domain.instruction import Instruction
 from tapir.domain.judgement import Unscored
 from tapir.domain.round import Checkpoint, Evaluation
 from tapir.errors import RoleError
 from tapir.evaluation.statistics import summarise
-from tapir.roles import Benchmark, Grade, Prompt, Student
+from tapir.roles import Benchmark, Grade, Prompt, Student, answers
 from tapir.store.keep import Place, Work, keep
 from tapir.store.rows import EvaluationRow
 
+_Item: TypeAlias = tuple[str, tuple[str, Prompt]]
 UNTAGGED = "untagged"
 
 
@@ -47,18 +50,21 @@ class Evaluate:
         }
         ordered = sorted(prompts.items(), key=lambda item: (len(item[1][1].instruction.text), item[0]))
 
-        def do(chunk: Sequence[tuple[str, tuple[str, Prompt]]]) -> Iterator[EvaluationRow]:
-            instructions = list({prompt.instruction.id: prompt.instruction for _, (_, prompt) in chunk}.values())
-            replies: dict[str, Completion | Failure] = {}
-            for start in range(0, len(instructions), self.chunk):
-                replies |= self.student.answer(checkpoint, instructions[start : start + self.chunk])
-            grades = self._grades([prompt for _, prompt in chunk], replies)
-            for key, (benchmark, prompt) in chunk:
-                yield self._row(benchmark, prompt, replies[prompt.instruction.id], grades.get(key))
+        def do(
+            chunks: Iterator[Sequence[_Item]],
+        ) -> Iterator[tuple[int, list[EvaluationRow]]]:
+            asked: dict[int, Sequence[_Item]] = {}
+            for number, replies in answers(self.student, checkpoint, _instructions(chunks, asked)):
+                yield number, list(self._graded(asked.pop(number), dict(replies)))
 
         together = max(1, len(ordered)) if self.at_once else self.chunk
         rows = keep(place, Work("evaluate", "evaluation", together), EvaluationRow, ordered, do)
         return [_summary(place, name, [row for row in rows if row.benchmark == name]) for name in names]
+
+    def _graded(self, chunk: Sequence[_Item], replies: Mapping[str, Completion | Failure]) -> Iterator[EvaluationRow]:
+        grades = self._grades([prompt for _, prompt in chunk], replies)
+        for key, (benchmark, prompt) in chunk:
+            yield self._row(benchmark, prompt, replies[prompt.instruction.id], grades.get(key))
 
     def _grades(
         self, prompts: Sequence[tuple[str, Prompt]], replies: Mapping[str, Completion | Failure]
@@ -66,12 +72,12 @@ class Evaluate:
         """The grade of every answer there is, by benchmark/id."""
         found: dict[str, Grade | Unscored] = {}
         for benchmark in self.benchmarks:
-            answers = [
+            given = [
                 (replace(prompt, task=self._task(prompt)), reply.text)
                 for name, prompt in prompts
                 if name == benchmark.name and isinstance(reply := replies[prompt.instruction.id], Completion)
             ]
-            found |= {f"{benchmark.name}/{name}": grade for name, grade in benchmark.grade(answers)}
+            found |= {f"{benchmark.name}/{name}": grade for name, grade in benchmark.grade(given)}
         return found
 
     def _task(self, prompt: Prompt) -> str:
@@ -101,6 +107,13 @@ class Evaluate:
             success,
             failure,
         )
+
+
+def _instructions(chunks: Iterable[Sequence[_Item]], asked: dict[int, Sequence[_Item]]) -> Iterator[list[Instruction]]:
+    """What to ask for each chunk, each instruction once; the chunk itself waits in `asked`."""
+    for number, chunk in enumerate(chunks):
+        asked[number] = chunk
+        yield list({prompt.instruction.id: prompt.instruction for _, (_, prompt) in chunk}.values())
 
 
 def _summary(place: Place, benchmark: str, rows: Sequence[EvaluationRow]) -> Evaluation:

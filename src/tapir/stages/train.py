@@ -8,7 +8,7 @@ from dataclasses import asdict, dataclass
 
 from tapir.domain.randomness import seed_for
 from tapir.domain.round import Checkpoint
-from tapir.roles import Example, Trainer, TrainJob
+from tapir.roles import Example, Preference, Resource, Trainer, TrainJob
 from tapir.store.files import write_json
 from tapir.store.keep import Place
 
@@ -19,9 +19,12 @@ class Train:
 
     trainer: Trainer
     epochs: float
+    resources: Sequence[Resource] = ()
 
-    def run(self, place: Place, base: Checkpoint, examples: Sequence[Example]) -> Checkpoint:
-        """The round's checkpoint, trained now, finished now, or trained before."""
+    def run(
+        self, place: Place, base: Checkpoint, examples: Sequence[Example], preferences: Sequence[Preference] = ()
+    ) -> Checkpoint:
+        """The round's checkpoint, trained now, finished now, or trained before; `resources` rest meanwhile."""
         folder = place.store.round(place.number)
         out = Checkpoint(str(folder / "checkpoint"), place.number)
         if (folder / "checkpoint").exists() and (folder / "training.json").exists():
@@ -36,9 +39,17 @@ class Train:
             number=place.number,
             epochs=self.epochs,
             seed=seed_for(place.seed, "train", place.number),
+            preferences=preferences,
         )
+        for one in self.resources:
+            one.rest()
         report = self.trainer.train(job, place.watch)
-        content = asdict(report) | {"examples": len(examples), "epochs": self.epochs, "base": f"S_{base.round}"}
+        content = asdict(report) | {
+            "examples": len(examples),
+            "preferences": len(preferences),
+            "epochs": self.epochs,
+            "base": f"S_{base.round}",
+        }
         write_json(folder / "training.json", content)
         shutil.rmtree(job.work, ignore_errors=True)
         return out

@@ -58,7 +58,7 @@ def keep(
     work: Work,
     row: type[RowT],
     items: Sequence[tuple[str, ItemT]],
-    do: Callable[[Sequence[tuple[str, ItemT]]], Iterable[RowT]],
+    do: Callable[[Iterator[Sequence[tuple[str, ItemT]]]], Iterable[tuple[int, Sequence[RowT]]]],
 ) -> list[RowT]:
     """Make a table chunk by chunk, each saved when it is finished, or read it if it is.
 
@@ -67,7 +67,10 @@ def keep(
         work: what is made.
         row: class of the table's rows.
         items: (id, item) in the order of work; ids are distinct.
-        do: rows for a chunk of items, any number for each.
+        do: takes the owed chunks one by one and gives the place of each among them and its rows, in any order.
+
+    Raises:
+        RoleError: `do` left out a chunk; what it gave is saved.
     """
     name = place.named(work.table)
     if place.store.has(name):
@@ -77,22 +80,35 @@ def keep(
     parts = place.store.parts(name)
     finished = parts.read()
     keys = [_key(chunk) for chunk in chunks]
-    done = sum(len(chunk) for key, chunk in zip(keys, chunks, strict=True) if key in finished)
-    place.watch.start(place.number, work.stage, len(items), done)
-    rows: list[RowT] = []
-    for key, chunk in zip(keys, chunks, strict=True):
-        if key in finished:
-            rows += [restored(row, one) for one in finished[key]]
-            continue
-        place.watch.check()
-        made = list(do(chunk))
+    rows = {key: [restored(row, one) for one in finished[key]] for key in keys if key in finished}
+    owed = [(key, chunk) for key, chunk in zip(keys, chunks, strict=True) if key not in finished]
+    place.watch.start(place.number, work.stage, len(items), len(items) - sum(len(chunk) for _, chunk in owed))
+    for number, made in do(_until_stopped(place.watch, [chunk for _, chunk in owed])):
+        key, chunk = owed[number]
         parts.append(key, [cells(one) for one in made])
-        rows += made
+        rows[key] = list(made)
         place.watch.advance(len(chunk))
-    table = place.store.once(name, row, lambda: rows)
+    place.watch.check()
+    if missing := [chunk[0][0] for key, chunk in owed if key not in rows]:
+        raise _left_out(work, f"{len(missing)} of {len(chunks)} chunks", missing[0])
+    table = place.store.once(name, row, lambda: [one for key in keys for one in rows[key]])
     parts.drop()
     place.watch.finish()
     return table
+
+
+def _until_stopped(watch: Watch, chunks: Sequence[ItemT]) -> Iterator[ItemT]:
+    for chunk in chunks:
+        if watch.stopping:
+            return
+        yield chunk
+
+
+def _left_out(work: Work, what: str, first: str) -> RoleError:
+    return RoleError(
+        f"{work.stage}: {what} came back without a reply, the first is {first}",
+        remedy="Whoever fills the role must give one reply for each item; trouble with an item is a Failure.",
+    )
 
 
 def _key(chunk: Sequence[tuple[str, object]]) -> str:
@@ -151,10 +167,7 @@ def stream(
         save()
     place.watch.check()
     if missing := [key for key, _ in items if key not in where]:
-        raise RoleError(
-            f"{work.stage}: {len(missing)} of {len(items)} items came back without a reply, the first is {missing[0]}",
-            remedy="Whoever fills the role must give one reply for each item; trouble with an item is a Failure.",
-        )
+        raise _left_out(work, f"{len(missing)} of {len(items)} items", missing[0])
     place.store.write(name, row, _in_order(parts, row, [where[key] for key, _ in items]))
     parts.drop()
     place.watch.finish()

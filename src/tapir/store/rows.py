@@ -145,6 +145,17 @@ class MixtureRow:
 
 
 @dataclass(frozen=True, slots=True)
+class ContrastRow:
+    """contrasts.parquet: what the round's preference optimisation was given; `rejected` is the student's own answer."""
+
+    id: str
+    instruction: str
+    chosen: str
+    rejected: str
+    gap: float
+
+
+@dataclass(frozen=True, slots=True)
 class EvaluationRow:
     """evaluation.parquet: every held-out answer with its grade; `score` is null where the judge could not be read."""
 
