@@ -38,6 +38,7 @@ from tapir.store.rows import (
     TagRow,
 )
 from tapir.store.run import RunStore
+from tests.trainings import adapter, leave_tagger, leave_training
 
 TASKS = ("Math", "Reasoning", "Code Generation", "Writing", "History", 'Q & A <i>"mixed"</i>')
 HOSTILE = (
@@ -169,6 +170,7 @@ def _first_look(maker: Maker, size: int) -> Split:
     if maker.api:
         rows.append(CorpusRow(instruction_id(SILENT), SILENT, "", "", "file:998"))
         _intake_over_api(maker, ids)
+        write_json(maker.store.round(0) / "training.json", adapter(0))
     maker.store.once("corpus", CorpusRow, lambda: rows)
     drops = [
         DropRow(ids[0], "corpus", "duplicate", "file:0", rows[0].text),
@@ -189,7 +191,7 @@ def _first_look(maker: Maker, size: int) -> Split:
     why = {UNSCORED: "two replies without scores", UNANSWERED: "no student answer"}
     judged = [row for place, name in enumerate(ids) for row in _judged(name, gaps[place], why.get(place, ""))]
     maker.store.once("round-0/judgements", JudgementRow, lambda: judged)
-    write_json(maker.store.round(0) / "tagger.json", {"trained_on": 90, "n": 30, "accuracy": 0.9333, "by_task": {}})
+    leave_tagger(maker.store, maker.tasks, api=maker.api)
     _event(maker, "finished", 65.0)
     return split(ids, np.array(gaps, dtype=np.float64), Threshold("delta", DELTA))
 
@@ -280,8 +282,7 @@ def _taught(maker: Maker, number: int, parts: Split) -> None:
     rows = sorted([*((name, "hard") for name in mixed.hard), *((name, "easy") for name in mixed.easy)])
     examples = [_example(maker, name, pool) for name, pool in rows]
     maker.store.once(f"round-{number}/mixture", MixtureRow, lambda: examples)
-    if maker.api:
-        write_json(maker.store.round(number) / "training.json", {"steps": 4, "too_long": [examples[0].id]})
+    leave_training(maker.store, number, [row.id for row in examples], api=maker.api)
     _event(maker, "finished", 130.0)
 
 

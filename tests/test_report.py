@@ -37,7 +37,7 @@ pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 
 STAGES = {"nothing yet": -1, "first look": 0, "one round of three": 1, "finished": 3}
-CHARTS = {"nothing yet": 0, "first look": 2, "one round of three": 4, "finished": 4, "over an API": 5}
+CHARTS = {"nothing yet": 0, "first look": 2, "one round of three": 5, "finished": 5, "over an API": 7}
 WINDOWS = {"phone": (390, 844), "tablet": (768, 1024), "desktop": (1280, 900)}
 ROOT = "document.documentElement.dataset"
 LABELS = "[...document.querySelectorAll('.role-axis-label text')].map((text) => text.getAttribute('fill'))[0]"

@@ -6,15 +6,19 @@ the colours up among the style sheet's variables, for light and for dark.
 
 from __future__ import annotations
 
+import itertools
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from math import ceil, floor
+from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tapir.domain.round import EvalResult, Evaluation
 from tapir.domain.spending import Spending
 from tapir.report.rounds import RoundSummary
 from tapir.report.summary import Summary, tasks_of
+from tapir.report.training import Curve
 
 if TYPE_CHECKING:
     import altair as alt
@@ -26,6 +30,8 @@ _BIN = 0.5  # scores are whole numbers or halves once two orders are averaged
 _INVERSE = 0.78  # from this success on, a heat map cell needs the other colour of text
 _ROW = 24  # pixels of a task
 _TICK = "M-.14,-1.3H.14V1.3H-.14Z"  # an upright stroke, as the path of a point
+_INSET = 0.04  # of the width of a training, left free on both sides
+_POINTS = 400  # of a loss curve, at most
 _QUIET = {"domain": False, "ticks": False}
 _SUCCESS = ("task", "benchmark", "student", "value|success|.1%", "interval|95 % interval", "n|prompts")
 
@@ -45,6 +51,12 @@ def charts(summary: Summary) -> dict[str, Spec]:
         found["shares"] = shares(summary.corpus_shares, summary.rounds)
     if summary.gaps:
         found["difficulty"] = difficulty(summary.gaps, summary.delta)
+    curves = {one.name: one.loss for one in summary.trainings if one.loss}
+    if curves:
+        found["loss"] = losses(curves, "Training loss over the steps of every round.", height=240)
+    preferred = {one.name: one.preference_loss for one in summary.trainings if one.preference_loss}
+    if preferred:
+        found["preference-loss"] = losses(preferred, "Preference loss over the steps of every round.", height=170)
     if any(one.calls for one in summary.spending):
         found["costs"] = costs(summary.spending)
     return found
@@ -164,6 +176,60 @@ def difficulty(gaps: Iterable[float], delta: float) -> Spec:
     layers = [bars, here.mark_rule(style="threshold"), label.encode(y=alt.value(0), text="text:N")]
     about = f"Histogram of the difficulty of the corpus with the threshold at {delta:g}."
     return _spec(layers, rows, about, palette=order, height=240)
+
+
+def losses(curves: Mapping[str, Curve], about: str, *, height: int) -> Spec:
+    """Lines: one for each training, over its steps; all are as wide, however many steps they took."""
+    import altair as alt
+
+    rows: list[dict[str, object]] = []
+    for place, (name, curve) in enumerate(curves.items()):
+        last = max(1, curve[-1][0])
+        seen = int(len(curve) == 1)  # the points of a line are there for the pointer only
+        rows += [
+            {
+                "when": name,
+                "at": place + _INSET + (1 - 2 * _INSET) * step / last,
+                "step": step,
+                "loss": loss,
+                "seen": seen,
+            }
+            for step, loss in thinned(curve)
+        ]
+    labels = [[name, f"{curve[-1][0]:,}"] for name, curve in curves.items()]
+    across = alt.Axis(
+        values=[place + 0.5 for place in range(len(curves))],
+        labelExpr=f"{json.dumps(labels)}[floor(datum.value)]",
+        labelOverlap="parity",
+        grid=False,
+        ticks=False,
+    )
+    line = alt.Chart().encode(
+        x=alt.X(
+            "at:Q", title="training, and its last logged step", axis=across, scale=alt.Scale(domain=[0, len(curves)])
+        ),
+        y=alt.Y("loss:Q", axis=alt.Axis(tickCount=5, **_QUIET), scale=alt.Scale(zero=False)),
+        color=alt.Color("when:N", scale=alt.Scale(domain=list(curves)), legend=None),
+    )
+    shown = alt.Opacity("seen:Q", scale=alt.Scale(domain=[0, 1], range=[0, 1]), legend=None)
+    point = line.encode(opacity=shown, tooltip=_tips("when", "step||,d", "loss||.4~g"))
+    borders = alt.Chart(alt.Data(values=[{"at": place} for place in range(1, len(curves))]))
+    layers = [
+        borders.mark_rule(style="border").encode(x="at:Q"),
+        line.mark_line(strokeWidth=1.5, strokeJoin="round"),
+        point.mark_point(filled=True, size=80),
+    ]
+    palette = ["before" if name == "warm-up" else "after" for name in curves]
+    return _spec(layers, rows, about, palette=palette, height=height)
+
+
+def thinned(curve: Curve, most: int = _POINTS) -> Curve:
+    """At most `most` points: the lowest and the highest of each stretch, so that no peak is lost."""
+    if len(curve) <= most:
+        return curve
+    edges = [len(curve) * edge // (most // 2) for edge in range(most // 2 + 1)]
+    stretches = [sorted(curve[low:high], key=itemgetter(1)) for low, high in itertools.pairwise(edges)]
+    return [point for stretch in stretches for point in sorted({stretch[0], stretch[-1]})]
 
 
 def costs(spending: Sequence[Spending]) -> Spec:

@@ -1,4 +1,4 @@
-"""The paper's quick checks: what the method claims of its rounds, and whether it holds in this run."""
+"""Quick checks: what the method claims of its rounds, and whether it holds in this run."""
 
 from __future__ import annotations
 
@@ -12,11 +12,14 @@ from tapir.domain.task import TaskDistribution
 from tapir.errors import RecipeError
 from tapir.recipe_file import parse
 from tapir.report.rounds import RoundSummary
+from tapir.report.training import Training, written
+
+_ENOUGH = 8  # log points of a training; fewer are too noisy to compare its start with its end
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One of the paper's quick checks: a claim, whether it holds here, and the figures."""
+    """A claim, whether it holds here, and the figures."""
 
     claim: str
     holds: bool
@@ -28,6 +31,7 @@ def checks(
     rounds: Sequence[RoundSummary],
     evaluations: Sequence[Evaluation],
     corpus_shares: Mapping[str, float],
+    trainings: Sequence[Training] = (),
 ) -> list[Check]:
     """The checks there are figures for, as far as the run has come."""
     alpha = schedule(recipe)
@@ -39,6 +43,8 @@ def checks(
             found.append(_harder(rounds))
     if rounds:
         found += [_every_task(rounds), _closer(rounds, corpus_shares)]
+    if trainings and all(len(one.loss) >= _ENOUGH for one in trainings):
+        found.append(_learns(trainings))
     first = [one for one in evaluations if one.benchmark == evaluations[0].benchmark]
     if len(first) > 1:
         means = [one.overall.value for one in first]
@@ -84,6 +90,13 @@ def _closer(rounds: Sequence[RoundSummary], corpus_shares: Mapping[str, float]) 
     distance = [one.distance for one in rounds]
     claim = "Every round is closer to the target than the corpus (total variation distance)"
     return Check(claim, max(distance) < before, _percent([before, *distance]))
+
+
+def _learns(trainings: Sequence[Training]) -> Check:
+    ends = [one.ends for one in trainings if one.ends]
+    figures = ", ".join(f"{written(start)} -> {written(end)}" for start, end in ends)
+    holds = all(end < start for start, end in ends)
+    return Check("The loss falls in every training (mean of its first and last quarter)", holds, figures)
 
 
 def _rises(values: Sequence[float]) -> bool:

@@ -22,6 +22,7 @@ from tapir.report.costs import Costs, costs
 from tapir.report.judging import models
 from tapir.report.sample import FATES, select
 from tapir.report.summary import Summary, tasks_of
+from tapir.report.training import recorded, written
 from tapir.store.files import write_text
 from tapir.store.run import RunStore
 
@@ -93,6 +94,8 @@ def render(store: RunStore, summary: Summary) -> str:
         "judge": ", ".join(models(summary.recipe, "judge")),
         "raised": [one for one in summary.alarms if one.raised],
         "costs": paid,
+        "told": summary.recipe["training"].get("kind") == "command",
+        "recorded": recorded(summary.trainings),
         "distances": _distances(summary),
         "drops": _drops(summary),
         "fates": FATES,
@@ -124,6 +127,9 @@ def _environment() -> Environment:
         "points": _points,
         "money": _money,
         "figure": _figure,
+        "duration": _duration,
+        "many": _many,
+        "loss": written,
     }
     environment.globals |= {"tasks_of": tasks_of, "most": _most}
     return environment
@@ -177,7 +183,7 @@ def _facts(summary: Summary) -> dict[str, str]:
         "versions": f"tapir {summary.manifest['tapir']}, Python {summary.manifest['python']}",
     }
     if summary.tagger:
-        facts["tagger agrees with teacher"] = f"{_percent(summary.tagger['accuracy'])} (n = {summary.tagger['n']:,})"
+        facts["tagger agrees with teacher"] = f"{_percent(summary.tagger.accuracy)} (n = {summary.tagger.n:,})"
     return facts
 
 
@@ -250,6 +256,14 @@ def _money(amount: float, total: float = 0.0) -> str:
 def _figure(text: str) -> str:
     """Figures that were made for a terminal, with the signs of a page."""
     return text.replace("->", "→").replace(" %", "\u202f%")
+
+
+def _many(number: int) -> str:
+    """Parameters as people name them: 1.08 M, 494 M, 7.62 B."""
+    for unit, size in (("B", 1_000_000_000), ("M", 1_000_000), ("k", 1_000)):
+        if number >= size:
+            return f"{number / size:.3g}\u202f{unit}"
+    return str(number)
 
 
 def _duration(seconds: float) -> str:

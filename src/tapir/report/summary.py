@@ -15,6 +15,8 @@ from tapir.report.checks import Check, checks
 from tapir.report.intake import Intake, read_intake
 from tapir.report.judging import Alarm, alarms
 from tapir.report.rounds import RoundSummary, read_rounds
+from tapir.report.tagger import TaggerSummary, read_tagger
+from tapir.report.training import Training, read_trainings
 from tapir.store.files import read_json
 from tapir.store.rows import CorpusRow, DifficultyRow, EvaluationRow, TagRow
 from tapir.store.run import RunStore
@@ -29,10 +31,12 @@ class Summary:
         corpus_shares: share of each task in the corpus.
         parts: corpus items by part of the first split.
         gaps: MFD of the scored corpus items, first scoring.
+        tagger: how good it is; None where it had nothing to learn, or has not learnt yet.
         evaluations: every benchmark after every round; round 0 is S_0.
         ungraded: held-out answers that could not be judged and do not count, by benchmark and round.
         alarms: what tells whether the judge can be trusted.
         spending: what calls to models took, by round, stage and task; empty where none was called.
+        trainings: every finished training; round 0 is the warm-up.
         seconds: working time over all sessions of the run.
     """
 
@@ -44,7 +48,7 @@ class Summary:
     parts: Mapping[str, int]
     gaps: Sequence[float]
     delta: float
-    tagger: Mapping[str, Any]
+    tagger: TaggerSummary | None
     rounds: Sequence[RoundSummary]
     evaluations: Sequence[Evaluation]
     checks: Sequence[Check]
@@ -52,6 +56,7 @@ class Summary:
     ungraded: Mapping[tuple[str, int], int] = field(default_factory=dict)
     alarms: Sequence[Alarm] = ()
     spending: Sequence[Spending] = ()
+    trainings: Sequence[Training] = ()
 
     def benchmark(self, name: str) -> list[Evaluation]:
         """One benchmark over the rounds."""
@@ -74,7 +79,7 @@ def summarise(store: RunStore) -> Summary:
     intake = read_intake(store)
     first = store.read("round-1/difficulty", DifficultyRow) if store.has("round-1/difficulty") else []
     rounds, evaluations = read_rounds(store), _evaluations(store)
-    tagger = store.folder / "round-0" / "tagger.json"
+    trainings = read_trainings(store, recipe)
     wanted_rounds = _wanted_rounds(recipe)
     corpus_shares = shares(_tasks(store))
     ungraded, graded = _grades(store)
@@ -87,14 +92,15 @@ def summarise(store: RunStore) -> Summary:
         parts=Counter(row.part for row in first),
         gaps=[row.gap for row in first if row.gap is not None],
         delta=_delta(recipe, first),
-        tagger=read_json(tagger) if tagger.exists() else {},
+        tagger=read_tagger(store),
         rounds=rounds,
         evaluations=evaluations,
-        checks=checks(recipe, rounds, evaluations, corpus_shares),
+        checks=checks(recipe, rounds, evaluations, corpus_shares, trainings),
         seconds=working_time(store.folder),
         ungraded=ungraded,
         alarms=alarms(store, recipe, ungraded.total(), graded),
         spending=_spending(store.folder),
+        trainings=trainings,
     )
 
 

@@ -1,0 +1,72 @@
+"""What a trainer and a tagger leave behind: as this version writes it, and as an older one did."""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from typing import Any
+
+from tapir.store.files import write_json
+from tapir.store.rows import ContrastRow
+from tapir.store.run import RunStore
+
+STEPS = 120
+PARAMETERS, TRAINABLE = 494_032_768, 8_798_208
+
+
+def curve(number: int, steps: int = STEPS, every: int = 3) -> list[list[float]]:
+    """A noisy loss that falls; later rounds begin lower."""
+    dice = random.Random(number)
+    start = 2.0 / (1 + number)
+    return [
+        [step, (0.2 + start * math.exp(-4 * step / steps)) * dice.uniform(0.85, 1.15)]
+        for step in range(every, steps + 1, every)
+    ]
+
+
+def older(number: int) -> dict[str, Any]:
+    """training.json as the first version wrote it."""
+    return {
+        "steps": STEPS,
+        "loss": curve(number),
+        "tokens": 123_456 + number,
+        "answer_tokens": 20_000,
+        "too_long": [],
+        "examples": 60,
+        "epochs": 2.0,
+        "base": f"S_{max(0, number - 1)}",
+    }
+
+
+def adapter(number: int, too_long: Sequence[str] = (), preferences: int = 0) -> dict[str, Any]:
+    """training.json of an adapter with preference optimisation."""
+    return older(number) | {
+        "too_long": list(too_long),
+        "cut": [],
+        "parameters": PARAMETERS,
+        "trainable": TRAINABLE,
+        "seconds": 185.2 + number,
+        "tokens_per_second": 1_234.56,
+        "preference_loss": [[step, 0.7 - 0.004 * step] for step in range(1, preferences + 1)],
+        "preferences": preferences,
+    }
+
+
+def leave_training(store: RunStore, number: int, ids: Sequence[str], *, api: bool) -> None:
+    """What training a round leaves; over an API the student is an adapter and learns from 30 contrasts."""
+    content = adapter(number, ids[:1], 30) if api else older(number)
+    if api:
+        rows = [ContrastRow(name, "instruction", "better", "worse", 5.0) for name in ids[:30]]
+        store.once(f"round-{number}/contrasts", ContrastRow, lambda: rows)
+    write_json(store.round(number) / "training.json", content)
+
+
+def leave_tagger(store: RunStore, tasks: Sequence[str], *, api: bool) -> None:
+    """tagger.json; over an API one task has no label held out, and the tagger may abstain."""
+    content: dict[str, Any] = {"trained_on": 90, "n": 30, "accuracy": 0.9333, "by_task": {}}
+    if api:
+        f1 = {task: 1 - 0.08 * place for place, task in enumerate(tasks)}
+        recall = {task: 1 - 0.05 * place for place, task in enumerate(tasks[:-1])}
+        content |= {"by_task": recall, "f1": f1, "calibration_error": 0.0412, "abstained": 2}
+    write_json(store.round(0) / "tagger.json", content)
