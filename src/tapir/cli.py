@@ -131,7 +131,7 @@ def check(recipe: RecipeName, changes: Changes = None) -> None:
 @app.command()
 def status(folder: Folder) -> None:
     """Say how far a run is."""
-    from tapir import session
+    from tapir import session, terminal
     from tapir.report.summary import summarise
     from tapir.store.run import RunStore
 
@@ -142,6 +142,8 @@ def status(folder: Folder) -> None:
     for name in summary.benchmarks:
         values = ", ".join(f"S_{one.round} {100 * one.overall.value:.1f} %" for one in summary.benchmark(name))
         typer.echo(f"  {name}: {values}")
+    if summary.trainings:
+        typer.echo(f"  {terminal.training_line(summary.trainings[-1])}")
     if summary.spending:
         calls, cost = sum(one.calls for one in summary.spending), sum(one.cost for one in summary.spending)
         typer.echo(f"  {calls:,} calls to models" + (f", {cost:.4f} spent" if cost else ""))

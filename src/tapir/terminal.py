@@ -29,6 +29,7 @@ from tapir.domain.completion import Usage
 from tapir.domain.round import EvalResult
 from tapir.errors import Interrupted
 from tapir.report.summary import Summary, tasks_of
+from tapir.report.training import Training, written
 from tapir.store.files import disk_errors
 
 LOG = "log.txt"
@@ -216,6 +217,8 @@ def show_result(console: Console, summary: Summary, student: str, report: Path |
         found = summary.benchmark(name)
         values = " -> ".join(f"{100 * one.overall.value:.1f} %" for one in found)
         console.print(f"{name} (n = {found[0].overall.n}): {values}", highlight=False)
+    for training in summary.trainings:
+        console.print(training_line(training), highlight=False)
     for check in summary.checks:
         console.print(f"{'yes' if check.holds else 'NO ':<4} {check.claim}: {check.figures}", highlight=False)
     for alarm in summary.alarms:
@@ -232,6 +235,21 @@ def show_result(console: Console, summary: Summary, student: str, report: Path |
         console.print(
             "no report: pip install 'tapir-distill[report]', then `tapir report`", highlight=False, markup=False
         )
+
+
+def training_line(one: Training) -> str:
+    """One training in a line; what was not recorded is left out."""
+    ends = f"loss {written(one.ends[0])} -> {written(one.ends[1])}" if one.ends else ""
+    figures = [
+        ends,
+        f"{one.steps:,} steps" if one.steps else "",
+        f"{one.tokens_per_second:,.0f} tokens/s" if one.tokens_per_second else "",
+        f"{one.seconds:,.0f} s" if one.seconds else "",
+        f"{one.too_long} examples left out as too long" if one.too_long else "",
+        f"{one.cut} cut" if one.cut else "",
+        f"{one.preferences} preference pairs" if one.preferences else "",
+    ]
+    return f"training, {one.name}: {', '.join(filter(None, figures)) or 'done'}"
 
 
 def money_table(names: Sequence[str], rows: Iterable[Counted]) -> Table:
