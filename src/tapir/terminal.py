@@ -264,6 +264,6 @@ def money_table(names: Sequence[str], rows: Iterable[Counted]) -> Table:
         total = totals.setdefault(tuple(key), [0.0, 0.0, 0.0, 0.0])
         for place, value in enumerate((count, usage.prompt_tokens, usage.completion_tokens, money)):
             total[place] += value
-    for key, (calls, read, written, cost) in totals.items():
-        table.add_row(*key, f"{calls:,.0f}", f"{read:,.0f}", f"{written:,.0f}", f"{cost:.4f}")
+    for key, (calls, read, wrote, cost) in totals.items():
+        table.add_row(*key, f"{calls:,.0f}", f"{read:,.0f}", f"{wrote:,.0f}", f"{cost:.4f}")
     return table
