@@ -1,26 +1,26 @@
-"""The command line: `tapir run | plan | resume | status | show | report | check | recipe | ledger`."""
+"""The command line: `tapir run | plan | resume | status | show | report | export | push | check | recipe | ledger`."""
 
 from __future__ import annotations
 
 import json
 import os
 import sys
-from collections.abc import Callable
-from contextlib import closing
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from tapir import __version__
+from tapir.cli_export import exports
+from tapir.cli_ledger import ledgers
 from tapir.errors import Interrupted, TapirError
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from tapir.recipe import Recipe
-    from tapir.roles import Roles
+    from tapir.roles import Example, Roles
     from tapir.session import RunResult
     from tapir.terminal import TerminalWatch
 
@@ -33,14 +33,12 @@ app = typer.Typer(
 )
 recipes = typer.Typer(no_args_is_help=True, help="Look at recipes.", rich_markup_mode=None)
 app.add_typer(recipes, name="recipe")
-ledgers = typer.Typer(no_args_is_help=True, help="Look at ledgers of paid calls.", rich_markup_mode=None)
 app.add_typer(ledgers, name="ledger")
+app.add_typer(exports)
 
 RecipeName = Annotated[str, typer.Argument(help="A TOML file or the name of a shipped recipe.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. curriculum.rounds=2; repeatable.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
-LedgerFile = Annotated[Path, typer.Argument(help="A ledger, e.g. runs/NAME/ledger.sqlite.")]
-MEGABYTE = 1_000_000
 PLAIN_WIDTH = 120  # columns where the output is not a terminal
 
 
@@ -156,13 +154,20 @@ def status(folder: Folder) -> None:
 def show(
     name: Annotated[str, typer.Argument(metavar="ID", help="An instruction's id, its beginning, or its text.")],
     folder: Annotated[Path, typer.Option("--dir", help="The folder of a run.")] = Path("runs/gym"),
+    *,
+    mask: Annotated[
+        bool, typer.Option("--mask", help="Show it as it is trained on, with what is learnt in colour.")
+    ] = False,
 ) -> None:
     """Tell the life of one instruction: parents, answers, scores, task, rounds."""
     from tapir import session
-    from tapir.life import life
+    from tapir.life import life, trained_on
     from tapir.store.run import RunStore
 
-    session.stored_recipe(folder)
+    recipe = session.stored_recipe(folder)
+    if mask:
+        _show_mask(recipe, trained_on(RunStore(folder), name))
+        return
     for what, text in life(RunStore(folder), name):
         head, *more = text.split("\n")
         typer.echo(f"{what:<28}  {head}")
@@ -185,68 +190,6 @@ def report(folder: Folder) -> None:
     if page is None:
         raise MissingExtra("the chart library is not installed", remedy="pip install 'tapir-distill[report]'")
     typer.echo(str(page))
-
-
-@ledgers.command("stats")
-def ledger_stats(ledger: LedgerFile) -> None:
-    """Say what is in a ledger: calls, tokens and money by model and by purpose."""
-    from rich.console import Console
-
-    from tapir import assemble, terminal
-
-    with closing(assemble.ledger(ledger)) as found:
-        models = [((model,), calls, usage, cost) for model, calls, usage, cost in found.models()]
-        purposes = [
-            ((one.purpose.run[:8], str(one.purpose.round), one.purpose.stage), one.calls, one.usage, one.cost)
-            for one in found.spent()
-        ]
-    console = Console(highlight=False)
-    console.print(terminal.money_table(["model"], models))
-    console.print(terminal.money_table(["run", "round", "stage"], purposes))
-    typer.echo(f"{ledger}: {ledger.stat().st_size / MEGABYTE:,.1f} MB")
-
-
-@ledgers.command("export")
-def ledger_export(
-    ledger: LedgerFile,
-    out: Annotated[Path | None, typer.Option(help="File to write; the terminal by default.")] = None,
-) -> None:
-    """Write every call as a line of JSON: what was asked, what was answered, for what, at what cost."""
-    from tapir import assemble
-    from tapir.store.files import replacing
-
-    with closing(assemble.ledger(ledger)) as found:
-        lines = (
-            json.dumps(
-                {
-                    "digest": digest.hex(),
-                    **asdict(purpose),
-                    "cost": cost,
-                    "request": json.loads(request),
-                    "reply": json.loads(reply),
-                },
-                ensure_ascii=False,
-            )
-            for digest, request, reply, purpose, cost in found.export()
-        )
-        if out is None:
-            for line in lines:
-                typer.echo(line)
-            return
-        with replacing(out) as draft, draft.open("w", encoding="utf-8") as file:
-            file.writelines(f"{line}\n" for line in lines)
-
-
-@ledgers.command("merge")
-def ledger_merge(
-    into: Annotated[Path, typer.Argument(help="The ledger that takes over; made if it is not there.")],
-    others: Annotated[list[Path], typer.Argument(help="Ledgers to take from; they stay as they are.")],
-) -> None:
-    """Take over the replies of other ledgers, so that they are not paid for again."""
-    from tapir import assemble
-
-    for other, new in zip(others, assemble.merge_ledgers(into, others), strict=True):
-        typer.echo(f"{other}: {new:,} new")
 
 
 @recipes.command("list")
@@ -272,6 +215,23 @@ def schema() -> None:
     from tapir.recipe import Recipe
 
     typer.echo(json.dumps(Recipe.model_json_schema(), indent=1))
+
+
+def _show_mask(recipe: Recipe, rows: Sequence[tuple[str, Example]]) -> None:
+    """The example of every round as tokens see it; what carries loss is green, and in brackets without colours."""
+    from rich.console import Console
+    from rich.text import Text
+
+    from tapir import assemble
+
+    console = Console(highlight=False, soft_wrap=True)
+    for where, example in rows:
+        console.print(where, style="bold")
+        line = Text()
+        for piece, learnt in assemble.mask(recipe, example):
+            plain = f"[[{piece}]]" if learnt and not console.is_terminal else piece
+            line.append(plain, style="green" if learnt else "dim")
+        console.print(line)
 
 
 def _load(recipe: str, changes: list[str] | None) -> Recipe:

@@ -7,6 +7,7 @@ from typing import Protocol, TypeVar
 
 from tapir.domain.instruction import instruction_id
 from tapir.errors import DataError
+from tapir.roles import Example
 from tapir.store.rows import (
     AnswerRow,
     CorpusRow,
@@ -47,6 +48,27 @@ def life(store: RunStore, wanted: str) -> list[tuple[str, str]]:
     """
     name = _resolve(store, wanted)
     return list(_facts(store, name))
+
+
+def trained_on(store: RunStore, wanted: str) -> list[tuple[str, Example]]:
+    """One instruction as the rounds trained on it: (where, example), once for each text of its answer.
+
+    Raises:
+        DataError: there is no such instruction, or no round trained on it.
+    """
+    name = _resolve(store, wanted)
+    found: dict[tuple[str, str], list[str]] = {}
+    for number in _rounds(store):
+        for row in _rows(store, f"round-{number}/mixture", MixtureRow, name):
+            found.setdefault((row.instruction, row.response), []).append(str(number))
+    if not found:
+        raise DataError(
+            f"no round trained on {name}", remedy="The ids of what was trained on are in round-*/mixture.parquet."
+        )
+    return [
+        (f"round {', '.join(numbers)}", Example(name, instruction, response))
+        for (instruction, response), numbers in found.items()
+    ]
 
 
 def _resolve(store: RunStore, wanted: str) -> str:

@@ -1,0 +1,1 @@
+"""What leaves the run: students, data sets, and files for other trainers."""
