@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from tapir.domain.instruction import Instruction
 from tapir.domain.round import Checkpoint
-from tapir.roles import Student
-from tapir.students.load import load
+from tapir.roles import Resource, Student
+from tapir.students.load import AS_IT_IS, load
+from tapir.students.local import LocalStudent
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,9 @@ def measure(student: Student, checkpoint: Checkpoint, instructions: Sequence[Ins
     began = time.monotonic()
     answered = dict(student.answer(checkpoint, instructions))
     answers = len(answered) / (time.monotonic() - began)
-    model, tokenizer = load(checkpoint)
+    if isinstance(student, Resource):
+        student.rest()  # the memory may not hold two of it
+    model, tokenizer = load(checkpoint, student.model if isinstance(student, LocalStudent) else AS_IT_IS)
     texts = [one.text + str(getattr(answered[one.id], "text", "")) for one in instructions[:batch_size]]
     batch = tokenizer(texts, return_tensors="pt", padding=True).to(model.device)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
@@ -44,7 +47,7 @@ def measure(student: Student, checkpoint: Checkpoint, instructions: Sequence[Ins
         began = time.monotonic()
         loss = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
         loss.backward()
-        if torch.cuda.is_available():
-            torch.cuda.synchronize()
+        if torch.accelerator.is_available():
+            torch.accelerator.synchronize()
         passes.append(time.monotonic() - began)
     return Speed(answers, len(texts) / min(passes))
