@@ -1,0 +1,227 @@
+"""Fine-tuning against a bare TRL script, in one run: the same examples, batches, steps, precision and checkpoints.
+
+    python benchmarks/training.py                    # what a person waits for: about a minute and a half
+    python benchmarks/training.py --examples 4000 --only lora
+
+Both begin with the base's folder and the examples as text, and end with the new checkpoint in its folder. Ours also
+checks every mask, lays out the order, and loads what it saved to compare it with what it trained.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from tapir.domain.round import Checkpoint
+from tapir.gym.corpus import corpus
+from tapir.gym.skills import TRAINED
+from tapir.roles import Example, TrainJob
+from tapir.students.load import ModelSettings, load_tokenizer
+from tapir.training import fit
+from tapir.training.examples import encode, training_order
+from tapir.training.sft import LoraSettings, SftSettings, SftTrainer
+from tapir.watching import SilentWatch
+
+NANO = Checkpoint(str(resources.files("tapir.gym") / "nano"), 0)
+SEED = 7
+_inside: list[float] = []  # seconds, one entry for each call of TRL's train
+SETTINGS = SftSettings(
+    learning_rate=5e-4,
+    batch_size=32,
+    scheduler="cosine",
+    warmup_share=0.05,
+    weight_decay=0.01,
+    max_length=512,
+    save_every=25,
+    method="full",
+    lora=LoraSettings(16, 32, 0.0, ("all-linear",)),
+    model=ModelSettings(),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Tokens read, wall and CPU seconds of all of it, and wall seconds inside TRL's `train`."""
+
+    tokens: int
+    wall: float
+    cpu: float
+    inside: float
+
+    def __str__(self) -> str:
+        return (
+            f"{self.tokens:,} tokens in {self.wall:.2f} s: {self.tokens / self.wall:,.0f} tokens/s,"
+            f" {self.cpu:.2f} s of CPU time, {self.inside / self.wall:.1%} of the wall time inside TRL's train"
+        )
+
+
+def timed(work: Callable[[], int]) -> Measured:
+    """Time one training, which says how many tokens it read."""
+    gc.collect()
+    _inside.clear()
+    wall, cpu = time.perf_counter(), time.process_time()
+    tokens = work()
+    return Measured(tokens, time.perf_counter() - wall, time.process_time() - cpu, sum(_inside))
+
+
+def ours(examples: Sequence[Example], settings: SftSettings, folder: Path) -> int:
+    """Our trainer."""
+    job = TrainJob(NANO, examples, folder / "checkpoint", folder / "training", 1, epochs=1, seed=SEED)
+    return SftTrainer(settings).train(job, SilentWatch()).tokens
+
+
+def bare(examples: Sequence[Example], settings: SftSettings, folder: Path) -> int:
+    """What the documentation of TRL shows, with the arguments of ours."""
+    import torch
+    from datasets import Dataset
+    from peft import LoraConfig
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from trl import SFTConfig, SFTTrainer
+
+    tokenizer = AutoTokenizer.from_pretrained(NANO.path)
+    model = AutoModelForCausalLM.from_pretrained(NANO.path, dtype=torch.float32)
+    rows = [
+        {
+            "prompt": [{"role": "user", "content": one.prompt}],
+            "completion": [{"role": "assistant", "content": one.answer}],
+        }
+        for one in examples
+    ]
+    steps = -(-len(rows) // settings.batch_size)
+    lora = settings.lora
+    trainer = SFTTrainer(
+        model=model,
+        args=SFTConfig(
+            output_dir=str(folder / "training"),
+            num_train_epochs=1,
+            per_device_train_batch_size=settings.batch_size,
+            learning_rate=settings.learning_rate,
+            lr_scheduler_type=settings.scheduler,
+            warmup_steps=round(settings.warmup_share * steps),
+            weight_decay=settings.weight_decay,
+            max_length=settings.max_length,
+            train_sampling_strategy="sequential",
+            save_steps=settings.save_every,
+            save_total_limit=2,
+            logging_steps=max(1, steps // 50),
+            report_to="none",
+            disable_tqdm=True,
+            use_cpu=True,
+            bf16=False,
+            activation_checkpointing=False,
+            dataloader_pin_memory=False,
+            seed=SEED,
+        ),
+        train_dataset=Dataset.from_list(rows),
+        processing_class=tokenizer,
+        peft_config=LoraConfig(r=lora.rank, lora_alpha=lora.alpha, target_modules="all-linear", task_type="CAUSAL_LM")
+        if lora and settings.method == "lora"
+        else None,
+    )
+    trainer.train()
+    trainer.save_model(str(folder / "checkpoint"))
+    return int(trainer.state.log_history[-2]["num_tokens"])
+
+
+def in_our_order(examples: Sequence[Example], settings: SftSettings) -> list[Example]:
+    """The examples as ours trains on them, so that both make the same steps."""
+    encoded = encode(examples, load_tokenizer(NANO), max_length=settings.max_length).examples
+    lengths = [len(one.input_ids) for one in encoded]
+    order = training_order(lengths, batch_size=settings.batch_size, epochs=1, seed=SEED)
+    return [examples[place] for place in order]
+
+
+def compare(name: str, settings: SftSettings, examples: Sequence[Example], repeats: int, folder: Path) -> None:
+    """Both in turn, so that a slow moment of the machine meets both."""
+    ordered = in_our_order(examples, settings)
+    best: dict[str, Measured] = {}
+    for turn in range(repeats):
+        sides: dict[str, Callable[[Path], int]] = {
+            "bare TRL": lambda where: bare(ordered, settings, where),
+            "ours": lambda where: ours(examples, settings, where),
+        }
+        for side, work in sides.items():
+            where = folder / f"{name}-{side}-{turn}"
+            where.mkdir()
+            one = timed(lambda work=work, where=where: work(where))  # type: ignore[misc]
+            shutil.rmtree(where)
+            print(f"  {name}, {side:<8} {one}")
+            if side not in best or one.wall < best[side].wall:
+                best[side] = one
+    mine, other = best["ours"], best["bare TRL"]
+    assert mine.tokens == other.tokens, (mine.tokens, other.tokens)
+    print(
+        f"{name}, best of {repeats}: ours / bare = {other.wall / mine.wall:.3f} of its tokens/s,"
+        f" {other.inside / mine.inside:.3f} inside TRL's train; CPU time {mine.cpu / other.cpu:.3f} of its"
+    )
+
+
+def verification(settings: SftSettings, examples: Sequence[Example], folder: Path) -> None:
+    """How much of one training goes into each part of it."""
+    spent: dict[str, float] = {}
+
+    def measured(label: str, work: Callable[..., Any]) -> Callable[..., Any]:
+        def around(*what: Any, **how: Any) -> Any:
+            began = time.perf_counter()
+            try:
+                return work(*what, **how)
+            finally:
+                spent[label] = spent.get(label, 0.0) + time.perf_counter() - began
+
+        return around
+
+    fit.open_model = measured("loading", fit.open_model)
+    fit._save = measured("saving", fit._save)  # type: ignore[attr-defined]  # noqa: SLF001
+    fit._check = measured("comparing", fit._check)  # type: ignore[attr-defined]  # noqa: SLF001
+    one = timed(lambda: ours(examples, settings, folder / "parts"))
+    spent["TRL's train"] = one.inside
+    shares = ", ".join(f"{label} {seconds / one.wall:.1%} ({seconds:.2f} s)" for label, seconds in spent.items())
+    print(f"of {one.wall:.2f} s: {shares}")
+
+
+def watch_trl() -> None:
+    """Keep the seconds spent inside TRL's `train`, on both sides alike."""
+    from trl import SFTTrainer
+
+    plain = SFTTrainer.train
+
+    def train(self: Any, *what: Any, **how: Any) -> Any:
+        began = time.perf_counter()
+        found = plain(self, *what, **how)
+        _inside.append(time.perf_counter() - began)
+        return found
+
+    SFTTrainer.train = train
+
+
+def main() -> None:
+    """Measure and print."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--examples", type=int, default=1600)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--only", choices=("full", "lora"), default="full")
+    chosen = options.parse_args()
+    settings = replace(SETTINGS, method=chosen.only)
+    pairs = corpus([skill.name for skill in TRAINED], size=chosen.examples, skew=0.0, seed=SEED)
+    examples = [Example(one.instruction.id, one.instruction.text, one.response.text) for one in pairs]
+    watch_trl()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        for side in (bare, ours):  # what is imported and compiled once is nobody's time
+            side(examples[:64], settings, folder / side.__name__)
+        compare(chosen.only, settings, examples, chosen.repeats, folder)
+        verification(settings, examples, folder)
+
+
+if __name__ == "__main__":
+    os.environ.setdefault("TQDM_DISABLE", "1")
+    main()
