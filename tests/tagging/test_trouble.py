@@ -1,0 +1,300 @@
+"""The encoder tagger where something is wrong: with the model, its labels, its numbers, the memory or the disk."""
+
+from __future__ import annotations
+
+import resource
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tapir.domain.completion import Failure
+from tapir.domain.task import TaskTag
+from tapir.errors import Interrupted, MissingExtra, RoleError, StoreFull, TrainingError
+from tapir.tagging import encoder, fitted, loading
+from tapir.tagging.loading import named
+from tests import fakes
+from tests.scripted import Watcher
+from tests.tagging import encoders
+from tests.tagging.encoders import INSTRUCTIONS, LABELS
+
+PAPER = ("Common-Sense", "Code Generation", "Math")
+
+# which model
+
+
+def test_an_unknown_model_without_a_network_is_an_error_that_names_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(RoleError, match="no encoder can be loaded from someone/nothing at v2") as caught:
+        fakes.taught(encoders.tagger("someone/nothing", revision="v2"), INSTRUCTIONS)
+    assert "tagger.model" in caught.value.remedy
+    assert "cache" in caught.value.remedy
+
+
+@pytest.mark.parametrize("labelled", [0, 60])
+def test_a_folder_without_a_model_is_an_error_that_names_the_key(tmp_path: Path, labelled: int) -> None:
+    (tmp_path / "notes.txt").write_text("nothing")
+    with pytest.raises(RoleError, match="no encoder can be loaded") as caught:
+        fakes.taught(encoders.tagger(tmp_path, labelled=labelled), INSTRUCTIONS)
+    assert "tagger.model" in caught.value.remedy
+
+
+def test_a_model_without_its_tokenizer_is_an_error(tmp_path: Path) -> None:
+    encoders.deberta(tmp_path)
+    for file in tmp_path.glob("tokenizer*"):
+        file.unlink()
+    with pytest.raises(RoleError, match="tokenizer"):
+        fakes.taught(encoders.tagger(tmp_path), INSTRUCTIONS)
+
+
+def test_a_vocabulary_that_needs_another_library_names_the_library(
+    bare: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise ValueError("`tiktoken` is required to read a `tiktoken` file.")
+
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", refuse)
+    monkeypatch.setattr(loading, "find_spec", lambda _: None)
+    with pytest.raises(MissingExtra, match="sentencepiece is not installed") as caught:
+        fakes.taught(encoders.tagger(bare["deberta"]), INSTRUCTIONS)
+    assert "sentencepiece" in caught.value.remedy
+
+
+def test_an_encoder_without_a_head_can_be_trained_but_is_no_published_tagger(bare: dict[str, Path]) -> None:
+    with pytest.raises(RoleError, match=r"no classifier: .*classifier\.weight") as caught:
+        encoders.tagger(bare["modernbert"], labelled=0).fit([])
+    assert "tagger.labelled" in caught.value.remedy
+
+
+def test_a_classifier_of_other_labels_gets_a_new_head_in_training(tmp_path: Path) -> None:
+    encoders.modernbert(tmp_path, {0: "good", 1: "bad"})
+    measured = fakes.taught(encoders.tagger(tmp_path), INSTRUCTIONS)
+    assert measured is not None
+    assert measured.accuracy > 0.8
+
+
+def test_an_encoder_kept_in_half_precision_is_trained_in_full(tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModel
+
+    encoders.deberta(tmp_path, head=False)
+    AutoModel.from_pretrained(tmp_path, dtype=torch.float16).save_pretrained(tmp_path)
+    tagger = encoders.tagger(tmp_path)
+    measured = fakes.taught(tagger, INSTRUCTIONS)
+    assert measured is not None
+    assert measured.accuracy > 0.8
+    assert tagger._classifier is not None
+    assert {one.dtype for one in tagger._classifier._model.parameters()} == {torch.float32}
+
+
+@pytest.mark.parametrize("labelled", [0, 60])
+def test_more_tokens_than_the_model_reads_are_refused(run: Path, labelled: int) -> None:
+    with pytest.raises(RoleError, match=r"max_length = 65, but .* reads 64 tokens") as caught:
+        fakes.taught(encoders.tagger(run / "tagger", labelled=labelled, max_length=65), INSTRUCTIONS)
+    assert "tagger.max_length to 64" in caught.value.remedy
+
+
+# which labels
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        {0: "Common-Sense", 1: "Code Generation", 2: "Math"},
+        {0: "common-sense", 1: "codegeneration", 2: " MATH "},
+        {0: "LABEL_0", 1: "LABEL_1", 2: "LABEL_2"},
+        {2: "LABEL_2", 1: "LABEL_1", 0: "LABEL_0"},
+        {0: "0", 1: "1", 2: "2"},
+    ],
+)
+def test_labels_match_but_for_case_and_white_space_and_numbers_stand_in_order(names: Mapping[int, str]) -> None:
+    assert named(names, PAPER, "x") == list(PAPER)
+
+
+def test_labels_in_another_order_keep_their_meaning() -> None:
+    assert named({0: "Math", 1: "Common-Sense", 2: "Code Generation"}, PAPER, "x") == [PAPER[2], PAPER[0], PAPER[1]]
+
+
+@pytest.mark.parametrize(
+    ("names", "said"),
+    [
+        ({0: "Common-Sense", 1: "Code", 2: "Math"}, "only in the model: Code; only in the taxonomy: Code Generation"),
+        ({0: "Common-Sense", 1: "Math"}, "only in the taxonomy: Code Generation"),
+        ({0: "Common-Sense", 1: "Code Generation", 2: "Math", 3: "Law"}, "only in the model: Law"),
+        ({0: "Math", 1: "Code Generation", 2: "Common-Sense", 3: "math"}, "it has 4 labels, the taxonomy has 3"),
+        ({0: "LABEL_0", 1: "LABEL_1"}, "2 labels without names, the taxonomy has 3"),
+        ({0: "LABEL_1", 1: "LABEL_0", 2: "LABEL_2"}, "only in the model: LABEL_1, LABEL_0, LABEL_2"),
+    ],
+)
+def test_other_labels_are_an_error_that_names_those_that_differ(names: Mapping[int, str], said: str) -> None:
+    with pytest.raises(RoleError, match=r"labels of x are not those of the taxonomy") as caught:
+        named(names, PAPER, "x")
+    assert said in str(caught.value)
+    assert "curriculum.taxonomy" in caught.value.remedy
+
+
+@pytest.mark.parametrize("kind", encoders.KINDS)
+@pytest.mark.parametrize("names", [None, {0: "LIST", 1: "add", 2: "Spell"}], ids=["numbered", "named"])
+def test_a_published_classifier_tags_with_its_labels_whatever_their_order(
+    tmp_path: Path, kind: str, names: Mapping[int, str] | None
+) -> None:
+    from transformers import pipeline
+
+    encoders.KINDS[kind](tmp_path, names or {number: f"LABEL_{number}" for number in range(3)})
+    tagger = encoders.tagger(tmp_path, labelled=0)
+    assert tagger.sample(INSTRUCTIONS, 7) == []
+    assert tagger.fit([]) is None
+    said = pipeline("text-classification", model=str(tmp_path))
+    for one in INSTRUCTIONS[:6]:
+        ((_, tag),) = tagger.tag([one])
+        assert isinstance(tag, TaskTag)
+        expected = said(one.text, truncation=True, max_length=16)[0]
+        assert expected["score"] == pytest.approx(tag.confidence, abs=1e-5)
+        label = expected["label"]
+        assert tag.task == (LABELS[int(label[-1])] if label.startswith("LABEL") else label.lower())
+
+
+def test_a_published_classifier_of_other_labels_is_an_error(tmp_path: Path) -> None:
+    encoders.modernbert(tmp_path, {0: "good", 1: "bad"})
+    with pytest.raises(RoleError, match="only in the model: good, bad; only in the taxonomy: add, spell, list"):
+        encoders.tagger(tmp_path, labelled=0).fit([])
+
+
+# numbers, memory, disk
+
+
+def broken(folder: Path) -> Path:
+    """A classifier with weights that are no numbers."""
+    import torch
+    from transformers import AutoModelForSequenceClassification
+
+    made = encoders.modernbert(folder, {number: f"LABEL_{number}" for number in range(3)})
+    model = AutoModelForSequenceClassification.from_pretrained(made)
+    with torch.no_grad():
+        model.get_input_embeddings().weight[5:] = float("nan")
+    model.save_pretrained(made)
+    return made
+
+
+def test_a_loss_that_is_no_number_is_an_error_with_the_remedy_and_keeps_nothing(tmp_path: Path) -> None:
+    tagger = encoders.tagger(broken(tmp_path / "model"))
+    tagger.open(tmp_path / "run", Watcher())
+    with pytest.raises(TrainingError, match="loss is nan") as caught:
+        fakes.taught(tagger, INSTRUCTIONS)
+    assert "tagger.learning_rate" in caught.value.remedy
+    assert not (tmp_path / "run" / "tagger").exists()
+
+
+def test_probabilities_that_are_no_numbers_are_failures(tmp_path: Path) -> None:
+    tagger = encoders.tagger(broken(tmp_path), labelled=0)
+    tagger.fit([])
+    assert {tag.kind for _, tag in tagger.tag(INSTRUCTIONS) if isinstance(tag, Failure)} == {"no label"}
+
+
+def test_a_run_that_is_stopped_while_it_learns_keeps_nothing_and_learns_again(
+    bare: dict[str, Path], tmp_path: Path
+) -> None:
+    watch = Watcher(stop_after=3)
+    tagger = encoders.tagger(bare["modernbert"])
+    tagger.open(tmp_path, watch)
+    with pytest.raises(Interrupted):
+        fakes.taught(tagger, INSTRUCTIONS)
+    assert (watch.started, watch.advanced) == ([(0, "fit", 36, 0)], 3)
+    assert list(tmp_path.iterdir()) == []
+    watch.stop_after = None
+    assert fakes.taught(tagger, INSTRUCTIONS) is not None
+
+
+@contextmanager
+def memory_for(instructions: int, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """So many fit into memory at once."""
+    import torch
+    from transformers import ModernBertForSequenceClassification
+
+    forward = ModernBertForSequenceClassification.forward
+
+    def narrow(self: Any, input_ids: Any, **others: Any) -> Any:
+        if len(input_ids) > instructions:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return forward(self, input_ids=input_ids, **others)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(ModernBertForSequenceClassification, "forward", narrow)
+        yield
+
+
+def test_learning_that_does_not_fit_is_tried_once_with_half_batches_and_said(
+    bare: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watcher()
+    tagger = encoders.tagger(bare["modernbert"])
+    tagger.open(tmp_path, watch)
+    with memory_for(8, monkeypatch):
+        measured = fakes.taught(tagger, INSTRUCTIONS)
+        assert measured is not None
+        assert measured.accuracy > 0.8
+    assert watch.notes == [
+        "out of memory while the tagger learns: tried again with 8 instructions at once",
+        "out of memory while tagging: from now on 8 instructions at once",
+    ]
+    with memory_for(7, monkeypatch), pytest.raises(RoleError, match="out of memory with 8 instructions") as caught:
+        fakes.taught(encoders.tagger(bare["modernbert"]), INSTRUCTIONS)
+    assert "tagger.batch_size" in caught.value.remedy
+
+
+def test_tagging_that_does_not_fit_goes_on_with_half_batches_and_the_same_labels(
+    run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watch = Watcher()
+    tagger = encoders.tagger(run / "tagger", labelled=0)
+    tagger.open(tmp_path, watch)
+    tagger.fit([])
+    before = [tag.task for _, tag in tagger.tag(INSTRUCTIONS) if isinstance(tag, TaskTag)]
+    with memory_for(8, monkeypatch):
+        assert [tag.task for _, tag in tagger.tag(INSTRUCTIONS) if isinstance(tag, TaskTag)] == before
+    assert watch.notes == ["out of memory while tagging: from now on 8 instructions at once"]
+    with memory_for(7, monkeypatch), pytest.raises(RoleError, match="out of memory with 8 instructions"):
+        list(tagger.tag(INSTRUCTIONS))
+
+
+@contextmanager
+def disk_for(size: int) -> Iterator[None]:
+    """No file grows beyond so many bytes, which the system says as it says that a disk is full."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+
+
+def test_a_full_disk_is_said_so_and_the_run_can_go_on(
+    bare: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def save(*what: Any) -> None:
+        with disk_for(20_000):
+            fitted.save(*what)
+
+    tagger = encoders.tagger(bare["modernbert"])
+    tagger.open(tmp_path, Watcher())
+    with monkeypatch.context() as patch:
+        patch.setattr(encoder, "save", save)
+        with pytest.raises(StoreFull):
+            fakes.taught(tagger, INSTRUCTIONS)
+    assert list(tmp_path.iterdir()) == []
+    assert fakes.taught(tagger, INSTRUCTIONS) is not None
+    assert (tmp_path / "tagger").is_dir()
+
+
+def test_a_disk_that_is_full_before_the_vocabulary_is_written_is_said_so(bare: dict[str, Path], tmp_path: Path) -> None:
+    from transformers import AutoTokenizer
+
+    class Nothing:
+        def save_pretrained(self, _folder: Path) -> None:
+            """Take no space."""
+
+    tokenizer = AutoTokenizer.from_pretrained(bare["deberta"])
+    with disk_for(1000), pytest.raises(StoreFull):
+        fitted.save(Nothing(), tokenizer, tmp_path)
