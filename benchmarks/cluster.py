@@ -1,0 +1,144 @@
+"""What Ray costs: the built-in student answers about 1,000 gym prompts, in this process and on a Ray cluster.
+
+    python benchmarks/cluster.py                 # one core against one worker of one core, then two against two
+    python benchmarks/cluster.py --prompts 4096
+
+Both sides have the same cores in the same run, one after the other, `--repeats` times in turn. The start is apart: Ray
+has to start (where no cluster runs), a driver to connect, workers to import torch and load the checkpoint. What counts
+for a large corpus is the rate between the first block and the last. Answers have to be equal.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import partial
+from importlib import resources
+from itertools import islice
+from pathlib import Path
+
+from tapir.cluster.connection import RayCluster, RaySettings
+from tapir.cluster.student import RayStudent
+from tapir.domain.instruction import Instruction, Origin
+from tapir.domain.round import Checkpoint
+from tapir.gym.skills import TRAINED
+from tapir.gym.world import stream
+from tapir.roles import Reply, Student, answers
+from tapir.students.local import AnswerSettings, LocalStudent
+from tapir.tagging.alone import Alone
+
+NANO = Checkpoint(str(resources.files("tapir.gym") / "nano"), 0)
+SETTINGS = AnswerSettings(max_new_tokens=96, batch_size=32, batch_tokens=0, temperature=0.0, seed=7)
+CHUNK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Seconds until the first chunk was there, and answers a second from then on."""
+
+    start: float
+    rate: float
+    answers: dict[int, Sequence[Reply]]
+
+
+def prompts(count: int) -> list[list[Instruction]]:
+    """Chunks of instructions of every skill, shortest first, as the stage makes them."""
+    each = -(-count // len(TRAINED))
+    found = {
+        one.id: one
+        for skill in TRAINED
+        for item in islice(stream(skill.name, 1, key="benchmark", reserved=False), each)
+        for one in [Instruction.of(item.question, Origin("corpus"))]
+    }
+    ordered = sorted(found.values(), key=lambda one: (len(one.text), one.id))[:count]
+    return [ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK)]
+
+
+def timed(coming: Iterable[tuple[int, Sequence[Reply]]], aside: int) -> Measured:
+    """The first `aside` chunks are the start: while they are made, workers load the checkpoint."""
+    began = time.monotonic()
+    found: dict[int, Sequence[Reply]] = {}
+    start, counted = 0.0, 0
+    for place, replies in coming:
+        found[place] = replies
+        if len(found) <= aside:
+            start = time.monotonic() - began
+        else:
+            counted += len(replies)
+    return Measured(start, counted / (time.monotonic() - began - start), found)
+
+
+def here(chunks: Sequence[Sequence[Instruction]], threads: int) -> Measured:
+    """This process, its checkpoint loaded while the first chunk is answered."""
+    import torch
+
+    torch.set_num_threads(threads)
+    student: Student = LocalStudent(SETTINGS)
+    return timed(answers(student, NANO, chunks), 1)
+
+
+def there(chunks: Sequence[Sequence[Instruction]], cluster: RayCluster, workers: int) -> Measured:
+    """A worker for each core."""
+    student = RayStudent(cluster, partial(LocalStudent, SETTINGS))
+    return timed(student.answer_all(NANO, chunks), workers)
+
+
+def opened(workers: int, folder: Path) -> RayCluster:
+    """A cluster on this machine that has done some work, so that it is started."""
+    cluster = RayCluster(RaySettings(workers=workers))
+    cluster.open(folder, Alone())
+    began = time.monotonic()
+    list(RayStudent(cluster, partial(LocalStudent, SETTINGS)).answer_all(NANO, prompts(CHUNK)))
+    print(f"Ray and its first work, {workers} workers: {time.monotonic() - began:.1f} s")
+    return cluster
+
+
+def compare(chunks: Sequence[Sequence[Instruction]], cores: int, repeats: int) -> None:
+    """Print both sides, and their ratio in each repeat."""
+    ratios: list[float] = []
+    with tempfile.TemporaryDirectory() as folder:
+        cluster = opened(cores, Path(folder))
+        try:
+            for _ in range(repeats):
+                one, many = here(chunks, cores), there(chunks, cluster, cores)
+                ratios.append(many.rate / one.rate)
+                equal = sum(one.answers[place] == many.answers[place] for place in one.answers)
+                print(
+                    f"{cores} cores: this process {one.rate:.1f} answers/s (start {one.start:.1f} s), Ray"
+                    f" {many.rate:.1f} answers/s (start {many.start:.1f} s), ratio {ratios[-1]:.2f};"
+                    f" {equal} of {len(chunks)} chunks equal"
+                )
+        finally:
+            cluster.close()
+    print(f"{cores} cores: ratio {statistics.median(ratios):.2f} (median of {repeats})")
+
+
+def each_in_its_own_process(arguments: Sequence[str]) -> Iterator[int]:
+    """Torch takes its threads once, so each number of cores is measured by a process of its own."""
+    for cores in (1, 2):
+        command = [sys.executable, __file__, "--cores", str(cores), *arguments]
+        yield subprocess.run(command, env={**os.environ, "OMP_NUM_THREADS": str(cores)}, check=True).returncode
+
+
+def main() -> None:
+    """Measure and print."""
+    options = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    options.add_argument("--prompts", type=int, default=1024)
+    options.add_argument("--repeats", type=int, default=3)
+    options.add_argument("--cores", type=int, help="measure with so many cores only")
+    chosen = options.parse_args()
+    if chosen.cores:
+        compare(prompts(chosen.prompts), chosen.cores, chosen.repeats)
+    else:
+        list(each_in_its_own_process(sys.argv[1:]))
+
+
+if __name__ == "__main__":
+    main()
