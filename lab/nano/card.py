@@ -16,7 +16,7 @@ from tapir.evaluation.statistics import summarise
 from tapir.gym.benchmarks import benchmarks
 from tapir.gym.skills import TRAIN_LEVELS, TRAINED
 from tapir.gym.world import from_address
-from tapir.students.local import LocalStudent
+from tapir.students.local import AnswerSettings, LocalStudent
 
 CARD = """---
 license: apache-2.0
@@ -66,7 +66,7 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, default=60)
     arguments = parser.parse_args()
     (benchmark,) = benchmarks([skill.name for skill in TRAINED], per_task=arguments.per_task, harder=0, unseen=0)
-    student = LocalStudent(max_new_tokens=112, batch_size=128, temperature=0.0, seed=0)
+    student = LocalStudent(AnswerSettings(112, 128, 0, 0.0, 0))
     prompts = benchmark.prompts()
     replies = dict(student.answer(Checkpoint(str(arguments.folder), 0), [one.instruction for one in prompts]))
     by_level: dict[str, dict[int, list[bool]]] = defaultdict(lambda: defaultdict(list))

@@ -8,20 +8,27 @@ from functools import cache, partial
 from pathlib import Path
 
 from tapir.assemble.corpora import benchmarks, corpus_of, existing, forbidden, inputs, novelty
-from tapir.assemble.learners import check_student, student_path, trainer
+from tapir.assemble.learners import (
+    check_student,
+    cluster,
+    mask,
+    model_settings,
+    student,
+    student_path,
+    trainer,
+)
 from tapir.assemble.speakers import endpoint, judge, tagger, teacher
 from tapir.assemble.tasks import skills, taxonomy
 from tapir.domain.round import Checkpoint
 from tapir.errors import MissingExtra, StoreError
 from tapir.gym.skills import UNSEEN
-from tapir.learning import LocalStudent as LocalStudentSection
+from tapir.learning import RayEngine
 from tapir.llm.book import Book
 from tapir.llm.ledger import Ledger, merge_ledgers
 from tapir.llm.switchboard import Switchboard
 from tapir.recipe import Recipe
-from tapir.roles import Roles
+from tapir.roles import Resource, Roles
 from tapir.sections import GymCorpus
-from tapir.students.local import LocalStudent
 
 __all__ = [
     "UNSEEN",
@@ -30,7 +37,9 @@ __all__ = [
     "corpus_of",
     "forbidden",
     "ledger",
+    "mask",
     "merge_ledgers",
+    "model_settings",
     "novelty",
     "roles",
     "skills",
@@ -41,17 +50,19 @@ __all__ = [
 
 def check_installed(recipe: Recipe) -> None:
     """Raise `MissingExtra` unless everything this recipe runs on is installed."""
-    extra = "gym" if isinstance(recipe.corpus, GymCorpus) else "api"
     missing = [name for name in _needed(recipe) if importlib.util.find_spec(name) is None]
     if missing:
+        extras = ["gym" if isinstance(recipe.corpus, GymCorpus) else "api", *(["ray"] if "ray" in missing else [])]
         raise MissingExtra(
             f"the recipe {recipe.name!r} needs {', '.join(missing)}",
-            remedy=f"pip install 'tapir-distill[{extra}]'",
+            remedy=f"pip install 'tapir-distill[{','.join(extras)}]'",
         )
 
 
 def _needed(recipe: Recipe) -> Iterator[str]:
-    yield from ("torch", "transformers", "trl", "datasets", "accelerate")
+    yield from ("torch", "transformers", "trl", "datasets", "accelerate", "peft")
+    if isinstance(recipe.engine, RayEngine):
+        yield "ray"
     if isinstance(recipe.corpus, GymCorpus):
         yield from ("reasoning_gym", "scipy")
     if recipe.tagger.kind == "tfidf":
@@ -78,7 +89,6 @@ def roles(recipe: Recipe) -> Roles:
         RecipeError: a skill, taxonomy, prompt or model folder it names does not exist.
     """
     check_student(recipe)
-    assert isinstance(recipe.student, LocalStudentSection)
     labels = taxonomy(recipe)
     book = Book.of({name: existing(f"prompts.{name}", path) for name, path in recipe.prompts.items()}, labels.labels)
     calls = Switchboard(
@@ -88,21 +98,20 @@ def roles(recipe: Recipe) -> Roles:
         recipe.calls.attempts,
     )
     corpus = cache(partial(corpus_of, recipe))
-    teaching, judging = teacher(recipe, calls, book), judge(recipe, calls, book, labels)
+    workers = cluster(recipe)
+    answering, teaching = student(recipe, workers), teacher(recipe, calls, book)
+    judging = judge(recipe, calls, book, labels, workers)
+    tagging = tagger(recipe, calls, book, labels, teaching, workers)
     return Roles(
         teacher=teaching,
-        student=LocalStudent(
-            max_new_tokens=recipe.student.max_new_tokens,
-            batch_size=recipe.student.batch_size,
-            temperature=recipe.student.temperature,
-            seed=recipe.seed,
-        ),
+        student=answering,
         judge=judging,
-        tagger=tagger(recipe, calls, book, labels, teaching),
+        tagger=tagging,
         trainer=trainer(recipe),
         benchmarks=benchmarks(recipe, corpus, judging, teaching),
         base=Checkpoint(student_path(recipe), 0),
         corpus=corpus,
         calls=calls if recipe.endpoints else None,
+        resources=[one for one in (answering, judging, tagging) if isinstance(one, Resource)],
         inputs=inputs(recipe) | (book.digests() if recipe.endpoints else {}),
     )

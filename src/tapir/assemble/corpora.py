@@ -98,6 +98,8 @@ def benchmarks(recipe: Recipe, corpus: Corpus, judge: Judge, teacher: Teacher) -
 def inputs(recipe: Recipe) -> dict[str, str]:
     """Digest of every file a run reads again when it is resumed, by the key that names it."""
     names = {"corpus.path": recipe.corpus.path} if isinstance(recipe.corpus, FileCorpus) else {}
+    template = recipe.student.chat_template
+    names |= {"student.chat_template": template} if Path(template).expanduser().is_file() else {}
     names |= {"evaluation.file": file} if (file := getattr(recipe.evaluation, "file", "")) else {}
     found = {}
     for key, name in names.items():

@@ -1,14 +1,30 @@
-"""The student and who trains it."""
+"""The student, who trains it, and the cluster that may carry both."""
 
 from __future__ import annotations
 
+from functools import partial
 from importlib import resources
 from pathlib import Path
 
+from tapir.cluster.connection import RayCluster, RaySettings
+from tapir.cluster.student import RayStudent
+from tapir.domain.round import Checkpoint
 from tapir.errors import RecipeError
-from tapir.learning import Sft
+from tapir.learning import Accelerate, CommandTraining, Dpo, Lora, RayEngine, RayTrain, Sft
+from tapir.learning import LocalStudent as LocalStudentSection
 from tapir.recipe import Recipe
-from tapir.training.sft import SftSettings, SftTrainer
+from tapir.roles import Example, Student, Trainer
+from tapir.students.load import ModelSettings, load_tokenizer
+from tapir.students.local import AnswerSettings, LocalStudent
+from tapir.students.templates import chat_template
+from tapir.students.vllm import VllmSettings, VllmStudent
+from tapir.training.command import CommandSettings, CommandTrainer
+from tapir.training.dpo import DpoSettings, SftThenDpo
+from tapir.training.launched import LaunchedTrainer, LaunchSettings
+from tapir.training.mask import coloured
+from tapir.training.ray_train import RayLaunchedTrainer, RayLaunchSettings
+from tapir.training.settings import LoraSettings, SftSettings
+from tapir.training.sft import SftTrainer
 
 
 def student_path(recipe: Recipe) -> str:
@@ -29,18 +45,104 @@ def check_student(recipe: Recipe) -> None:
         )
 
 
-def trainer(recipe: Recipe) -> SftTrainer:
-    """Who trains the student."""
-    training = recipe.training
-    assert isinstance(training, Sft)
-    return SftTrainer(
-        SftSettings(
-            learning_rate=training.learning_rate,
-            batch_size=training.batch_size,
-            scheduler=training.scheduler,
-            warmup_share=training.warmup_share,
-            weight_decay=training.weight_decay,
-            max_length=training.max_length,
-            save_every=training.save_every,
-        )
+def model_settings(recipe: Recipe) -> ModelSettings:
+    """How the student is loaded.
+
+    Raises:
+        RecipeError: there is no such chat template.
+    """
+    return ModelSettings(recipe.student.dtype, chat_template(recipe.student.chat_template), recipe.student.revision)
+
+
+def cluster(recipe: Recipe) -> RayCluster | None:
+    """The cluster that carries the load; None where this machine does.
+
+    Raises:
+        RecipeError: its address is none.
+    """
+    one = recipe.engine
+    if not isinstance(one, RayEngine):
+        return None
+    return RayCluster(RaySettings(one.address, one.workers, one.cpus, one.gpus))
+
+
+def student(recipe: Recipe, workers: RayCluster | None) -> Student:
+    """Who answers."""
+    one, model = recipe.student, model_settings(recipe)
+    if isinstance(one, LocalStudentSection):
+        settings = AnswerSettings(one.max_new_tokens, one.batch_size, one.batch_tokens, one.temperature, recipe.seed)
+        make = partial(LocalStudent, settings, model)
+        return RayStudent(workers, make) if workers else make()
+    return VllmStudent(
+        VllmSettings(
+            python=one.python,
+            options=one.options,
+            start_timeout=one.start_timeout,
+            reply_timeout=one.reply_timeout,
+            while_training=one.while_training,
+            max_new_tokens=one.max_new_tokens,
+            temperature=one.temperature,
+            seed=recipe.seed,
+        ),
+        model,
     )
+
+
+def trainer(recipe: Recipe) -> Trainer:
+    """Who trains the student.
+
+    Raises:
+        RecipeError: a command or configuration cannot be used.
+        MissingExtra: something it needs is not installed.
+    """
+    training = recipe.training
+    if isinstance(training, CommandTraining):
+        return CommandTrainer(CommandSettings(training.command, training.format, model_settings(recipe)))
+    sft = SftTrainer(_sft(training, model_settings(recipe)))
+    inner = SftThenDpo(sft, _dpo(training.dpo)) if training.dpo else sft
+    match training.launch:
+        case Accelerate(processes=processes, config=config):
+            launched = LaunchedTrainer(inner, LaunchSettings(processes, config))
+            launched.check()
+            return launched
+        case RayTrain(workers=workers, gpus=gpus):
+            address = recipe.engine.address if isinstance(recipe.engine, RayEngine) else ""
+            spread = RayLaunchedTrainer(inner, RayLaunchSettings(workers, gpus, address))
+            spread.check()
+            return spread
+        case _:
+            return inner
+
+
+def _sft(training: Sft, model: ModelSettings) -> SftSettings:
+    return SftSettings(
+        learning_rate=training.learning_rate,
+        batch_size=training.batch_size,
+        scheduler=training.scheduler,
+        warmup_share=training.warmup_share,
+        weight_decay=training.weight_decay,
+        max_length=training.max_length,
+        save_every=training.save_every,
+        method=training.method,
+        lora=_lora(training.lora),
+        model=model,
+        precision=training.precision,
+        micro_batch=training.micro_batch,
+        too_long=training.too_long,
+        packing=training.packing,
+        gradient_checkpointing=training.gradient_checkpointing,
+        report_to=training.report_to,
+    )
+
+
+def _dpo(one: Dpo) -> DpoSettings:
+    return DpoSettings(one.beta, one.learning_rate, one.epochs)
+
+
+def _lora(one: Lora) -> LoraSettings:
+    return LoraSettings(one.rank, one.alpha, one.dropout, one.targets)
+
+
+def mask(recipe: Recipe, example: Example) -> list[tuple[str, bool]]:
+    """An example as the student reads it, in pieces of text, each with whether it is learnt."""
+    return coloured(example, load_tokenizer(Checkpoint(student_path(recipe), 0), model_settings(recipe)))

@@ -5,12 +5,17 @@ from __future__ import annotations
 import difflib
 import sys
 from collections.abc import Sequence
+from functools import partial
 
+from tapir.cluster.connection import RayCluster
+from tapir.cluster.judge import OwnServers, RayJudge
+from tapir.cluster.tagger import RayTagger
 from tapir.domain.task import Taxonomy
 from tapir.endpoints import Endpoint as EndpointSection
 from tapir.errors import RecipeError
 from tapir.gym.judge import GymJudge
 from tapir.gym.teacher import GymTeacher
+from tapir.learning import EncoderTagger as EncoderTaggerSection
 from tapir.llm.book import Book
 from tapir.llm.endpoint import Endpoint, Price
 from tapir.llm.judge import WAVE, JudgeSettings, LlmJudge
@@ -22,6 +27,7 @@ from tapir.roles import Judge, Tagger, Teacher
 from tapir.sections import LlmJudge as LlmJudgeSection
 from tapir.sections import LlmTagger as LlmTaggerSection
 from tapir.sections import LlmTeacher as LlmTeacherSection
+from tapir.tagging.encoder import EncoderSettings, EncoderTagger
 from tapir.tagging.tfidf import TfidfTagger
 
 
@@ -62,7 +68,7 @@ def teacher(recipe: Recipe, calls: Switchboard, book: Book) -> Teacher:
     return LlmTeacher(calls, book, settings, _models(recipe, one.endpoints))
 
 
-def judge(recipe: Recipe, calls: Switchboard, book: Book, labels: Taxonomy) -> Judge:
+def judge(recipe: Recipe, calls: Switchboard, book: Book, labels: Taxonomy, workers: RayCluster | None) -> Judge:
     """J.
 
     Raises:
@@ -87,17 +93,44 @@ def judge(recipe: Recipe, calls: Switchboard, book: Book, labels: Taxonomy) -> J
         rubrics=one.rubrics,
         wave=sys.maxsize if any(recipe.endpoints[name].batch for name in one.endpoints) else WAVE,
     )
-    return LlmJudge(calls, book, settings, _models(recipe, one.endpoints))
+    models = _models(recipe, one.endpoints)
+    called = {name: calls.endpoints[name] for name in one.endpoints}
+    if workers and not any(recipe.endpoints[name].costs or recipe.endpoints[name].batch for name in called):
+        make = partial(LlmJudge, book=book, settings=settings, name=models)
+        return RayJudge(workers, OwnServers(called, recipe.calls.attempts), make, models, recipe.chunk)
+    return LlmJudge(calls, book, settings, models)
 
 
-def tagger(recipe: Recipe, calls: Switchboard, book: Book, labels: Taxonomy, teacher: Teacher) -> Tagger:
+def tagger(
+    recipe: Recipe, calls: Switchboard, book: Book, labels: Taxonomy, teacher: Teacher, workers: RayCluster | None
+) -> Tagger:
     """Who gives every instruction its task."""
     one = recipe.tagger
     asked = LlmTagger(calls, book, TaggerSettings(one.endpoints, one.max_tokens), labels)
     if isinstance(one, LlmTaggerSection):
         return asked
     label = teacher.label if isinstance(teacher, GymTeacher) and not one.endpoints else asked.tag
-    return TfidfTagger(labels, label, labelled=one.labelled, held_out=one.held_out)
+    found: Tagger
+    if isinstance(one, EncoderTaggerSection):
+        found = EncoderTagger(labels, label, _encoder(one, recipe.chunk), recipe.seed)
+    else:
+        found = TfidfTagger(labels, label, labelled=one.labelled, held_out=one.held_out)
+    return RayTagger(workers, found, recipe.chunk) if workers else found
+
+
+def _encoder(one: EncoderTaggerSection, chunk: int) -> EncoderSettings:
+    return EncoderSettings(
+        model=one.model,
+        revision=one.revision,
+        labelled=one.labelled,
+        held_out=one.held_out,
+        epochs=one.epochs,
+        learning_rate=one.learning_rate,
+        batch_size=one.batch_size,
+        max_length=one.max_length,
+        abstain_below=one.abstain_below,
+        chunk=chunk,
+    )
 
 
 def _models(recipe: Recipe, names: Sequence[str]) -> str:
