@@ -7,7 +7,9 @@ from importlib import resources
 from pathlib import Path
 
 from tapir.cluster.connection import RayCluster, RaySettings
+from tapir.cluster.generating import RayVllmSettings
 from tapir.cluster.student import RayStudent
+from tapir.cluster.vllm import RayVllmStudent, engine_arguments
 from tapir.domain.round import Checkpoint
 from tapir.errors import RecipeError
 from tapir.learning import Accelerate, CommandTraining, Dpo, Lora, RayEngine, RayTrain, Sft
@@ -16,6 +18,7 @@ from tapir.recipe import Recipe
 from tapir.roles import Example, Student, Trainer
 from tapir.students.load import ModelSettings, load_tokenizer
 from tapir.students.local import AnswerSettings, LocalStudent
+from tapir.students.server import check as check_server
 from tapir.students.templates import chat_template
 from tapir.students.vllm import VllmSettings, VllmStudent
 from tapir.training.command import CommandSettings, CommandTrainer
@@ -73,6 +76,19 @@ def student(recipe: Recipe, workers: RayCluster | None) -> Student:
         settings = AnswerSettings(one.max_new_tokens, one.batch_size, one.batch_tokens, one.temperature, recipe.seed)
         make = partial(LocalStudent, settings, model)
         return RayStudent(workers, make) if workers else make()
+    if workers:
+        return RayVllmStudent(
+            workers,
+            RayVllmSettings(
+                max_new_tokens=one.max_new_tokens,
+                temperature=one.temperature,
+                seed=recipe.seed,
+                engine=engine_arguments(one.options),
+                python=one.python if "python" in one.model_fields_set else "",
+            ),
+            model,
+        )
+    check_server(one.python, one.options)
     return VllmStudent(
         VllmSettings(
             python=one.python,
