@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Generator
@@ -13,7 +14,8 @@ from typing import Any
 import pytest
 
 from tapir.cluster.connection import RayCluster, RaySettings
-from tapir.cluster.vllm import Generating, RayVllmSettings, RayVllmStudent, engine_arguments, prompted, read
+from tapir.cluster.generating import Generating, RayVllmSettings, prompted, read
+from tapir.cluster.vllm import RayVllmStudent, engine_arguments
 from tapir.cluster.wire import Flow, Order, Room
 from tapir.domain.completion import Completion, Failure, Usage
 from tapir.domain.instruction import Instruction, Origin
@@ -24,6 +26,7 @@ from tapir.roles import ManyStudents, Resource
 from tapir.students.load import AS_IT_IS, ModelSettings, load_tokenizer
 from tapir.tagging.alone import Alone
 from tests.cluster.nodes import Nodes
+from tests.vllm.server import ENVIRONMENT, installed
 
 NANO = Checkpoint(str(resources.files("tapir.gym") / "nano"), 0)
 ASKED = [Instruction.of(f"What is {number} + 1?", Origin("corpus")) for number in range(3)]
@@ -190,23 +193,42 @@ def test_a_cluster_without_vllm_is_told(two_nodes: Nodes, tmp_path: Path) -> Non
     assert "every machine" in caught.value.remedy
 
 
-@pytest.mark.gpu
-@pytest.mark.ray
-def test_answers_of_vllm_are_nearly_those_of_transformers(tmp_path: Path) -> None:
-    torch = pytest.importorskip("torch")
-    pytest.importorskip("ray", reason="Ray is not installed")
-    pytest.importorskip("vllm", reason="vLLM is not installed beside tapir")
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
+def agreeing(cluster: RayCluster, folder: Path, python: Path) -> int:
+    """How many of 64 answers in float32 are those of transformers."""
     from tapir.students.local import AnswerSettings, LocalStudent
 
-    cluster = RayCluster(RaySettings(workers=1, gpus=1.0, patience=300.0))
-    student = RayVllmStudent(cluster, SETTINGS, ModelSettings(dtype="float32"))
-    student.open(tmp_path, Alone())
+    there = subprocess.run([python, "-c", "import ray, vllm"], capture_output=True, check=False)
+    if there.returncode:
+        pytest.skip(f"{python} does not have both vLLM and Ray")
+    model = ModelSettings(dtype="float32")
+    settings = RayVllmSettings(32, 0.0, 7, {"max_model_len": 256, "enforce_eager": True}, python=str(python))
+    student = RayVllmStudent(cluster, settings, model)
+    student.open(folder, Alone())
     asked = [Instruction.of(f"What is {number} + 1?", Origin("corpus")) for number in range(64)]
     try:
         found = dict(student.answer(NANO, asked))
     finally:
         student.close()
-    here = dict(LocalStudent(AnswerSettings(32, 16, 0, 0.0, 7), ModelSettings(dtype="float32")).answer(NANO, asked))
-    assert sum(found[one.id] == here[one.id] for one in asked) >= 58
+    here = dict(LocalStudent(AnswerSettings(32, 16, 0, 0.0, 7), model).answer(NANO, asked))
+    return sum(found[one.id] == here[one.id] for one in asked)
+
+
+@pytest.mark.vllm
+@pytest.mark.ray
+@pytest.mark.slow
+def test_answers_of_vllm_on_the_cpu_are_those_of_transformers(two_nodes: Nodes, tmp_path: Path) -> None:
+    if not installed():
+        pytest.skip(".venv-vllm is absent or not complete: `make vllm` installs it")
+    cluster = RayCluster(RaySettings(two_nodes.address, workers=1, patience=300.0))
+    assert agreeing(cluster, tmp_path, ENVIRONMENT / "bin" / "python") >= 62
+
+
+@pytest.mark.gpu
+@pytest.mark.ray
+def test_answers_of_vllm_on_a_gpu_are_nearly_those_of_transformers(tmp_path: Path) -> None:
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("ray", reason="Ray is not installed")
+    python = os.environ.get("TAPIR_VLLM_PYTHON", sys.executable)
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device, and TAPIR_VLLM_PYTHON: a Python with Ray and with vLLM for it")
+    assert agreeing(RayCluster(RaySettings(workers=1, gpus=1.0, patience=300.0)), tmp_path, Path(python)) >= 58

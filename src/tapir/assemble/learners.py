@@ -99,9 +99,16 @@ def student(recipe: Recipe, workers: RayCluster | None) -> Student:
             max_new_tokens=one.max_new_tokens,
             temperature=one.temperature,
             seed=recipe.seed,
+            adapter_rank=_adapter_rank(recipe),
         ),
         model,
     )
+
+
+def _adapter_rank(recipe: Recipe) -> int:
+    """The rank of the adapters that training makes; 0 where it makes none."""
+    training = recipe.training
+    return training.lora.rank if isinstance(training, Sft) and training.method != "full" else 0
 
 
 def trainer(recipe: Recipe) -> Trainer:

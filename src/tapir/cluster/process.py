@@ -109,8 +109,13 @@ class Process:
 
 
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
-    """Ours, with the same modules, without telemetry, and without what `uv run` would have Ray do."""
-    path = os.pathsep.join(str(Path(folder).absolute()) for folder in sys.path)
+    """Ours, with the modules that this process was given, without telemetry and what `uv run` would have Ray do.
+
+    Packages installed in this Python are left out: a worker of another one has its own.
+    """
+    installed = (sys.prefix, sys.base_prefix)
+    folders = [Path(folder).absolute() for folder in sys.path]
+    path = os.pathsep.join(str(one) for one in folders if not any(one.is_relative_to(home) for home in installed))
     return {
         **os.environ,
         "PYTHONPATH": path,

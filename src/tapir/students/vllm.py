@@ -47,6 +47,7 @@ class VllmSettings:
         while_training: whether the server is stopped when training needs the memory, or kept.
         temperature: 0 is greedy.
         seed: of the run; with the instruction's id it seeds each reply that is sampled.
+        adapter_rank: of the adapters that training will make: their base is served with room for them; 0 for none.
     """
 
     python: str
@@ -57,6 +58,7 @@ class VllmSettings:
     max_new_tokens: int
     temperature: float
     seed: int
+    adapter_rank: int = 0
 
 
 class VllmStudent:
@@ -213,7 +215,7 @@ class VllmStudent:
         base = base_of(checkpoint.path)
         model = ServedModel(base or checkpoint.path, self._model.dtype, template, self._model.revision)
         if base is None:
-            return self._running(model), NAME
+            return self._running(replace(model, rank=self._settings.adapter_rank)), NAME
         adapter = f"{NAME}-{next(self._adapters)}", str(Path(checkpoint.path).absolute())
         model = replace(model, rank=_rank(checkpoint.path))
         if self._loads_adapters:

@@ -136,7 +136,6 @@ def _train(course: _Course, micro: int) -> Fitted:
         watch.check()
         trained = _save(course, trainer)
     loss = curve(trainer.state.log_history, log_every(layout.steps), layout.steps)
-    trainer.accelerator.free_memory()
     del trainer, model  # before the checkpoint is loaded: there may not be room for both
     give_back()
     if first():

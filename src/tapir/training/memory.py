@@ -19,16 +19,14 @@ def ran_out(error: BaseException) -> bool:
 
 
 def give_back() -> None:
-    """Give the memory that nobody refers to any more back to its device."""
+    """Give the memory that nobody refers to any more back to its device; a look at every object takes a moment."""
     gc.collect()
-    torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_available():
-        torch.cuda.empty_cache()
+    _hand_over()
 
 
 @contextmanager
 def given_back() -> Iterator[None]:
-    """Give back memory at the end, also after an error, whose frames would otherwise hold on to the model."""
+    """Give back memory at the end; after an error its frames would otherwise hold on to the model."""
     try:
         yield
     except BaseException as error:
@@ -36,6 +34,13 @@ def given_back() -> Iterator[None]:
         while one is not None:
             traceback.clear_frames(one.__traceback__)
             one = one.__cause__ or one.__context__
+        gc.collect()
         raise
     finally:
-        give_back()
+        _hand_over()
+
+
+def _hand_over() -> None:
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_available():
+        torch.cuda.empty_cache()

@@ -20,6 +20,7 @@ from tapir.errors import RoleError, TrainingError
 from tapir.students.checkpoint import base_of
 from tapir.students.hub import located
 from tapir.students.load import ModelSettings
+from tapir.training.memory import ran_out
 from tapir.training.ranks import local
 from tapir.training.settings import LoraSettings, Precision, SftSettings
 
@@ -159,11 +160,14 @@ def with_adapter(model: Any, path: str, *, trained: bool = False) -> Any:
         RoleError: the adapter is not one of this model.
     """
     from peft import PeftModel
+    from safetensors import SafetensorError
 
     try:
         with _renamed():
             return PeftModel.from_pretrained(model, path, is_trainable=trained)
-    except (OSError, ValueError, RuntimeError) as error:
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        if ran_out(error):
+            raise
         raise RoleError(
             f"the adapter in {path} does not fit the model it names: {error}",
             remedy="Delete the checkpoint's folder; `tapir resume` trains it again.",
