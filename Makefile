@@ -30,6 +30,8 @@ bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/selection.py
 	$(BIN)/python benchmarks/engine.py
 	$(BIN)/python benchmarks/faults.py
+	$(BIN)/python benchmarks/answering.py
+	$(BIN)/python benchmarks/training.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)

@@ -111,13 +111,15 @@ class Process:
 def _environment(more: Mapping[str, str]) -> dict[str, str]:
     """Ours, with the modules that this process was given, without telemetry and what `uv run` would have Ray do.
 
-    Packages installed in this Python are left out: a worker of another one has its own.
+    Packages installed in this Python are left out: a worker of another one has its own. So is the number of threads:
+    Ray gives each worker as many as it has cores, unless it finds one there.
     """
     installed = (sys.prefix, sys.base_prefix)
     folders = [Path(folder).absolute() for folder in sys.path]
     path = os.pathsep.join(str(one) for one in folders if not any(one.is_relative_to(home) for home in installed))
+    kept = {name: value for name, value in os.environ.items() if name != "OMP_NUM_THREADS"}
     return {
-        **os.environ,
+        **kept,
         "PYTHONPATH": path,
         "RAY_USAGE_STATS_ENABLED": "0",
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
