@@ -5,7 +5,8 @@
 
 Both sides have the same cores in the same run, one after the other, `--repeats` times in turn. The start is apart: Ray
 has to start (where no cluster runs), a driver to connect, workers to import torch and load the checkpoint. What counts
-for a large corpus is the rate between the first block and the last. Answers have to be equal.
+for a large corpus is the rate between the first block and the last, and the CPU time that all processes of a side take
+meanwhile, which depends less on what else the machine does. Answers have to be equal.
 """
 
 from __future__ import annotations
@@ -17,12 +18,15 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from importlib import resources
 from itertools import islice
 from pathlib import Path
+
+import psutil
 
 from tapir.cluster.connection import RayCluster, RaySettings
 from tapir.cluster.student import RayStudent
@@ -41,11 +45,15 @@ CHUNK = 32
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Seconds until the first chunk was there, and answers a second from then on."""
+    """Seconds until the first chunk was there; answers a second from then on, and CPU milliseconds for each."""
 
     start: float
     rate: float
+    cpu: float
     answers: dict[int, Sequence[Reply]]
+
+    def __str__(self) -> str:
+        return f"{self.rate:.1f} answers/s, {self.cpu:.1f} ms CPU each (start {self.start:.1f} s)"
 
 
 def prompts(count: int) -> list[list[Instruction]]:
@@ -61,18 +69,30 @@ def prompts(count: int) -> list[list[Instruction]]:
     return [ordered[start : start + CHUNK] for start in range(0, len(ordered), CHUNK)]
 
 
-def timed(coming: Iterable[tuple[int, Sequence[Reply]]], aside: int) -> Measured:
+def timed(coming: Iterable[tuple[int, Sequence[Reply]]], aside: int, used: Callable[[], float]) -> Measured:
     """The first `aside` chunks are the start: while they are made, workers load the checkpoint."""
     began = time.monotonic()
     found: dict[int, Sequence[Reply]] = {}
-    start, counted = 0.0, 0
+    start = before = cpu = 0.0
+    counted = 0
     for place, replies in coming:
         found[place] = replies
         if len(found) <= aside:
-            start = time.monotonic() - began
+            start, before = time.monotonic() - began, used()
         else:
             counted += len(replies)
-    return Measured(start, counted / (time.monotonic() - began - start), found)
+            cpu = max(cpu, used())  # a worker that has ended is not seen any more
+    return Measured(start, counted / (time.monotonic() - began - start), 1000 * (cpu - before) / counted, found)
+
+
+def by_all() -> float:
+    """CPU seconds of this process and of all that it started, as far as they live."""
+    found = time.process_time()
+    for one in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):
+            times = one.cpu_times()
+            found += times.user + times.system
+    return found
 
 
 def here(chunks: Sequence[Sequence[Instruction]], threads: int) -> Measured:
@@ -81,13 +101,13 @@ def here(chunks: Sequence[Sequence[Instruction]], threads: int) -> Measured:
 
     torch.set_num_threads(threads)
     student: Student = LocalStudent(SETTINGS)
-    return timed(answers(student, NANO, chunks), 1)
+    return timed(answers(student, NANO, chunks), 1, time.process_time)
 
 
 def there(chunks: Sequence[Sequence[Instruction]], cluster: RayCluster, workers: int) -> Measured:
     """A worker for each core."""
     student = RayStudent(cluster, partial(LocalStudent, SETTINGS))
-    return timed(student.answer_all(NANO, chunks), workers)
+    return timed(student.answer_all(NANO, chunks), workers, by_all)
 
 
 def opened(workers: int, folder: Path) -> RayCluster:
@@ -111,9 +131,8 @@ def compare(chunks: Sequence[Sequence[Instruction]], cores: int, repeats: int) -
                 ratios.append(many.rate / one.rate)
                 equal = sum(one.answers[place] == many.answers[place] for place in one.answers)
                 print(
-                    f"{cores} cores: this process {one.rate:.1f} answers/s (start {one.start:.1f} s), Ray"
-                    f" {many.rate:.1f} answers/s (start {many.start:.1f} s), ratio {ratios[-1]:.2f};"
-                    f" {equal} of {len(chunks)} chunks equal"
+                    f"{cores} cores: this process {one}, Ray {many}; ratio {ratios[-1]:.2f}, CPU"
+                    f" {one.cpu / many.cpu:.2f}; {equal} of {len(chunks)} chunks equal"
                 )
         finally:
             cluster.close()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import resource
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -286,6 +287,15 @@ def test_a_full_disk_is_said_so_and_the_run_can_go_on(
     assert list(tmp_path.iterdir()) == []
     assert fakes.taught(tagger, INSTRUCTIONS) is not None
     assert (tmp_path / "tagger").is_dir()
+
+
+def test_a_disk_that_fills_up_while_a_model_is_fetched_is_said_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fetch(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", "/cache/model.safetensors")
+
+    monkeypatch.setattr("transformers.AutoConfig.from_pretrained", fetch)
+    with pytest.raises(StoreFull, match=r"/cache/model\.safetensors"):
+        fakes.taught(encoders.tagger("someone/something"), INSTRUCTIONS)
 
 
 def test_a_disk_that_is_full_before_the_vocabulary_is_written_is_said_so(bare: dict[str, Path], tmp_path: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 from tapir.errors import RoleError
 
@@ -33,11 +32,6 @@ def located(name: str, revision: str = "") -> str:
             f"student.model = {name} is no folder, was not downloaded before, and the hub cannot be reached",
             remedy=f"Correct student.model, or download it where there is a network: `hf download {name}`.",
         ) from error
-
-
-def source(name: str, revision: str = "") -> dict[str, Any]:
-    """Arguments for `from_pretrained` beside the name: revision, and whether to ask the hub. Raises as `located`."""
-    return {"revision": revision or "main", "local_files_only": located(name, revision) != name}
 
 
 def _answers(name: str) -> bool:

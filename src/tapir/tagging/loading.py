@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 from tapir.errors import MissingExtra, RoleError
+from tapir.store.files import full
 
 _GENERIC = re.compile(r"(?:label_)?(\d+)")
 _NO_SENTENCEPIECE = "`tiktoken` is required"  # what transformers says where it has no library for an spm.model
@@ -109,7 +112,7 @@ def _load(source: Source, **head: Any) -> tuple[Any, Any, set[str]]:
 
 @contextmanager
 def _loading(source: Source) -> Iterator[None]:
-    """Say which key of the recipe names what cannot be loaded."""
+    """Say which key of the recipe names what cannot be loaded; a download may also fill the disk."""
     from safetensors import SafetensorError
 
     revision = f" at {source.revision}" if source.revision else ""
@@ -117,6 +120,8 @@ def _loading(source: Source) -> Iterator[None]:
         yield
     except (OSError, ValueError, ImportError, SafetensorError) as error:
         text = str(error)
+        if isinstance(error, OSError) and error.errno in {errno.ENOSPC, errno.EDQUOT}:
+            raise full(Path(error.filename or source.model)) from error
         if _NO_SENTENCEPIECE in text and find_spec("sentencepiece") is None:
             raise MissingExtra(
                 f"the tokenizer of {source.model} is a SentencePiece model, and sentencepiece is not installed",
