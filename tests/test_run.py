@@ -37,7 +37,7 @@ def test_a_run_tells_its_progress_and_ends_with_the_table_and_the_report(small_r
 def test_nothing_of_other_libraries_reaches_the_terminal(small_run: SmallRun) -> None:
     for noise in ("Warning", "it/s", "'loss'", "shards", "Map:", "examples/s"):
         assert noise not in small_run.output
-    assert (small_run.folder / "log.txt").stat().st_size > 0
+    assert (small_run.folder / "log.txt").is_file()
 
 
 def test_the_folder_holds_what_the_documentation_says(small_run: SmallRun) -> None:
