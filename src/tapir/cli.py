@@ -12,13 +12,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tapir import __version__
+from tapir.cli_audit import audits
+from tapir.cli_compare import compares
+from tapir.cli_eval import evaluates
 from tapir.cli_export import exports
 from tapir.cli_ledger import ledgers
-from tapir.errors import Interrupted, TapirError
+from tapir.cli_review import reviews
+from tapir.errors import TapirError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from tapir.recipe import Recipe
     from tapir.roles import Example, Roles
     from tapir.session import RunResult
@@ -34,12 +36,12 @@ app = typer.Typer(
 recipes = typer.Typer(no_args_is_help=True, help="Look at recipes.", rich_markup_mode=None)
 app.add_typer(recipes, name="recipe")
 app.add_typer(ledgers, name="ledger")
-app.add_typer(exports)
+for commands in (exports, evaluates, audits, reviews, compares):
+    app.add_typer(commands)
 
 RecipeName = Annotated[str, typer.Argument(help="A TOML file or the name of a shipped recipe.")]
 Changes = Annotated[list[str] | None, typer.Option("--set", help="key=value, e.g. curriculum.rounds=2; repeatable.")]
 Folder = Annotated[Path, typer.Argument(help="The folder of a run.")]
-PLAIN_WIDTH = 120  # columns where the output is not a terminal
 
 
 def main() -> None:
@@ -102,7 +104,7 @@ def plan(
     chosen = _load(recipe, changes)
     with terminal.quiet(Path(os.devnull)):
         found = planning.plan(chosen, measure=time, folder=folder, reach=reach)
-    console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
+    console = Console(highlight=False, width=None if sys.stdout.isatty() else terminal.PLAIN_WIDTH)
     table = Table(
         title=f"plan of {chosen.name}: expected \u2264 at most", title_justify="left", box=None, padding=(0, 1)
     )
@@ -246,33 +248,11 @@ def _attended(recipe: Recipe, folder: Path, work: Callable[[TerminalWatch, Roles
 
     roles = session.preflight(recipe)
     session.claim(recipe, folder, roles)
-    with terminal.quiet(folder / terminal.LOG) as screen:
-        console = _console(screen)
-        meter = roles.calls.meter if roles.calls else None
-        watch = terminal.TerminalWatch(console, recipe.curriculum.alpha().rounds, meter)
-        try:
-            with watch.listening():
-                result = work(watch, roles)
-        except Interrupted as error:
-            raise type(error)(str(error), remedy=error.remedy or f"Go on with: tapir resume {folder}") from error
-        except TapirError:
-            raise
-        except Exception:
-            console.print(f"unexpected error; libraries wrote to {folder / terminal.LOG}", style="red", markup=False)
-            console.print(f"what is finished is kept: tapir resume {folder}", markup=False)
-            raise
-        finally:
-            watch.close()
-        terminal.show_result(console, result.summary, result.student.path, result.report)
-
-
-def _console(screen: object) -> Console:
-    from typing import IO, cast
-
-    from rich.console import Console
-
-    stream = cast("IO[str]", screen)
-    return Console(file=stream, width=None if stream.isatty() else PLAIN_WIDTH)
+    rounds, meter = recipe.curriculum.alpha().rounds, roles.calls.meter if roles.calls else None
+    terminal.Attended(folder, f"tapir resume {folder}", rounds, meter).do(
+        lambda watch: work(watch, roles),
+        lambda console, result: terminal.show_result(console, result.summary, result.student.path, result.report),
+    )
 
 
 def _complain(error: TapirError) -> None:

@@ -10,7 +10,6 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import Any
 
 from tapir import __version__, assemble
 from tapir.algorithm import Curriculum
+from tapir.at_work import connected, opened, recorded
 from tapir.data.intake import Sieve, pair_of
 from tapir.data.neighbours import Neighbours
 from tapir.data.novelty import Novelty
@@ -34,7 +34,7 @@ from tapir.store.keep import Place
 from tapir.store.lock import locked
 from tapir.store.rows import CorpusRow, DropRow, NeighbourRow
 from tapir.store.run import CHECKSUMS, RunStore
-from tapir.watching import Diary, SilentWatch, write_spending
+from tapir.watching import Diary, SilentWatch
 
 __all__ = ["RunResult", "SilentWatch", "check", "claim", "preflight", "recipe_of", "resume", "run", "stored_recipe"]
 
@@ -249,7 +249,7 @@ def _carry_on(recipe: Recipe, roles: Roles, store: RunStore, watch: Watch) -> Ru
     from tapir.report.page import write_report
 
     diary = Diary(watch, store, roles.calls)
-    with _recorded(store), _opened(roles, store, diary), _connected(roles, store, diary):
+    with recorded(store), opened(roles.resources, store, diary), connected(roles.calls, store, diary):
         banned = assemble.forbidden(recipe, roles)
         corpus = _corpus(recipe, roles, store, banned)
         place = Place(store, diary, 0, recipe.seed)
@@ -283,45 +283,6 @@ def _corpus(recipe: Recipe, roles: Roles, store: RunStore, banned: Novelty) -> l
             remedy="Bring a larger corpus or lower evaluation.held_out, in a new folder; drops.parquet names each row.",
         )
     return found
-
-
-@contextmanager
-def _opened(roles: Roles, store: RunStore, watch: Watch) -> Iterator[None]:
-    """While inside, the roles may hold memory, servers and clusters; afterwards they hold nothing."""
-    with ExitStack() as held:
-        for one in roles.resources:
-            held.callback(one.close)
-            one.open(store.folder, watch)
-        yield
-
-
-@contextmanager
-def _connected(roles: Roles, store: RunStore, watch: Watch) -> Iterator[None]:
-    """While inside, the roles can make their calls."""
-    if roles.calls is None:
-        yield
-        return
-    run = read_json(store.folder / "manifest.json", _RESTORE).get("run", "")
-    roles.calls.open(store.folder, run, watch)
-    try:
-        yield
-    finally:
-        try:
-            write_spending(store, roles.calls)
-        finally:
-            roles.calls.close()
-
-
-@contextmanager
-def _recorded(store: RunStore) -> Iterator[None]:
-    """Write down when work begins and how it ends."""
-    store.event("session", pid=os.getpid(), tapir=__version__)
-    try:
-        yield
-    except BaseException as error:
-        store.event("stopped", why=type(error).__name__, message=str(error))
-        raise
-    store.event("done")
 
 
 def recipe_of(source: Recipe | Mapping[str, Any] | str) -> Recipe:

@@ -9,9 +9,10 @@ import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import TextIO, TypeAlias
+from typing import TextIO, TypeAlias, TypeVar
 
 from rich.console import Console
 from rich.progress import (
@@ -27,7 +28,7 @@ from rich.table import Table
 
 from tapir.domain.completion import Usage
 from tapir.domain.round import EvalResult
-from tapir.errors import Interrupted
+from tapir.errors import Interrupted, TapirError
 from tapir.report.summary import Summary, tasks_of
 from tapir.report.training import Training, written
 from tapir.store.files import disk_errors
@@ -57,7 +58,8 @@ class TerminalWatch:
 
     def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
         """A stage begins; `done` items are there already."""
-        self._label = f"round {number}/{self._rounds}  {stage}" if number else f"before round 1  {stage}"
+        before = "before round 1  " if self._rounds else ""
+        self._label = f"round {number}/{self._rounds}  {stage}" if number else f"{before}{stage}"
         self._total, self._done, self._before = total, done, done
         self._figures = ""
         self._began = self._spoke = time.monotonic()
@@ -179,6 +181,50 @@ def quiet(log: Path) -> Iterator[TextIO]:
             os.close(copy)
         logging.captureWarnings(capture=False)
         logging.getLogger().handlers.clear()
+
+
+ResultT = TypeVar("ResultT")
+PLAIN_WIDTH = 120  # columns where the output is not a terminal
+
+
+@dataclass(frozen=True, slots=True)
+class Attended:
+    """A person at a terminal watches work in a folder; what libraries print goes to the folder's log.
+
+    Attributes:
+        resume: the command that goes on with work that was stopped.
+        rounds: N; 0 where there are none.
+        meter: says what was spent so far.
+    """
+
+    folder: Path
+    resume: str
+    rounds: int = 0
+    meter: Callable[[], str] | None = None
+
+    def do(self, work: Callable[[TerminalWatch], ResultT], show: Callable[[Console, ResultT], None]) -> None:
+        """Do the work with progress on the terminal, then show what it gave.
+
+        Raises:
+            Interrupted: it was stopped; the remedy is the command to go on with.
+        """
+        with quiet(self.folder / LOG) as screen:
+            console = Console(file=screen, width=None if screen.isatty() else PLAIN_WIDTH)
+            watch = TerminalWatch(console, self.rounds, self.meter)
+            try:
+                with watch.listening():
+                    result = work(watch)
+            except Interrupted as error:
+                raise type(error)(str(error), remedy=error.remedy or f"Go on with: {self.resume}") from error
+            except TapirError:
+                raise
+            except Exception:
+                console.print(f"unexpected error; libraries wrote to {self.folder / LOG}", style="red", markup=False)
+                console.print(f"what is finished is kept: {self.resume}", markup=False)
+                raise
+            finally:
+                watch.close()
+            show(console, result)
 
 
 def result_table(summary: Summary, benchmark: str) -> Table:

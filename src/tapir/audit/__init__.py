@@ -1,0 +1,1 @@
+"""A judge against people or against another judge: agreement, biases, cost."""

@@ -1,0 +1,1 @@
+"""A small local page where a person rates pairs blind."""

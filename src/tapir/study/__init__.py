@@ -1,0 +1,1 @@
+"""Grids of variants and seeds at the same budget, and what they show."""
