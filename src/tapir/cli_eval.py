@@ -1,7 +1,14 @@
-"""The command line: `tapir eval`."""
+"""The command line: `tapir eval BENCHMARK`; each group of benchmarks has a file of its own."""
 
 from __future__ import annotations
 
 import typer
 
+from tapir.cli_eval_gym import gym_evals
+from tapir.cli_eval_tasks import task_evals
+
 evaluates = typer.Typer(rich_markup_mode=None)
+evals = typer.Typer(no_args_is_help=True, rich_markup_mode=None, help="Measure a student, or answers in a file.")
+evaluates.add_typer(evals, name="eval")
+for group in (gym_evals, task_evals):
+    evals.add_typer(group)

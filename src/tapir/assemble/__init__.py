@@ -27,15 +27,17 @@ from tapir.llm.book import Book
 from tapir.llm.ledger import Ledger, merge_ledgers
 from tapir.llm.switchboard import Switchboard
 from tapir.recipe import Recipe
-from tapir.roles import Resource, Roles
+from tapir.roles import Resource, Roles, Student
 from tapir.sections import GymCorpus
 
 __all__ = [
     "UNSEEN",
+    "answering",
     "check_installed",
     "check_student",
     "corpus_of",
     "forbidden",
+    "held_by",
     "ledger",
     "mask",
     "merge_ledgers",
@@ -71,6 +73,16 @@ def _needed(recipe: Recipe) -> Iterator[str]:
         yield from ("rapidfuzz", "datasketch")
 
 
+def answering(recipe: Recipe) -> Student:
+    """Who answers, without the rest of a run."""
+    return student(recipe, cluster(recipe))
+
+
+def held_by(*people: object) -> list[Resource]:
+    """Those of the roles that hold memory, servers or clusters."""
+    return [one for one in people if isinstance(one, Resource)]
+
+
 def ledger(path: Path) -> Ledger:
     """Open a ledger.
 
@@ -99,12 +111,12 @@ def roles(recipe: Recipe) -> Roles:
     )
     corpus = cache(partial(corpus_of, recipe))
     workers = cluster(recipe)
-    answering, teaching = student(recipe, workers), teacher(recipe, calls, book)
+    answers, teaching = student(recipe, workers), teacher(recipe, calls, book)
     judging = judge(recipe, calls, book, labels, workers)
     tagging = tagger(recipe, calls, book, labels, teaching, workers)
     return Roles(
         teacher=teaching,
-        student=answering,
+        student=answers,
         judge=judging,
         tagger=tagging,
         trainer=trainer(recipe),
@@ -112,6 +124,6 @@ def roles(recipe: Recipe) -> Roles:
         base=Checkpoint(student_path(recipe), 0),
         corpus=corpus,
         calls=calls if recipe.endpoints else None,
-        resources=[one for one in (answering, judging, tagging) if isinstance(one, Resource)],
+        resources=held_by(answers, judging, tagging),
         inputs=inputs(recipe) | (book.digests() if recipe.endpoints else {}),
     )
