@@ -20,7 +20,8 @@ from tapir.llm.estimate import ANSWER, Bounds, cut, filler, tokens
 from tapir.llm.ledger import Entry, Ledger, Purpose
 from tapir.planning import Plan, StagePlan, plan, words
 from tapir.planning.rounds import Guess, played
-from tapir.recipe import Curriculum, Recipe
+from tapir.curriculum import Curriculum
+from tapir.recipe import Recipe
 from tapir.recipe_file import parse
 from tests.recipes import api, endpoint
 from tests.runs import build_run

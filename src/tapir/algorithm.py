@@ -6,20 +6,24 @@ may be run again on the same folder and goes on where it was.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 
+from tapir.curriculum import CompetenceSchedule
 from tapir.data.novelty import Novelty
-from tapir.domain.difficulty import Difficulty, Split
+from tapir.domain.difficulty import Difficulty, Split, competence, undivided
 from tapir.domain.instruction import Instruction, Pair, Response
 from tapir.domain.judgement import Unscored
 from tapir.domain.mixture import Draw, Mixture, Pool
 from tapir.domain.randomness import priorities, seed_for
 from tapir.domain.round import Checkpoint, Evaluation, RoundPlan
+from tapir.domain.schedule import following
 from tapir.domain.task import TaskDistribution
 from tapir.recipe import Recipe
 from tapir.roles import Example, Preference, Roles
 from tapir.stages.answer import Answer
+from tapir.stages.estimate import Estimate
 from tapir.stages.evaluate import Evaluate
 from tapir.stages.expand import Expand, draw_rows, pair_of
 from tapir.stages.judge import Score
@@ -48,6 +52,7 @@ class Curriculum:
         task_of: t(x) by id.
         refined: y' by id.
         answered: ỹ by id, as it was scored last.
+        trained: ids of every example of the rounds so far.
     """
 
     recipe: Recipe
@@ -59,23 +64,24 @@ class Curriculum:
     task_of: dict[str, str] = field(default_factory=dict)
     refined: dict[str, str] = field(default_factory=dict)
     answered: dict[str, str] = field(default_factory=dict)
+    trained: set[str] = field(default_factory=set)
 
     def run(self, corpus: Sequence[Pair]) -> list[Evaluation]:
         """Teach the student; returns every evaluation of S_0, S_1, ... S_N."""
         plan = self.recipe.curriculum
-        alpha = plan.alpha()
         self.pairs = {pair.instruction.id: pair for pair in self.respond(corpus)}
         student = first = self.warm_up()
         self.tag()
         scored = self.score(student)
+        self.compare(student)
         self.canary()
         evaluations = self.evaluate(student)
-        for number in range(1, alpha.rounds + 1):
+        for number in range(1, plan.alpha().rounds + 1):
             self.place = replace(self.place, number=number)
             if plan.rescoring == "every-round" and number > 1:
                 scored = self.score(student)
             split = self.select(scored)
-            goal = RoundPlan(number, plan.size, alpha.share(number), self.target(evaluations))
+            goal = self.goal(number, split, evaluations)
             need = self.resample(goal, split)
             self.expand(goal, need, split)
             mixture = self.mix(goal, split)
@@ -106,13 +112,23 @@ class Curriculum:
         return Train(self.roles.trainer, epochs, self.roles.resources).run(self.place, self.roles.base, examples)
 
     def score(self, student: Checkpoint) -> dict[str, Difficulty | Unscored]:
-        """ỹ = S(x), then MFD(x) = f_J(x, y) - f_J(x, ỹ), for everything known so far."""
+        """ỹ = S(x), then MFD(x) = f_J(x, y) - f_J(x, ỹ), for everything known so far; or another estimator's word."""
+        if self.recipe.curriculum.difficulty.kind == "none":
+            return {}
         pairs = list(self.pairs.values())
+        if self.roles.estimator:
+            return Estimate(self.roles.estimator, self.recipe.chunk).run(self.place, student, pairs)
         answers = Answer(self.roles.student, self.recipe.chunk).run(
             self.place, student, [pair.instruction for pair in pairs]
         )
         self.answered = {name: one.text for name, one in answers.items() if one.text is not None}
         return Score(self.roles.judge, self.recipe.chunk, self.task_of).run(self.place, pairs, answers)
+
+    def compare(self, student: Checkpoint) -> None:
+        """What other estimators say of the corpus, for the rank correlations; it changes nothing."""
+        for one in self.roles.compared:
+            stage = Estimate(one, self.recipe.chunk, f"compared-{one.name}")
+            stage.run(self.place, student, list(self.pairs.values()))
 
     def canary(self) -> None:
         """A constant answer, judged like the student's: a judge that likes it measures nothing."""
@@ -134,15 +150,34 @@ class Curriculum:
 
     def select(self, scored: Mapping[str, Difficulty | Unscored]) -> Split:
         """D_S = {MFD > δ}."""
+        if self.recipe.curriculum.difficulty.kind == "none":
+            return undivided(list(self.pairs))
         return Select(self.recipe.curriculum.delta()).run(self.place, list(scored), scored)
 
-    def target(self, evaluations: Sequence[Evaluation]) -> TaskDistribution:
-        """P(t): fixed as in the paper, or leant towards tasks where the last evaluation left room."""
+    def goal(self, number: int, split: Split, evaluations: Sequence[Evaluation]) -> RoundPlan:
+        """n, α_r and P(t): as planned, or following what the student can do (beyond the paper)."""
+        plan, labels = self.recipe.curriculum, self.roles.tagger.taxonomy.labels
+        able = competence(split, self.task_of, labels, self.trained)
+        share, target = plan.alpha().share(number), self.target(evaluations, able)
+        if isinstance(plan.schedule, CompetenceSchedule):
+            overall = sum(weight * able[task] for task, weight in target.shares.items())
+            share = following(plan.schedule.start, plan.schedule.end, overall)
+        return RoundPlan(number, plan.size, share, target, balanced=plan.target.shares != "pool")
+
+    def target(self, evaluations: Sequence[Evaluation], able: Mapping[str, float]) -> TaskDistribution:
+        """P(t): fixed as in the paper, or leant towards tasks where the last evaluation or scoring left room."""
         target, shares = self.recipe.curriculum.target, self.roles.tagger.taxonomy.target
-        if target.shares == "fixed":
-            return shares
-        last = evaluations[-len(self.roles.benchmarks)]
-        return shares.leaning({task: 1 - result.value for task, result in last.tasks.items()}, target.minimum)
+        match target.shares:
+            case "room":
+                last = evaluations[-len(self.roles.benchmarks)]
+                return shares.leaning({task: 1 - result.value for task, result in last.tasks.items()}, target.minimum)
+            case "competence":
+                return shares.leaning({task: 1 - share for task, share in able.items()}, target.minimum)
+            case "pool":
+                counts = Counter(self.task_of[name] for name in self.pairs if name in self.task_of)
+                return TaskDistribution.of({label: float(counts[label]) for label in shares.labels})
+            case _:
+                return shares
 
     def resample(self, goal: RoundPlan, split: Split) -> Draw:
         """How many examples of each task the round needs; what the hard pool lacks is a shortfall."""
@@ -168,7 +203,9 @@ class Curriculum:
 
     def mix(self, goal: RoundPlan, split: Split) -> Mixture:
         """round(α·n) examples from the hard pool, the rest from the easy pool, both by P(t)."""
-        return Mix().run(self.place, goal, self._pool(self._hard(split)), self._pool(self._easy(split)))
+        mixture = Mix().run(self.place, goal, self._pool(self._hard(split)), self._pool(self._easy(split)))
+        self.trained |= {*mixture.hard, *mixture.easy}
+        return mixture
 
     def refine(self, mixture: Mixture) -> None:
         """Rewrite y to y' for what the round trains on: the result of refining the whole pool, without its cost.
@@ -222,7 +259,7 @@ class Curriculum:
 
     def _hard(self, split: Split) -> list[str]:
         """D_P: the hard seeds and everything expanded from them that has no later score against it."""
-        judged = {*split.easy, *split.unscored}
+        judged = {*split.easy, *split.hopeless, *split.unscored}
         expanded = (name for name, pair in self.pairs.items() if pair.instruction.origin.kind == "expansion")
         seeds = set(split.hard)
         return [*split.hard, *(name for name in expanded if name not in judged and name not in seeds)]
@@ -235,7 +272,9 @@ class Curriculum:
         return Pool.of(ids, self.task_of, self.roles.tagger.taxonomy.labels)
 
     def _composed(self, mixture: Mixture) -> list[MixtureRow]:
-        tagged = [*((name, "hard") for name in mixture.hard), *((name, "easy") for name in mixture.easy)]
+        one_pool = self.recipe.curriculum.difficulty.kind == "none"
+        hard = "any" if one_pool else "hard"
+        tagged = [*((name, hard) for name in mixture.hard), *((name, "easy") for name in mixture.easy)]
         return [self._example(name, pool) for name, pool in sorted(tagged)]
 
     def _example(self, name: str, pool: str) -> MixtureRow:

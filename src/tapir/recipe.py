@@ -8,12 +8,11 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterator, Mapping
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, model_validator
 
-from tapir.domain import difficulty
-from tapir.domain.schedule import Schedule
+from tapir.curriculum import Curriculum
 from tapir.endpoints import Calls, Endpoint
 from tapir.learning import (
     AnyEngine,
@@ -42,171 +41,10 @@ from tapir.sections import (
     LlmTagger,
     LlmTeacher,
     Section,
-    Share,
     Text,
     TfidfTagger,
     Whole,
-    kind_or,
 )
-
-
-class PaperSchedule(Section):
-    """Hard share by round: start, start + step, ... up to 1."""
-
-    kind: Literal["paper"] = "paper"
-    """The rule for the hard share."""
-    start: Share = 0.3
-    """Hard share of the first round (the paper's alpha_1, as reported)."""
-    step: Share = 0.2
-    """Added in every later round (the paper's delta alpha, as reported)."""
-
-
-class ConstantSchedule(Section):
-    """The same hard share in every round."""
-
-    kind: Literal["constant"]
-    """The rule for the hard share."""
-    share: Share
-    """Hard share."""
-
-
-class LinearSchedule(Section):
-    """Hard share from start in the first round to end in the last."""
-
-    kind: Literal["linear"]
-    """The rule for the hard share."""
-    start: Share
-    """Hard share of the first round."""
-    end: Share
-    """Hard share of the last round."""
-
-
-class ListSchedule(Section):
-    """Hard share of each round, written out."""
-
-    kind: Literal["list"]
-    """The rule for the hard share."""
-    shares: Annotated[tuple[Share, ...], Field(min_length=1)]
-    """One hard share per round, rising or falling."""
-
-
-AnySchedule: TypeAlias = Annotated[
-    PaperSchedule | ConstantSchedule | LinearSchedule | ListSchedule, Field(discriminator="kind"), kind_or("paper")
-]
-
-
-class Threshold(Section):
-    """Which gaps (teacher's score minus student's) are hard."""
-
-    rule: Literal["delta", "quantile", "budget"] = "delta"
-    """delta: gap > value; quantile: the largest gaps, that share of the scored items; budget: that many."""
-    value: Annotated[float, Field(ge=0)] = 2.0
-    """The threshold, a share below 1, or a number of items."""
-
-    @model_validator(mode="after")
-    def _fits_its_rule(self) -> Threshold:
-        if self.rule == "quantile" and not 0 < self.value < 1:
-            raise ValueError(f"with rule = 'quantile' value is a share between 0 and 1, got {self.value:g}")
-        return self
-
-
-class Target(Section):
-    """P(t): the share of each task in a round."""
-
-    taxonomy: str = "gym"
-    """A shipped taxonomy (gym, paper) or a TOML file of your own with name, version and [shares]."""
-    shares: Literal["fixed", "room"] = "fixed"
-    """fixed: the taxonomy's shares (paper); room: these shares leant towards tasks with room to grow."""
-    minimum: Share = 0.01
-    """With shares = "room": share every task keeps."""
-
-    def idle(self) -> Mapping[str, str]:
-        """The paper's fixed shares know no minimum."""
-        return {"minimum": "shares"} if self.shares == "fixed" else {}
-
-
-class Novelty(Section):
-    """When an instruction the teacher wrote is new."""
-
-    rule: Literal["exact", "near"] = "exact"
-    """exact: no known instruction has the same text; near: none resembles it either (paper)."""
-    rouge: Share = 0.7
-    """With rule = "near": a ROUGE-L above this is a near-duplicate."""
-    minhash: Share = 0.7
-    """With rule = "near": a Jaccard similarity above this, estimated by MinHash, is a near-duplicate."""
-
-    def idle(self) -> Mapping[str, str]:
-        """Equal texts need no measure."""
-        return dict.fromkeys(("rouge", "minhash"), "rule") if self.rule == "exact" else {}
-
-
-class Curriculum(Section):
-    """The method: rounds, sizes, shares."""
-
-    variant: Literal["multi-round", "single-round"] = "multi-round"
-    """single-round is one round of hard examples only (the paper's "S" model)."""
-    rounds: Count = 3
-    """N, the number of rounds."""
-    size: Count = 1500
-    """n, the training examples of one round."""
-    schedule: AnySchedule = PaperSchedule()
-    """Hard share by round."""
-    threshold: Threshold = Threshold()
-    """What counts as hard."""
-    target: Target = Target()
-    """What the mix of tasks should be."""
-    rescoring: Literal["once", "every-round"] = "once"
-    """once: MFD of the warm-up student throughout (paper); every-round: the last student answers again."""
-    continue_from: Literal["previous", "warm-up"] = "previous"
-    """previous: each round trains the last round's student (paper); warm-up: each starts again from S_0."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    """Passes over the corpus before the first round; 0 for a student that already follows instructions."""
-    expand: bool = True
-    """Have the teacher write what the hard pool lacks."""
-    expand_attempts: Count = 3
-    """How often the teacher is asked again for what a task still lacks."""
-    novelty: Novelty = Novelty()
-    """When an instruction the teacher wrote is new."""
-    refine: bool = True
-    """Have the teacher rewrite the answers in the manner of their task."""
-    refine_keep: Literal["always", "judge"] = "always"
-    """always: the rewritten answer is trained on; judge: the original is, where the judge prefers it."""
-
-    def idle(self) -> Mapping[str, str]:
-        """A single round has no schedule; what is not done has no settings."""
-        found: dict[str, str] = {}
-        if self.variant == "single-round":
-            found |= {"rounds": "variant", "schedule": "variant"}
-        if not self.expand:
-            found |= {"expand_attempts": "expand", "novelty": "expand"}
-        if not self.refine:
-            found |= {"refine_keep": "refine"}
-        return found
-
-    @model_validator(mode="after")
-    def _has_a_schedule(self) -> Curriculum:
-        if isinstance(self.schedule, ListSchedule) and len(self.schedule.shares) != self.rounds:
-            raise ValueError(f"schedule.shares has {len(self.schedule.shares)} entries for rounds = {self.rounds}")
-        self.alpha()
-        return self
-
-    def alpha(self) -> Schedule:
-        """The schedule as values: one hard share per round."""
-        if self.variant == "single-round":
-            return Schedule((1.0,))
-        match self.schedule:
-            case PaperSchedule(start=start, step=step):
-                return Schedule.paper(start, step, self.rounds)
-            case ConstantSchedule(share=share):
-                return Schedule.constant(share, self.rounds)
-            case LinearSchedule(start=start, end=end):
-                return Schedule.linear(start, end, self.rounds)
-            case ListSchedule(shares=shares):
-                return Schedule(shares)
-
-    def delta(self) -> difficulty.Threshold:
-        """The threshold as a value of the domain."""
-        return difficulty.Threshold(self.threshold.rule, self.threshold.value)
 
 
 def _endpoint_name(name: str) -> str:

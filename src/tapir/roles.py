@@ -175,6 +175,18 @@ class Rejected:
     text: str
 
 
+@dataclass(frozen=True, slots=True)
+class Estimate:
+    """How hard an instruction is, on the estimator's own scale: more is harder.
+
+    Attributes:
+        detail: what the value was made of, for a reader.
+    """
+
+    value: float
+    detail: str = ""
+
+
 class Teacher(Protocol):
     """T: answers, expands and refines."""
 
@@ -230,6 +242,17 @@ class Resource(Protocol):
 
     def close(self) -> None:
         """The session ends: give back everything."""
+
+
+class Estimator(Protocol):
+    """Says how hard an instruction is for a student; takes the place of the judge's MFD, or stands beside it."""
+
+    @property
+    def name(self) -> str:
+        """E.g. "ifd"."""
+
+    def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterable[tuple[str, Estimate | Unscored]]:
+        """Instruction id and estimate for each pair, in any order."""
 
 
 class Judge(Protocol):
@@ -337,6 +360,8 @@ class Roles:
     """Everyone who takes part in a run.
 
     Attributes:
+        estimator: measures difficulty; None leaves it to student and judge (MFD).
+        compared: estimators measured besides, to see how far they agree.
         calls: None where no role calls a model over the network.
         resources: roles that hold something, each once; they rest while the student is trained.
         inputs: digest of every prompt and file that the run depends on, by name.
@@ -350,6 +375,8 @@ class Roles:
     benchmarks: Sequence[Benchmark]
     base: Checkpoint
     corpus: Callable[[], Iterable[Pair | Rejected]]
+    estimator: Estimator | None = None
+    compared: Sequence[Estimator] = ()
     calls: Calls | None = None
     resources: Sequence[Resource] = ()
     inputs: Mapping[str, str] = field(default_factory=dict)

@@ -49,7 +49,7 @@ class Section(BaseModel):
         if clash:
             problems = [
                 f"{' and '.join(keys)} {'has' if len(keys) == 1 else 'have'} no effect with"
-                f" {cause} = {json.dumps(getattr(self, cause))}: remove {' and '.join(keys)}"
+                f" {cause} = {json.dumps(_plain(getattr(self, cause)))}: remove {' and '.join(keys)}"
                 for cause in sorted(set(clash.values()))
                 if (keys := sorted(key for key in clash if clash[key] == cause))
             ]
@@ -59,6 +59,11 @@ class Section(BaseModel):
     @model_serializer(mode="wrap")
     def _without_idle(self, write: SerializerFunctionWrapHandler) -> dict[str, Any]:
         return {key: value for key, value in write(self).items() if key not in self.idle()}
+
+
+def _plain(value: object) -> object:
+    """A table by its kind, which is what makes other keys idle."""
+    return getattr(value, "kind", value)
 
 
 def kind_or(kind: str) -> BeforeValidator:
@@ -271,6 +276,8 @@ class GymEvaluation(Section):
     """Prompts one level harder, for each skill."""
     unseen_per_task: Whole = 20
     """Prompts for each skill that is never trained on."""
+    sample: Whole = 0
+    """Which draw of prompts: settings that were chosen on one are measured on another."""
 
 
 class JudgedEvaluation(Readable):

@@ -11,6 +11,7 @@ from tapir.assemble.corpora import benchmarks, corpus_of, existing, forbidden, i
 from tapir.assemble.learners import (
     check_student,
     cluster,
+    estimator,
     mask,
     model_settings,
     student,
@@ -114,6 +115,10 @@ def roles(recipe: Recipe) -> Roles:
     answers, teaching = student(recipe, workers), teacher(recipe, calls, book)
     judging = judge(recipe, calls, book, labels, workers)
     tagging = tagger(recipe, calls, book, labels, teaching, workers)
+    measuring = estimator(recipe.curriculum.difficulty.kind, recipe, workers, judging)
+    compared = [
+        one for name in recipe.curriculum.compare if (one := estimator(name, recipe, workers, judging)) is not None
+    ]
     return Roles(
         teacher=teaching,
         student=answers,
@@ -123,7 +128,9 @@ def roles(recipe: Recipe) -> Roles:
         benchmarks=benchmarks(recipe, corpus, judging, teaching),
         base=Checkpoint(student_path(recipe), 0),
         corpus=corpus,
+        estimator=measuring,
+        compared=compared,
         calls=calls if recipe.endpoints else None,
-        resources=held_by(answers, judging, tagging),
+        resources=held_by(answers, judging, tagging, measuring, *compared),
         inputs=inputs(recipe) | (book.digests() if recipe.endpoints else {}),
     )

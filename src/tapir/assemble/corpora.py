@@ -74,7 +74,7 @@ def benchmarks(recipe: Recipe, corpus: Corpus, judge: Judge, teacher: Teacher) -
     wanted = recipe.evaluation
     if isinstance(wanted, GymEvaluation):
         sizes = {"per_task": wanted.per_task, "harder": wanted.harder_per_task, "unseen": wanted.unseen_per_task}
-        return list(gym_benchmarks(skills(recipe), **sizes))
+        return list(gym_benchmarks(skills(recipe), **sizes, sample=wanted.sample))
     found: list[Benchmark] = []
     if wanted.held_out:
         answered = getattr(recipe.corpus, "answers", "corpus") != "teacher"

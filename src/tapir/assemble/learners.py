@@ -10,14 +10,17 @@ from tapir.cluster.connection import RayCluster, RaySettings
 from tapir.cluster.generating import RayVllmSettings
 from tapir.cluster.student import RayStudent
 from tapir.cluster.vllm import RayVllmStudent, engine_arguments
+from tapir.curriculum import PassRate as PassRateSection
 from tapir.domain.round import Checkpoint
 from tapir.errors import RecipeError
 from tapir.learning import Accelerate, CommandTraining, Dpo, Lora, RayEngine, RayTrain, Sft
 from tapir.learning import LocalStudent as LocalStudentSection
 from tapir.recipe import Recipe
-from tapir.roles import Example, Student, Trainer
+from tapir.roles import Estimator, Example, Judge, Student, Trainer
+from tapir.students.ifd import Ifd, Length
 from tapir.students.load import ModelSettings, load_tokenizer
 from tapir.students.local import AnswerSettings, LocalStudent
+from tapir.students.pass_rate import PassRate
 from tapir.students.server import check as check_server
 from tapir.students.templates import chat_template
 from tapir.students.vllm import VllmSettings, VllmStudent
@@ -103,6 +106,23 @@ def student(recipe: Recipe, workers: RayCluster | None) -> Student:
         ),
         model,
     )
+
+
+def estimator(kind: str, recipe: Recipe, workers: RayCluster | None, judge: Judge) -> Estimator | None:
+    """Who measures difficulty, by the name of the kind; None for MFD, which student and judge measure."""
+    wanted = recipe.curriculum.difficulty
+    match kind:
+        case "ifd":
+            return Ifd(model_settings(recipe))
+        case "length":
+            return Length()
+        case "pass-rate":
+            chosen = wanted if isinstance(wanted, PassRateSection) else PassRateSection(kind="pass-rate")
+            warm = recipe.student.model_copy(update={"temperature": chosen.temperature})
+            sampling = student(recipe.model_copy(update={"student": warm}), workers)
+            return PassRate(sampling, judge, chosen.samples)
+        case _:
+            return None
 
 
 def _adapter_rank(recipe: Recipe) -> int:

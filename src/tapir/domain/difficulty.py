@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Literal, TypeAlias
@@ -41,16 +42,18 @@ class Threshold:
         value: δ, a share in (0, 1), or a number of items. Ties at the cut are not hard, and neither is
             an item where the student is as good as the teacher, so quantile and budget keep at most what
             was asked for.
+        most: a gap above this is hopeless now: neither hard nor easy, and not counted by quantile and budget.
     """
 
     rule: ThresholdRule = "delta"
     value: float = 2.0
+    most: float = math.inf
 
     def delta(self, gaps: NDArray[np.float64]) -> float:
         """δ for these gaps (NaN = unscored); +inf where nothing is scored."""
         if self.rule == "delta":
             return self.value
-        scored = np.sort(gaps[~np.isnan(gaps)])
+        scored = np.sort(gaps[gaps <= self.most])  # NaN is not
         keep = int(self.value if self.rule == "budget" else np.floor(round(self.value * scored.size, _DIGITS)))
         if scored.size == 0 or keep <= 0:
             return float("inf")
@@ -59,10 +62,11 @@ class Threshold:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """A partition of the corpus: every id is in exactly one of hard, easy and unscored.
+    """A partition of the corpus: every id is in exactly one of hard, easy, hopeless and unscored.
 
-    `withheld` is the part of easy where the student's answer beat the teacher's: it is never
-    trained on with the worse teacher answer.
+    `hopeless` is beyond the student now: set aside for the round, and scored again with the rest.
+    `withheld` is the part of easy where the student's answer beat the teacher's: it is never trained on with the
+    worse teacher answer.
     """
 
     hard: tuple[str, ...]
@@ -70,11 +74,12 @@ class Split:
     unscored: tuple[str, ...]
     withheld: frozenset[str]
     delta: float
+    hopeless: tuple[str, ...] = ()
 
     @property
     def hard_share(self) -> float:
         """Hard items among the scored ones, 0 to 1."""
-        scored = len(self.hard) + len(self.easy)
+        scored = len(self.hard) + len(self.easy) + len(self.hopeless)
         return len(self.hard) / scored if scored else 0.0
 
 
@@ -111,12 +116,43 @@ def split(ids: Sequence[str], gaps: NDArray[np.float64], threshold: Threshold) -
     delta = threshold.delta(gaps)
     names = np.asarray(ids, dtype=object)
     unscored = np.isnan(gaps)
-    hard = ~unscored & (gaps > delta) & (gaps >= 0)
-    easy = ~unscored & ~hard
+    hopeless = gaps > threshold.most
+    hard = ~unscored & ~hopeless & (gaps > delta) & (gaps >= 0)
+    easy = ~unscored & ~hopeless & ~hard
     return Split(
         hard=tuple(names[hard]),
         easy=tuple(names[easy]),
         unscored=tuple(names[unscored]),
         withheld=frozenset(names[easy & (gaps < 0)]),
         delta=delta,
+        hopeless=tuple(names[hopeless]),
     )
+
+
+def undivided(ids: Sequence[str]) -> Split:
+    """A corpus whose difficulty nobody measured: one pool, all of which may be drawn."""
+    return Split(hard=tuple(ids), easy=(), unscored=(), withheld=frozenset(), delta=0.0)
+
+
+def competence(
+    split: Split, task_of: Mapping[str, str], labels: Sequence[str], leave_out: Collection[str] = ()
+) -> dict[str, float]:
+    """What the student can do, by task: the share of its scored items that are not beyond δ, 0 to 1.
+
+    One success and one failure are added to each task (Laplace's rule), so that a task with few items does not
+    pretend to be certain.
+
+    Args:
+        split: of what was scored.
+        task_of: t(x) by id.
+        labels: the tasks.
+        leave_out: ids that say nothing, such as what the student was trained on.
+    """
+    done, scored = dict.fromkeys(labels, 1.0), dict.fromkeys(labels, 2.0)
+    for part, success in ((split.easy, 1.0), (split.hard, 0.0), (split.hopeless, 0.0)):
+        for name in part:
+            task = task_of.get(name)
+            if task in scored and name not in leave_out:
+                done[task] += success
+                scored[task] += 1
+    return {label: done[label] / scored[label] for label in labels}

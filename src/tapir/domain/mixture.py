@@ -169,3 +169,28 @@ def mix(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistributio
         counts=as_mapping(hard.labels, inside + outside),
         target=as_mapping(hard.labels, ideal),
     )
+
+
+def resample_as_found(hard: Pool, easy: Pool, size: int, share: float, seed: int) -> Draw:
+    """As `resample`, without a target: tasks have the shares they have in the hard pool."""
+    del easy  # what it lacks is given to no task
+    return draw(hard, apportion(hard.available, hard_count(size, share)), seed)
+
+
+def mix_as_found(hard: Pool, easy: Pool, size: int, share: float, seed: int) -> Mixture:
+    """As `mix`, without a target: from each pool a sample in which tasks have the shares they have in the pool.
+
+    What one pool cannot give stays missing: a shortfall of the hard pool is not filled with easy examples.
+    """
+    hard_wanted = hard_count(size, share)
+    inside = apportion(hard.available, hard_wanted, high=hard.available)
+    outside = apportion(easy.available, size - hard_wanted, high=easy.available)
+    counts = as_mapping(hard.labels, inside + outside)
+    return Mixture(
+        hard=draw(hard, inside, seed).ids,
+        easy=draw(easy, outside, seed).ids,
+        wanted_hard=hard_wanted,
+        wanted_easy=size - hard_wanted,
+        counts=counts,
+        target=counts,
+    )

@@ -50,9 +50,14 @@ class Evaluation:
 
 @dataclass(frozen=True, slots=True)
 class RoundPlan:
-    """What a round sets out to do: its number, n, α, P(t)."""
+    """What a round sets out to do: its number, n, α, P(t).
+
+    Attributes:
+        balanced: whether the mixture is brought to P(t); else tasks come as the pools have them.
+    """
 
     number: int
     size: int
     hard_share: float
     target: TaskDistribution
+    balanced: bool = True

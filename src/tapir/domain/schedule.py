@@ -53,3 +53,8 @@ class Schedule:
         if not 1 <= number <= self.rounds:
             raise IndexError(f"round {number} is not one of 1 to {self.rounds}")
         return self.shares[number - 1]
+
+
+def following(start: float, end: float, competence: float) -> float:
+    """Hard share of a student that can do a share `competence` of the corpus; beyond the paper."""
+    return min(1.0, max(0.0, start + (end - start) * competence))

@@ -18,16 +18,21 @@ _SUCCESS = 0.99
 
 @dataclass(frozen=True)
 class GymBenchmark:
-    """`per_task` prompts for each skill, spread evenly over `levels`."""
+    """`per_task` prompts for each skill, spread evenly over `levels`; each `sample` is a draw of its own."""
 
     name: str
     skills: tuple[str, ...]
     levels: tuple[int, ...]
     per_task: int
+    sample: int = 0
 
     def prompts(self) -> Sequence[Prompt]:
         """The same prompts for every run and round: they do not depend on the run's seed."""
         return self._prompts
+
+    @property
+    def _key(self) -> str:
+        return f"{_KEY}/{self.sample}" if self.sample else _KEY
 
     @cached_property
     def _prompts(self) -> list[Prompt]:
@@ -35,7 +40,7 @@ class GymBenchmark:
         for skill in self.skills:
             share, rest = divmod(self.per_task, len(self.levels))
             for turn, level in enumerate(self.levels):
-                fresh = (one for one in stream(skill, level, key=_KEY, reserved=True) if one.question not in found)
+                fresh = (one for one in stream(skill, level, key=self._key, reserved=True) if one.question not in found)
                 for one in islice(fresh, share + (turn < rest)):
                     origin = Origin("evaluation", source=one.address)
                     found[one.question] = Prompt(Instruction.of(one.question, origin), skill, one.answer)
@@ -48,11 +53,21 @@ class GymBenchmark:
             yield prompt.instruction.id, Grade(found, found >= _SUCCESS)
 
 
-def benchmarks(skills: Sequence[str], *, per_task: int, harder: int, unseen: int) -> list[GymBenchmark]:
-    """In-distribution, one level harder, and skills never trained on; a size of 0 leaves a set out."""
+def benchmarks(
+    skills: Sequence[str], *, per_task: int, harder: int, unseen: int, sample: int = 0
+) -> list[GymBenchmark]:
+    """In-distribution, one level harder, and skills never trained on; a size of 0 leaves a set out.
+
+    Args:
+        skills: those of the corpus.
+        per_task: in-distribution prompts for each skill.
+        harder: prompts one level harder, for each skill.
+        unseen: prompts for each skill that is never trained on.
+        sample: which draw of prompts; settings that were chosen on one are measured on another.
+    """
     wanted = (
-        GymBenchmark("in-distribution", tuple(skills), TRAIN_LEVELS, per_task),
-        GymBenchmark("harder", tuple(skills), (HARDER_LEVEL,), harder),
-        GymBenchmark("unseen", tuple(skill.name for skill in UNSEEN), (1, 2), unseen),
+        GymBenchmark("in-distribution", tuple(skills), TRAIN_LEVELS, per_task, sample),
+        GymBenchmark("harder", tuple(skills), (HARDER_LEVEL,), harder, sample),
+        GymBenchmark("unseen", tuple(skill.name for skill in UNSEEN), (1, 2), unseen, sample),
     )
     return [benchmark for benchmark in wanted if benchmark.per_task]

@@ -12,7 +12,7 @@ from tapir.domain.mixture import Mixture, Pool, hard_count, mix, resample
 from tapir.domain.randomness import seed_for
 from tapir.domain.task import TaskDistribution
 from tapir.llm.estimate import Bounds
-from tapir.recipe import Curriculum
+from tapir.curriculum import Curriculum
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from tapir.domain.mixture import Mixture, Pool, mix
+from tapir.domain.mixture import Mixture, Pool, mix, mix_as_found
 from tapir.domain.randomness import seed_for
 from tapir.domain.round import RoundPlan
 from tapir.store.keep import Place
@@ -17,7 +17,10 @@ class Mix:
     def run(self, place: Place, plan: RoundPlan, hard: Pool, easy: Pool) -> Mixture:
         """Ids by pool, with what was wanted and what was got."""
         seed = seed_for(place.seed, "mix", plan.number)
-        mixture = mix(hard, easy, plan.size, plan.hard_share, plan.target, seed)
+        if plan.balanced:
+            mixture = mix(hard, easy, plan.size, plan.hard_share, plan.target, seed)
+        else:
+            mixture = mix_as_found(hard, easy, plan.size, plan.hard_share, seed)
         if mixture.shortfall:
             place.watch.note(f"the pools hold {mixture.size} of the {plan.size} examples wanted")
         return mixture

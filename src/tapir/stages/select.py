@@ -25,7 +25,7 @@ class Select:
         found = [scored[name] for name in ids]
         gaps = np.array([one.gap if isinstance(one, Difficulty) else np.nan for one in found], dtype=np.float64)
         parts = split(ids, gaps, self.threshold)
-        if ids and not (parts.hard or parts.easy):
+        if ids and not (parts.hard or parts.easy or parts.hopeless):
             raise RoleError(
                 f"the judge scored none of the {len(ids)} answers",
                 remedy="Look at the column `unscored` of judgements.parquet, then change the judge or the student.",
@@ -36,7 +36,8 @@ class Select:
 
 def _rows(ids: Sequence[str], found: Sequence[Difficulty | Unscored], parts: Split) -> list[DifficultyRow]:
     part = dict.fromkeys(parts.hard, "hard") | dict.fromkeys(parts.easy, "easy")
-    part |= dict.fromkeys(parts.unscored, "unscored") | dict.fromkeys(parts.withheld, "withheld")
+    part |= dict.fromkeys(parts.hopeless, "hopeless") | dict.fromkeys(parts.unscored, "unscored")
+    part |= dict.fromkeys(parts.withheld, "withheld")
     return [
         DifficultyRow(name, one.gap, one.spread, part[name])
         if isinstance(one, Difficulty)

@@ -74,12 +74,23 @@ class JudgementRow:
 
 @dataclass(frozen=True, slots=True)
 class DifficultyRow:
-    """difficulty.parquet: MFD and the part of the split: hard, easy, withheld or unscored."""
+    """difficulty.parquet: MFD and the part of the split: hard, easy, withheld, hopeless or unscored."""
 
     id: str
     gap: float | None
     spread: float | None
     part: str
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateRow:
+    """estimates.parquet, compared-NAME.parquet: what an estimator other than MFD found; `value` is null if unscored."""
+
+    id: str
+    estimator: str
+    value: float | None
+    detail: str
+    unscored: str | None
 
 
 @dataclass(frozen=True, slots=True)
