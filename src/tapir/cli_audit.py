@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from textwrap import wrap
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 audits = typer.Typer(rich_markup_mode=None)
 
 _COLUMNS = 3  # judges side by side in one table
+_HEAD = 26  # columns of the name above one
 
 
 @audits.command("audit")
@@ -32,6 +34,7 @@ def audit(
     layout: Annotated[
         str, typer.Option("--format", help="Force a format of the sources; seen from the rows by default.")
     ] = "auto",
+    judge: Annotated[str, typer.Option(help="What the judge is called, where the rows do not say.")] = "",
     reference: Annotated[str, typer.Option(help="The judge to compare the others with, instead of people.")] = "",
     number: Annotated[
         int | None,
@@ -42,12 +45,12 @@ def audit(
     from rich.console import Console
 
     from tapir.audit.auditing import audit as audited
-    from tapir.audit.sources import open_all
+    from tapir.audit.sources import Reading, open_all
     from tapir.audit.words import as_json
     from tapir.store.files import write_json
     from tapir.terminal import PLAIN_WIDTH
 
-    found = audited(open_all(sources, labels or (), layout, reference, number))
+    found = audited(open_all(sources, labels or (), Reading(layout, judge, number), reference))
     console = Console(highlight=False, width=None if sys.stdout.isatty() else PLAIN_WIDTH)
     _show(console, found)
     if out:
@@ -57,39 +60,36 @@ def audit(
 
 def _show(console: Console, found: Audit) -> None:
     """The tables, what stands out, what could not be computed, and what was read."""
-    from tapir.audit.words import findings, missing
+    from tapir.audit.words import TITLES, findings, missing
 
     for section in found.sections:
         judges = [one for one in section.columns if not one.is_reference]
         beside = [one for one in section.columns if one.is_reference]
         width = _COLUMNS - bool(beside)
+        against = f" (reference: {found.reference})" if found.reference and section.kind != "difficulty" else ""
         for start in range(0, max(1, len(judges)), width):
-            console.print(_table(section, [*judges[start : start + width], *beside], found.reference))
+            console.print()
+            console.print(f"{TITLES[section.kind]}{against}", style="bold", markup=False)
+            console.print(_table(section, [*judges[start : start + width], *beside]))
         for line in findings(section, found.reference):
             console.print(line, markup=False)
     for section in found.sections:
-        for line in missing(section):
+        if line := missing(section):
             console.print(line, markup=False, style="dim")
     for line in found.notes:
         console.print(line, markup=False, style="dim")
 
 
-def _table(section: Section, columns: Sequence[Column], reference: str) -> object:
+def _table(section: Section, columns: Sequence[Column]) -> object:
     from rich import box
     from rich.table import Table
 
-    from tapir.audit.words import TITLES, cell, rows
+    from tapir.audit.words import cell, rows
 
-    beside = f"; reference: {reference}" if reference and section.kind != "difficulty" else ""
-    table = Table(
-        title=f"{TITLES[section.kind]}{beside}; value [95 % interval]",
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1),
-    )
-    table.add_column("")
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), show_edge=False)
+    table.add_column("value [95 % interval] n", no_wrap=True)
     for one in columns:
-        table.add_column(one.name, justify="right", no_wrap=True)
+        table.add_column("\n".join(wrap(one.name, _HEAD)), justify="right", no_wrap=True)
     for row in rows(section):
-        table.add_row(row.label, *(cell(row, one.figures.get(row.key)) for one in columns))
+        table.add_row(row.title, *(cell(row, one.figures.get(row.key)) for one in columns))
     return table

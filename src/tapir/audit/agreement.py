@@ -126,8 +126,8 @@ def _each_pair(panel: Panel) -> Said:
 def _symmetric(panel: Panel, said: Mapping[str, Mapping[str, Any]]) -> Said:
     """Every two people on every item, in both directions."""
     by_item: dict[str, list[Any]] = defaultdict(list)
-    for some in said.values():
-        for name, one in some.items():
+    for rater in said.values():
+        for name, one in rater.items():
             by_item[name].append(one)
     rows: Said = ([], [], [])
     for name, some in by_item.items():

@@ -104,7 +104,7 @@ def _biases(panel: Panel, rater: str, labels: Mapping[str, Choice]) -> dict[str,
 
 
 def _people(panel: Panel) -> dict[str, Figure]:
-    """What can be asked of people too: their majority where it is about items, each of them where it is about places."""
+    """What can be asked of people too: of their majority where it is about items, of each where it is about places."""
     found = {"ties": biases.ties(panel, panel.labels), "first_shown": biases.first_shown(panel, panel.people)}
     return found | {"longer": biases.length(panel, panel.labels, {})["longer"]}
 
@@ -157,11 +157,11 @@ def _difficulty(panel: Panel, oracle: Oracle) -> Iterator[Column]:
     for rater, said in by_person.items():
         votes = panel.by_rater.get(rater, {})
         preferences = {name: -lead(some) for name, some in votes.items()}
-        yield Column(rater, False, _against_oracle(oracle, said, preferences), {})
+        yield Column(rater, is_reference=False, figures=_against_oracle(oracle, said, preferences), unreadable={})
     if len(by_person) > 1:
         preferences = {name: -value for name, value in panel.leads.items()}
         figures = _against_oracle(oracle, oracle.people, preferences)
-        yield Column(f"mean of {len(by_person)}", True, figures, {})
+        yield Column(f"mean of {len(by_person)}", is_reference=True, figures=figures, unreadable={})
 
 
 def _against_oracle(oracle: Oracle, said: Sequence[Person], preferences: Mapping[str, float]) -> dict[str, Figure]:

@@ -9,7 +9,7 @@ import math
 from typing import Any
 
 from tapir.audit.gathering import Gathering
-from tapir.audit.pairs import Choice, Item, Order, Vote, digest, number, pair_id, side
+from tapir.audit.pairs import Choice, Item, Order, Rating, Vote, digest, number, pair_id, side
 
 Fields = dict[str, Any]
 
@@ -22,6 +22,7 @@ _TULU: dict[str, float] = {
     "b-is-slightly-better": -1.0,
     "b-is-better": -2.0,
 }
+_ACCEPTABLE = {"yes": 1.0, "no": 0.0}
 _HUMAN = ("author_", "expert_", "human")
 _NO_ANSWER = "no verdict"
 
@@ -40,7 +41,7 @@ def two_answers(prompt: str, first: str, second: str, models: tuple[str, str] = 
 
 
 def pandalm(row: Fields, into: Gathering) -> None:
-    """PandaLM's test set: three annotators, and verdicts of judges in columns that end in `_result`; the id is `idx`."""
+    """PandaLM's test set: three annotators, and judges in columns that end in `_result`; the id is `idx`."""
     prompt = f"{row['instruction']}\n{row.get('input') or ''}"
     first, second = str(row["response1"]), str(row["response2"])
     models = str(row.get("cmp_key") or "").split("_")
@@ -74,7 +75,10 @@ def llmbar(row: Fields, into: Gathering) -> None:
 
 
 def tulu(row: Fields, into: Gathering) -> None:
-    """Open-Instruct's human evaluation of Tulu: a preference in five steps, by several people."""
+    """Open-Instruct's human evaluation of Tulu, by several people: a preference in five steps, each answer fit or not.
+
+    Whether an answer is acceptable is a rating of 1 or 0.
+    """
     texts = str(row["completion_a"]), str(row["completion_b"])
     item = two_answers(str(row["prompt"]), *texts, (str(row.get("model_a") or ""), str(row.get("model_b") or "")))
     rater = str(row.get("evaluator") or "evaluator")
@@ -85,6 +89,10 @@ def tulu(row: Fields, into: Gathering) -> None:
         into.add(item, Vote(item.id, rater, None, order="ab", unreadable=_unreadable(said)))
     else:
         into.add(item, Vote(item.id, rater, side(lead), lead, "ab"))
+    for answer, text, model in (("a", texts[0], item.model_a), ("b", texts[1], item.model_b)):
+        fit = _ACCEPTABLE.get(str(row.get(f"completion_{answer}_is_acceptable")))
+        single = Item(digest(item.prompt, text), item.prompt, digest(text), model_a=model, length_a=len(text))
+        into.add(single, Rating(single.id, rater, fit, "" if fit is not None else _NO_ANSWER))
 
 
 def ranked(row: Fields, into: Gathering) -> None:

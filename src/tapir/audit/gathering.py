@@ -35,7 +35,7 @@ class Gathering:
                 self.votes.append(one.turned() if turned else one)
 
     def label(self, item: Item, vote: Vote) -> None:
-        """Take a label that may stand in every row about its item; one that says the same again is not counted again."""
+        """Take a label that may stand in every row about its item; the same said again does not count again."""
         self.people.add(vote.rater)
         turned = self.items.setdefault(item.id, item).is_turned(item)
         vote = vote.turned() if turned else vote

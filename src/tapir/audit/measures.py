@@ -116,10 +116,8 @@ def kappa(
         levels: every class there is; with quadratic weights in order and equally far apart.
         quadratic: whether classes further apart count as worse.
     """
-    from sklearn.metrics import cohen_kappa_score
-
-    if not first:
-        return undefined("no pair has both verdicts")
+    if len(first) < LEAST_PAIRS:
+        return undefined("no pair has both verdicts" if not first else "a single pair has no κ", len(first))
     if len({*first, *second}) == 1:
         return undefined("both give every pair the same verdict, so chance alone agrees as often", len(first))
     place = {level: at for at, level in enumerate(levels)}
@@ -128,13 +126,15 @@ def kappa(
     cells = np.zeros((len(first), len(levels) ** 2))
     cells[np.arange(len(first)), np.array(rows) * len(levels) + np.array(columns)] = 1
     totals = _by_prompt(cells, prompts)
+    from sklearn.metrics import cohen_kappa_score
+
     value = cohen_kappa_score(rows, columns, labels=range(len(levels)), weights="quadratic" if quadratic else None)
     found = _figure(lambda some: _kappa(some.sum(axis=0), weights), totals, len(first))
     return Figure(float(value), found.n, found.low, found.high, found.why)
 
 
 def ranks(first: Sequence[float], second: Sequence[float], prompts: Sequence[str], method: Ranks) -> Figure:
-    """Kendall's τ-b (1945) or Spearman's ρ (1904) of two columns."""
+    """Rank correlation of two columns: Kendall's τ-b (1945) or Spearman's (1904)."""
     if len(first) < LEAST_FOR_RANKS:
         return undefined(f"{_counted(len(first))} no order to compare", len(first))
     for whose, column in (("the judge's", first), ("the reference's", second)):
@@ -172,7 +172,8 @@ def spread(groups: Sequence[Sequence[float]], prompts: Sequence[str], nothing: s
 
 def _weights(levels: int, *, quadratic: bool) -> Floats:
     away = np.abs(np.arange(levels)[:, None] - np.arange(levels)[None, :]).astype(float)
-    return away**2 if quadratic else (away > 0).astype(float)
+    weights: Floats = away**2 if quadratic else (away > 0).astype(float)
+    return weights
 
 
 def _kappa(cells: Floats, weights: Floats) -> float:

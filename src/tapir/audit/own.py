@@ -79,7 +79,7 @@ def _item(row: Fields, place: str) -> Item:
         name = pair_id(str(row["instruction"]), str(texts[0]), str(texts[1]))
     else:
         name = "/".join((str(prompt) if "prompt_id" in row else digest(str(prompt)), *filter(None, sorted(models))))
-    constant = row.get("constant") or ""
+    constant: Any = row.get("constant") or ""
     if constant not in {"", "a", "b"}:
         raise DataError(f'{place}: "constant" is {constant!r}', remedy='It names the constant answer: "a" or "b".')
     first, second = (str(text) if known else "" for text in texts)

@@ -157,7 +157,7 @@ class Source:
     @property
     def raters(self) -> list[str]:
         """Everybody who said something, in order of appearance."""
-        return list(dict.fromkeys([one.rater for one in (*self.votes, *self.ratings)]))
+        return list(dict.fromkeys([*(one.rater for one in self.votes), *(one.rater for one in self.ratings)]))
 
 
 def digest(*texts: str) -> str:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import combinations
 from statistics import fmean
 
 from tapir.audit.pairs import Choice, Cost, Item, Oracle, Rating, Source, Vote, side
@@ -61,7 +62,8 @@ class Panel:
         for person in self.people:
             for name, choice in verdicts(self.by_rater.get(person, {})).items():
                 found[name].append(choice)
-        return {name: choice for name, some in found.items() if (choice := most(some)) is not None}
+        leading = {name: most(some) for name, some in found.items()}
+        return {name: choice for name, choice in leading.items() if choice}
 
     @cached_property
     def leads(self) -> Mapping[str, float]:
@@ -153,8 +155,8 @@ def gather(sources: Sequence[Source], labels: Sequence[Source], reference: str =
             items[name] = _known(items[name], one.turned() if name in turned else one)
         votes += [one.turned() if one.item in turned else one for one in source.votes]
     ratings = [one for source in everything for one in source.ratings]
-    people = [name for source in everything for name in source.raters if name in source.people]
-    judges = [name for source in everything for name in source.raters if name not in source.people]
+    people = list(dict.fromkeys(name for source in everything for name in source.raters if name in source.people))
+    judges = list(dict.fromkeys(name for source in everything for name in source.raters if name not in source.people))
     chosen = _reference(everything, judges, people, reference)
     notes = [note for source in everything for note in source.notes]
     notes += _matched(everything[: len(sources)], everything[len(sources) :], chosen)
@@ -165,7 +167,7 @@ def gather(sources: Sequence[Source], labels: Sequence[Source], reference: str =
         [name for name in judges if name != chosen],
         [] if chosen else people,
         chosen,
-        {rater: cost for source in everything for rater, cost in source.costs.items()},
+        _costs(everything),
         _oracle(everything),
         notes,
     )
@@ -197,16 +199,19 @@ def _as_labels(source: Source) -> Source:
 
 
 def _apart(sources: Sequence[Source]) -> list[Source]:
-    """Raters of the same name in two sources get the source's name behind theirs."""
-    found = Counter(name for source in sources for name in source.raters)
+    """Raters of the same name who speak about the same items in two sources get the source's name behind theirs.
+
+    One who speaks about other items there is the same rater, whose judgements lie in several files.
+    """
+    twice = {name for one, other in combinations(sources, 2) for name in _in_both(one, other)}
     used: Counter[str] = Counter()
     result = []
     for source in sources:
         names = {}
         for name in source.raters:
-            wanted = name if found[name] == 1 else f"{name} ({source.name})"
-            used[wanted] += 1
-            names[name] = wanted if used[wanted] == 1 else f"{wanted} {used[wanted]}"
+            wanted = f"{name} ({source.name})" if name in twice else name
+            used[wanted] += name in twice
+            names[name] = wanted if used[wanted] <= 1 else f"{wanted} {used[wanted]}"
         result.append(
             replace(
                 source,
@@ -219,12 +224,21 @@ def _apart(sources: Sequence[Source]) -> list[Source]:
     return result
 
 
+def _in_both(one: Source, other: Source) -> Iterator[str]:
+    """Raters of both who spoke about mostly the same items."""
+    for name in set(one.raters) & set(other.raters):
+        first, second = _said(one, name), _said(other, name)
+        if 2 * len(set(first) & set(second)) >= min(len(first), len(second)):
+            yield name
+
+
 def _reference(sources: Sequence[Source], judges: Sequence[str], people: Sequence[str], wanted: str) -> str:
     if wanted:
         if wanted not in judges:
             raise DataError(f"no judge is called '{wanted}'", remedy=f"Judges here: {', '.join(judges) or 'none'}.")
         return wanted
-    last = [name for name in sources[-1].raters if name in judges]
+    earlier = {name for one in sources[:-1] for name in one.raters}
+    last = [name for name in sources[-1].raters if name in judges and name not in earlier]
     return last[0] if not people and len(sources) > 1 and len(last) == 1 else ""
 
 
@@ -257,10 +271,25 @@ def _matched(sources: Sequence[Source], labels: Sequence[Source], reference: str
     return found
 
 
-def _said(source: Source) -> list[str]:
-    """Items somebody said something about, canary apart."""
-    names = dict.fromkeys(one.item for one in (*source.votes, *source.ratings))
+def _said(source: Source, rater: str = "") -> list[str]:
+    """Items that somebody, or one rater, said something about, canary apart."""
+    said: list[Vote | Rating] = [*source.votes, *source.ratings]
+    names = dict.fromkeys(one.item for one in said if rater in {"", one.rater})
     return [name for name in names if not source.items[name].constant]
+
+
+def _costs(sources: Sequence[Source]) -> dict[str, Cost]:
+    """What each rater's judgements took over all sources; money or time counts where every source knows it."""
+    found: dict[str, Cost] = {}
+    for rater, cost in (one for source in sources for one in source.costs.items()):
+        known = found.get(rater)
+        if known is None:
+            found[rater] = cost
+            continue
+        money = None if known.money is None or cost.money is None else known.money + cost.money
+        seconds = None if known.seconds is None or cost.seconds is None else known.seconds + cost.seconds
+        found[rater] = Cost(known.judgements + cost.judgements, money, seconds)
+    return found
 
 
 def _oracle(sources: Sequence[Source]) -> Oracle | None:

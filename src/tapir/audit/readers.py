@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -20,6 +20,7 @@ from tapir.errors import DataError
 Reader: TypeAlias = Callable[[dict[str, Any], Gathering], None]
 
 OWN = "own"
+UNNAMED = "judge"
 _LOOKED_AT = 20  # rows that decide the format
 _BROKEN = (KeyError, TypeError, AttributeError, ValueError)
 
@@ -61,8 +62,13 @@ LAYOUTS: Mapping[str, Layout] = {
 FORMATS = (*LAYOUTS, OWN)
 
 
-def read_file(path: Path, layout: str = "auto") -> Source:
+def read_file(path: Path, layout: str = "auto", judge: str = "") -> Source:
     """Everything a file says about who is better or how good; rows that cannot be read are counted and named.
+
+    Args:
+        path: JSON, JSON Lines, CSV or Parquet, plain or gzipped.
+        layout: a name of FORMATS, or "auto".
+        judge: what the judge is called where the rows do not say.
 
     Raises:
         DataError: the file is missing, empty, in no format known here, or no row can be used.
@@ -94,7 +100,20 @@ def read_file(path: Path, layout: str = "auto") -> Source:
     if unread:
         names = ", ".join(f'"{name}"' for name in sorted(unread))
         into.notes.append(f"Keys of {path.name} that the plain format does not know, and that were not read: {names}.")
-    return into.source(path.name, chosen)
+    return _called(into.source(path.name, chosen), judge)
+
+
+def _called(source: Source, judge: str) -> Source:
+    """Give the judge that has no name in the file one."""
+    if not judge:
+        return source
+    names = {UNNAMED: judge}
+    return replace(
+        source,
+        votes=[replace(one, rater=names.get(one.rater, one.rater)) for one in source.votes],
+        ratings=[replace(one, rater=names.get(one.rater, one.rater)) for one in source.ratings],
+        costs={names.get(name, name): cost for name, cost in source.costs.items()},
+    )
 
 
 def _taken(row: Record | BadRow, layout: str, into: Gathering, unread: Counter[str]) -> tuple[str, str]:

@@ -3,34 +3,54 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from tapir.audit.pairs import Source
 from tapir.audit.panel import Panel, gather
 from tapir.audit.readers import read_file
 from tapir.audit.runs import REVIEWS, is_reviews, is_run, read_reviews, read_run
+from tapir.errors import MissingExtra
 
 
-def open_all(sources: Sequence[Path], labels: Sequence[Path], layout: str, reference: str, number: int | None) -> Panel:
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """How sources are read.
+
+    Attributes:
+        layout: a format of `tapir.audit.readers`, or "auto".
+        judge: what a judge without a name is called; "" leaves it as it is.
+        round: of a run; None for the first that was judged.
+    """
+
+    layout: str
+    judge: str
+    round: int | None
+
+
+def open_all(sources: Sequence[Path], labels: Sequence[Path], reading: Reading, reference: str) -> Panel:
     """Read everything; the reviews in a run's folder serve as labels where none are named.
 
     Raises:
         DataError: a source cannot be read, or sources and labels have nothing in common.
+        MissingExtra: the libraries for statistics are not installed.
     """
+    if not (find_spec("scipy") and find_spec("sklearn")):
+        raise MissingExtra("an audit needs scipy and scikit-learn", remedy="pip install 'tapir-distill[eval]'")
     chosen = list(labels)
     if not chosen:
         chosen = [one / REVIEWS for one in sources if is_run(one) and (one / REVIEWS).is_file()]
+    plain = Reading("auto", "", None)
     return gather(
-        [read_source(one, layout, number) for one in sources],
-        [read_source(one, "auto", None) for one in chosen],
-        reference,
+        [read_source(one, reading) for one in sources], [read_source(one, plain) for one in chosen], reference
     )
 
 
-def read_source(path: Path, layout: str, number: int | None) -> Source:
+def read_source(path: Path, reading: Reading) -> Source:
     """A run, reviews, or a file of judged pairs or ratings."""
     if path.is_dir():
-        return read_run(path, number)
-    if layout == "auto" and is_reviews(path):
+        return read_run(path, reading.round)
+    if reading.layout == "auto" and is_reviews(path):
         return read_reviews(path)
-    return read_file(path, layout)
+    return read_file(path, reading.layout, reading.judge)

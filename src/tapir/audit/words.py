@@ -12,6 +12,7 @@ from tapir.audit.measures import Figure
 Unit = Literal["percent", "points", "number", "amount"]
 MINUS = "\N{MINUS SIGN}"
 NONE = "\N{EN DASH}"
+RHO = "\N{GREEK SMALL LETTER RHO}"
 
 LEAST_AGREEMENT = 0.2  # Landis and Koch (1977): below it agreement is slight
 MOST_UNREADABLE = 0.02
@@ -19,66 +20,72 @@ MOST_UNREADABLE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A line of the table: the key of its figure, its name, and how it is written."""
+    """A line of the table: the key of its figure, its name, how it is written, and what it belongs to."""
 
     key: str
     label: str
     unit: Unit
+    topic: str
+
+    @property
+    def title(self) -> str:
+        """The name with its unit."""
+        return self.label + {"percent": " (%)", "points": " (pp)"}.get(self.unit, "")
 
 
 ROWS: Mapping[Kind, Sequence[Row]] = {
     "comparisons": (
-        Row("agreement", "agreement with the reference, a tie is a verdict", "percent"),
-        Row("decided", "agreement where both decide", "percent"),
-        Row("kappa", "Cohen's κ with the reference", "number"),
-        Row("kendall", "Kendall's τ-b of leads", "number"),
-        Row("spearman", "Spearman's ρ of leads", "number"),
-        Row("agreement_one", "agreement with one person, a tie is a verdict", "percent"),
-        Row("decided_one", "agreement with one person where both decide", "percent"),
-        Row("kappa_one", "κ with one person", "number"),
-        Row("ties", "says tie", "percent"),
-        Row("flips", "verdict changes with the order", "percent"),
-        Row("reversals", "verdict turns into its opposite", "percent"),
-        Row("favours_first", "changed verdicts favour the answer shown first", "percent"),
-        Row("first_shown", "prefers the answer shown first", "percent"),
-        Row("longer", "prefers the longer answer", "percent"),
-        Row("longer_excess", "… more than the reference on the same pairs", "points"),
-        Row("own", "own family's answer wins", "percent"),
-        Row("own_excess", "… more than for the reference", "points"),
-        Row("identical", "repeats give the same verdict", "percent"),
-        Row("within", "standard deviation of repeats", "number"),
-        Row("constant_wins", "constant answer wins", "percent"),
-        Row("constant_score", "constant answer's score", "number"),
-        Row("other_score", "score of the answer beside it", "number"),
-        Row("unreadable", "unreadable", "percent"),
-        Row("money", "cost of 1,000 judgements", "amount"),
-        Row("seconds", "seconds for 1,000 judgements", "amount"),
+        Row("agreement", "agreement with the reference", "percent", "agreement with a reference"),
+        Row("decided", "… where both decide", "percent", "agreement with a reference where both decide"),
+        Row("kappa", "Cohen's κ", "number", "κ"),
+        Row("kendall", "Kendall's τ-b of leads", "number", "rank correlation"),
+        Row("spearman", f"Spearman's {RHO} of leads", "number", "rank correlation"),
+        Row("agreement_one", "agreement with one person", "percent", "agreement with one person"),
+        Row("decided_one", "… where both decide", "percent", "agreement with one person where both decide"),
+        Row("kappa_one", "… as κ", "number", "κ with one person"),
+        Row("ties", "says tie", "percent", "ties"),
+        Row("flips", "order changes the verdict", "percent", "order flips"),
+        Row("reversals", "… into its opposite", "percent", "order flips"),
+        Row("favours_first", "… in favour of the first shown", "percent", "the place that flips favour"),
+        Row("first_shown", "prefers the answer shown first", "percent", "preference for the first place"),
+        Row("longer", "prefers the longer answer", "percent", "length preference"),
+        Row("longer_excess", "… beyond the reference", "points", "length preference beyond the reference"),
+        Row("own", "own family's answer wins", "percent", "self-preference"),
+        Row("own_excess", "… beyond the reference", "points", "self-preference beyond the reference"),
+        Row("identical", "repeats with the same verdict", "percent", "variance"),
+        Row("within", "standard deviation of repeats", "number", "variance"),
+        Row("constant_wins", "constant answer wins", "percent", "null-answer canary"),
+        Row("constant_score", "constant answer's score", "number", "null-answer canary"),
+        Row("other_score", "score of the answer beside it", "number", "null-answer canary"),
+        Row("unreadable", "unreadable", "percent", "unreadable share"),
+        Row("money", "cost per 1,000 judgements", "amount", "cost"),
+        Row("seconds", "seconds per 1,000 judgements", "amount", "time"),
     ),
     "ratings": (
-        Row("same", "same score as the reference", "percent"),
-        Row("quadratic", "κ with quadratic weights", "number"),
-        Row("kendall", "Kendall's τ-b", "number"),
-        Row("spearman", "Spearman's ρ", "number"),
-        Row("higher", "score minus the reference's", "number"),
-        Row("order_of_answers", "same answer ahead, of two to a question", "percent"),
-        Row("own", "own family's score minus others'", "number"),
-        Row("own_excess", "… more than the reference", "number"),
-        Row("identical", "repeats give the same score", "percent"),
-        Row("within", "standard deviation of repeats", "number"),
-        Row("unreadable", "unreadable", "percent"),
-        Row("money", "cost of 1,000 judgements", "amount"),
-        Row("seconds", "seconds for 1,000 judgements", "amount"),
+        Row("same", "same score as the reference", "percent", "agreement with a reference"),
+        Row("quadratic", "κ with quadratic weights", "number", "κ"),
+        Row("kendall", "Kendall's τ-b", "number", "rank correlation"),
+        Row("spearman", f"Spearman's {RHO}", "number", "rank correlation"),
+        Row("higher", "score minus the reference's", "number", "difference to a reference"),
+        Row("order_of_answers", "same answer ahead, of two", "percent", "the order of two answers"),
+        Row("own", "own family minus others", "number", "self-preference"),
+        Row("own_excess", "… beyond the reference", "number", "self-preference beyond the reference"),
+        Row("identical", "repeats with the same score", "percent", "variance"),
+        Row("within", "standard deviation of repeats", "number", "variance"),
+        Row("unreadable", "unreadable", "percent", "unreadable share"),
+        Row("money", "cost per 1,000 judgements", "amount", "cost"),
+        Row("seconds", "seconds per 1,000 judgements", "amount", "time"),
     ),
     "difficulty": (
-        Row("better", "oracle and person agree who is better", "percent"),
-        Row("better_decided", "… where both decide", "percent"),
-        Row("better_kappa", "Cohen's κ", "number"),
-        Row("gap_preference", "gap and preference, Kendall's τ-b", "number"),
-        Row("gap_preference_rho", "gap and preference, Spearman's ρ", "number"),
-        Row("gap_difficulty", "gap and rated difficulty, Kendall's τ-b", "number"),
-        Row("gap_difficulty_rho", "gap and rated difficulty, Spearman's ρ", "number"),
-        Row("task", "same task", "percent"),
-        Row("task_kappa", "Cohen's κ of the task", "number"),
+        Row("better", "agree who is better", "percent", "agreement on who is better"),
+        Row("better_decided", "… where both decide", "percent", "agreement on who is better where both decide"),
+        Row("better_kappa", "… as Cohen's κ", "number", "κ on who is better"),
+        Row("gap_preference", "gap, preference: Kendall's τ-b", "number", "gap and preference"),
+        Row("gap_preference_rho", f"gap, preference: Spearman's {RHO}", "number", "gap and preference"),
+        Row("gap_difficulty", "gap, difficulty: Kendall's τ-b", "number", "gap and rated difficulty"),
+        Row("gap_difficulty_rho", f"gap, difficulty: Spearman's {RHO}", "number", "gap and rated difficulty"),
+        Row("task", "same task", "percent", "agreement on the task"),
+        Row("task_kappa", "… as Cohen's κ", "number", "κ of the task"),
     ),
 }
 TITLES: Mapping[Kind, str] = {
@@ -101,18 +108,11 @@ def cell(row: Row, figure: Figure | None) -> str:
     """A figure with its interval and n."""
     if figure is None or figure.value is None:
         return NONE
-    value = written(figure.value, row.unit)
+    value = _bare(figure.value, row.unit)
     if figure.low is None or figure.high is None:
-        return f"{value}  n {figure.n:,}"
+        return f"{value} n {figure.n:,}"
     low, high = (_bare(one, row.unit) for one in (figure.low, figure.high))
-    return f"{value} [{low}, {high}]  n {figure.n:,}"
-
-
-def written(value: float, unit: Unit) -> str:
-    """A number as it is read."""
-    tail = {"percent": " %", "points": " points"}.get(unit, "")
-    sign = "+" if unit == "points" and value > 0 else ""
-    return f"{sign}{_bare(value, unit)}{tail}"
+    return f"{value} [{low}, {high}] n {figure.n:,}"
 
 
 def _bare(value: float, unit: Unit) -> str:
@@ -122,18 +122,27 @@ def _bare(value: float, unit: Unit) -> str:
     return text.replace("-", MINUS) if float(text) else text.removeprefix("-")
 
 
-def missing(section: Section) -> list[str]:
-    """What could not be computed, each reason once, as sentences."""
+def missing(section: Section) -> str:
+    """What could not be computed and why, as one sentence; empty where nothing is missing."""
+    judges = [one.name for one in section.columns if not one.is_reference]
     found: dict[tuple[str, str], list[str]] = {}
+    for row in ROWS[section.kind]:
+        for why, names in _lacking(section, row.key).items():
+            whose = "" if set(judges) <= set(names) else f" of {', '.join(names)}"
+            topics = found.setdefault((why, whose), [])
+            topics += [] if row.topic in topics else [row.topic]
+    parts = [f"{', '.join(topics)}{whose} ({why})" for (why, whose), topics in found.items()]
+    return f"Cannot be computed: {'; '.join(parts)}." if parts else ""
+
+
+def _lacking(section: Section, key: str) -> dict[str, list[str]]:
+    """Columns without this figure, by the reason."""
+    found: dict[str, list[str]] = {}
     for column in section.columns:
-        for row in ROWS[section.kind]:
-            figure = column.figures.get(row.key)
-            if figure is not None and figure.value is None:
-                found.setdefault((figure.why, column.name), []).append(row.label)
-    return [
-        f"{name}: cannot be computed: {', '.join(labels).replace('… ', '')}: {why}."
-        for (why, name), labels in found.items()
-    ]
+        figure = column.figures.get(key)
+        if figure is not None and figure.value is None:
+            found.setdefault(figure.why, []).append(column.name)
+    return found
 
 
 def as_json(found: Audit) -> dict[str, Any]:
@@ -169,6 +178,7 @@ def findings(section: Section, reference: str) -> list[str]:
             lines += _about_difficulty(column)
         elif not column.is_reference:
             lines += _about_judge(column, last, reference)
+            lines += _about_scores(column, reference) if section.kind == "ratings" else []
         elif column.figures.get("agreement_one"):
             lines += _about_people(column)
     return lines
@@ -233,6 +243,19 @@ def _placing(name: str, figures: Mapping[str, Figure]) -> Iterator[str]:
             f"{name} prefers the answer shown first in {_percent(shown)} of its decided verdicts; "
             "pairs were shown in one order, so this is a bias only if the order was chance."
         )
+
+
+def _about_scores(column: Column, reference: str) -> Iterator[str]:
+    name, figures = column.name, column.figures
+    rank, higher, same = figures.get("kendall"), figures.get("higher"), figures.get("identical")
+    if rank and rank.value is not None:
+        most = f"{name} puts answers in an order like that of {reference} with τ-b {rank.value:.2f}"
+        if higher and higher.value is not None and _beyond(higher, 0):
+            yield f"{most} and scores {abs(higher.value):.2f} points {_direction(higher)}."
+        else:
+            yield f"{most}; neither scores higher than the other within the uncertainty."
+    if same and same.value is not None:
+        yield f"{name} gives the same score again to {_percent(same)} of the answers it scored several times."
 
 
 def _about_people(column: Column) -> Iterator[str]:
