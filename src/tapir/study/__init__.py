@@ -1,1 +1,86 @@
 """Grids of variants and seeds at the same budget, and what they show."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+from tapir.errors import RoleError, RunExists, RunMismatch
+from tapir.store.files import disk_errors, read_json, write_json, write_text
+from tapir.store.lock import locked
+from tapir.study.figure import draw
+from tapir.study.grid import Job, Study, jobs, read, shipped
+from tapir.study.results import StudyResult, results
+from tapir.study.runs import carry_out
+from tapir.study.words import as_json, markdown
+
+__all__ = ["Job", "Study", "StudyResult", "compare", "jobs", "read", "results", "shipped", "write"]
+
+_FILE = "study.json"
+
+
+def compare(
+    study: Study,
+    folder: Path,
+    wanted: Sequence[Job],
+    *,
+    at_once: int,
+    threads: int,
+    say: Callable[[str], None],
+) -> StudyResult:
+    """Carry out the wanted runs of a study in a folder, then say what all finished ones show.
+
+    Args:
+        study: the grid.
+        folder: of the study; what is finished there is not done again.
+        wanted: its runs, or a part of them.
+        at_once: runs beside each other.
+        threads: CPU threads of each.
+        say: is told a line for each run that ends.
+
+    Raises:
+        RunExists: the folder holds something else.
+        RunMismatch: it holds another study, or a run of another recipe.
+        RunLocked: another process works there.
+        RoleError: no run could be finished.
+        Interrupted: it was stopped; the same command goes on.
+    """
+    with disk_errors(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    with locked(folder):
+        _claim(study, folder)
+        failed = carry_out(wanted, folder, at_once=at_once, threads=threads, say=say)
+        found = results(study, jobs(study), folder)
+        if not found.variants[0].seeds:
+            raise RoleError(
+                f"none of the {len(wanted)} runs could be finished; the first: {failed[0][1]}",
+                remedy="Mend the cause and run the same command again.",
+            )
+        write(found, folder)
+    return found
+
+
+def write(found: StudyResult, folder: Path) -> None:
+    """Write results.json, results.md and, where the chart library is installed, figure.svg and figure.png."""
+    write_json(folder / "results.json", as_json(found))
+    write_text(folder / "results.md", markdown(found))
+    if find_spec("altair") and find_spec("vl_convert"):
+        draw(found, folder / "figure.svg")
+
+
+def _claim(study: Study, folder: Path) -> None:
+    """Make the folder this study's; a study may grow by variants and seeds, what it has must stay."""
+    path, ours = folder / _FILE, study.model_dump(mode="json")
+    if path.exists():
+        theirs = read_json(path)
+        keys = ("name", "recipe", "benchmark", "set")
+        differing = [f"{key}: {theirs.get(key)} -> {ours[key]}" for key in keys if theirs.get(key) != ours[key]]
+        if differing:
+            raise RunMismatch(
+                f"{folder} holds another study:\n  " + "\n  ".join(differing),
+                remedy="Choose another folder with --dir.",
+            )
+    elif any(one.name not in {".lock", "log.txt"} for one in folder.iterdir()):
+        raise RunExists(f"{folder} is not empty and holds no study", remedy="Choose another folder with --dir.")
+    write_json(path, ours)
