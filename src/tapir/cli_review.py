@@ -21,7 +21,7 @@ reviews = typer.Typer(rich_markup_mode=None)
 
 
 @reviews.command("review")
-def review(  # noqa: PLR0913 (one parameter for each option)
+def review(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     size: Annotated[int, typer.Option("--n", min=1, help="Pairs to rate; more begin with the same ones.")] = 50,
     rater: Annotated[str, typer.Option(help="Who rates; your login by default.")] = "",
@@ -51,11 +51,11 @@ def review(  # noqa: PLR0913 (one parameter for each option)
         after=shlex.join(["tapir", "audit", str(run), "--labels", str(book.path)]),
         again=shlex.join(again),
     )
-    before = len(desk.rated())
+    seen = len(desk.rated())
     _say_sample(sample, size)
-    typer.echo(f"rater {name}: {before} of {len(sample.pairs)} rated")
+    typer.echo(f"rater {name}: {seen} of {len(sample.pairs)} seen before" if seen else f"rater {name}")
     asyncio.run(serve(desk, port, lambda address: _ready(address, show=show)))
-    _say_end(desk, before)
+    _say_end(desk)
 
 
 def _named(rater: str) -> str:
@@ -113,11 +113,11 @@ def _ready(address: str, *, show: bool) -> None:
         webbrowser.open(address)  # where there is no screen it would start a browser in this terminal
 
 
-def _say_end(desk: Desk, before: int) -> None:
+def _say_end(desk: Desk) -> None:
     said = desk.rated()
     skipped = sum(one.skipped for one in said.values())
     typer.echo(
         f"{len(said) - skipped} of {len(desk.sample.pairs)} pairs rated by {desk.rater}"
-        f" ({len(said) - before} seen now{f', {skipped} skipped' if skipped else ''}): {desk.book.path}"
+        f"{f', {skipped} skipped' if skipped else ''}: {desk.book.path}"
     )
     typer.echo(f"next: {desk.after if len(said) == len(desk.sample.pairs) else desk.again}")

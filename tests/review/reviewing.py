@@ -5,11 +5,10 @@ from __future__ import annotations
 import http.client
 import json
 import os
-import select
 import signal
 import subprocess
 import sys
-import time
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -122,24 +121,17 @@ def reviewing(folder: Path, *options: str) -> Iterator[Reviewing]:
 
 def _address(process: subprocess.Popen[str]) -> tuple[str, str]:
     assert process.stdout is not None
-    said, end = "", time.monotonic() + PATIENCE
-    while time.monotonic() < end and select.select([process.stdout], [], [], PATIENCE)[0]:
-        line = process.stdout.readline()
-        said += line
-        if line.startswith("open http://"):
-            return line.removeprefix("open ").strip(), said
-        if not line:
-            break
+    patience = threading.Timer(PATIENCE, process.kill)
+    patience.start()
+    said = ""
+    try:
+        for line in iter(process.stdout.readline, ""):
+            said += line
+            if line.startswith("open http://"):
+                return line.removeprefix("open ").strip(), said
+    finally:
+        patience.cancel()
     raise AssertionError(f"no address was printed: {said}")
-
-
-def refused(folder: Path, *options: str) -> tuple[int, str]:
-    """What the command says where it cannot begin."""
-    command = [sys.executable, "-m", "tapir.cli", "review", str(folder), "--no-open", *options]
-    environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120"}
-    result = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=PATIENCE, check=False)
-    assert "Traceback" not in result.stderr
-    return result.returncode, result.stdout + result.stderr
 
 
 def lines(folder: Path, name: str = "reviews.jsonl") -> Sequence[dict[str, Any]]:

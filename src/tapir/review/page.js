@@ -27,9 +27,11 @@
   const chosen = (name) => form.elements[name].value || null;
   const matches = () => {
     const typed = task.value.trim().toLowerCase();
-    const starts = (text) => text.toLowerCase().startsWith(typed);
-    const found = state.tasks.filter((text) => text.toLowerCase().includes(typed));
-    return [...found.filter(starts), ...found.filter((text) => !starts(text))];
+    const place = (text) => text.toLowerCase().indexOf(typed);
+    const begins = (text) => place(text) === 0;
+    const word = (text) => !begins(text) && text.toLowerCase().split(/[^\p{L}\p{N}]+/u).some((one) => one.startsWith(typed));
+    const found = [...state.tasks.filter(begins), ...state.tasks.filter(word)];
+    return found.length ? found : state.tasks.filter((text) => place(text) > 0);
   };
   const settled = () => state.tasks.find((text) => text.toLowerCase() === task.value.trim().toLowerCase()) ?? null;
 
@@ -38,7 +40,6 @@
   const complain = (text) => {
     $("trouble").textContent = text;
     $("trouble").hidden = !text;
-    if (text) $("trouble").scrollIntoView({ block: "nearest" });
   };
   const call = async (path, content) => {
     const options = content && {
@@ -100,26 +101,29 @@
       ["task", settled() ?? task.value.trim()],
     ].flatMap(([name, value]) => (value ? [] : [name]));
     $("save").disabled = open.length === 3;
+    $("save").classList.toggle("open", open.length > 0);
     $("save-text").textContent = open.length === 0 || open.length === 3 ? "Save" : `Save without ${open.join(" and ")}`;
   };
 
   const HINTS = {
-    preference: "1 2 3 choose · Enter leaves it open · Backspace goes back",
-    difficulty: "1 to 5 choose · Enter leaves it open · Backspace goes back",
+    preference: "1 2 3 choose · Enter goes on · Backspace goes back · Space scrolls",
+    difficulty: "1 to 5 choose · Enter goes on · Backspace goes back",
     task: "type, ↑ ↓ choose · Enter saves · Esc goes back",
   };
   const questionOf = (element) => element?.closest?.("fieldset")?.id.replace("ask-", "");
   const showHint = () => {
     const inside = questionOf(document.activeElement);
     $("hint").textContent = HINTS[inside] ?? "";
+    $("save-key").textContent = inside === "task" ? "Enter" : "Ctrl Enter";
     for (const key of document.querySelectorAll("[data-key]")) {
       key.textContent = inside === "task" ? `Alt ${key.dataset.key}` : key.dataset.key;
     }
   };
 
   const ask = (name) => {
-    if (name === "task") task.focus();
-    else $(`ask-${name}`).focus({ preventScroll: name === "preference" });
+    const target = name === "task" ? task : $(`ask-${name}`);
+    // a new pair is read from its top, and where the questions stay in sight nothing need move
+    target.focus({ preventScroll: name === "preference" || getComputedStyle(form).position === "sticky" });
   };
 
   const show = (where, words) => {
@@ -293,7 +297,8 @@
     return true;
   };
   const onLetter = (event) => {
-    const letter = event.code.startsWith("Key") ? event.code.slice(3) : event.key.toUpperCase();
+    // with Alt some systems type another sign, so the place of the key counts
+    const letter = event.altKey && event.code.startsWith("Key") ? event.code.slice(3) : event.key.toUpperCase();
     const over = place >= state.pairs.length;
     if (letter === "B") back();
     else if (letter === "S" && !over) skip();
@@ -302,10 +307,13 @@
     return true;
   };
   document.addEventListener("keydown", (event) => {
-    if (event.ctrlKey || event.metaKey || event.isComposing || !state.pairs.length) return;
+    if (event.isComposing || !state.pairs.length) return;
     const typing = event.target === task;
     let done = false;
-    if (busy) done = /^[1-9bs]$/i.test(event.key) || event.key === "Enter";
+    if (event.ctrlKey || event.metaKey) {
+      done = event.key === "Enter" && place < state.pairs.length;
+      if (done && !busy) save();
+    } else if (busy) done = /^[1-9bs]$/i.test(event.key) || event.key === "Enter";
     else if (event.altKey) done = typing && onLetter(event);
     else if (typing) done = onTask(event);
     else {

@@ -75,8 +75,8 @@ class Source:
 def draw(source: Source, size: int) -> Sample:
     """A stratified sample of the pairs of one round that have both answers.
 
-    Bands of the gap take turns in random order (student ahead, equal, up to 2, above 2); within a band the task asked
-    about least comes next, and within a task chance decides. Every beginning of the sample is spread like the whole,
+    Bands of the gap take turns (student ahead, equal, up to 2, above 2); within a turn the task asked about least comes
+    next, and then chance decides. Every beginning of the sample is spread like the whole,
     and a larger one begins with the smaller one, so a person may stop anywhere and go on with a larger `size`.
     Where the run has judgements, only scored pairs take part; where it has none, tasks alone are balanced.
 
@@ -111,25 +111,23 @@ def _in_turn(
 ) -> Iterator[str]:
     """Up to `size` names, as `draw` says; ties are decided by the item's own random rank."""
     rank = dict(zip(names, priorities(names, seed).tolist(), strict=True))
-    waiting: dict[str, dict[str, list[str]]] = {}
+    waiting: dict[tuple[str, str], list[str]] = {}
     for name in sorted(names, key=rank.__getitem__, reverse=True):
-        waiting.setdefault(bands[name], {}).setdefault(task_of.get(name, ""), []).append(name)
+        waiting.setdefault((bands[name], task_of.get(name, "")), []).append(name)
     from_band: Counter[str] = Counter()
     from_task: Counter[str] = Counter()
+
+    def turn(stratum: tuple[str, str]) -> tuple[int, int, int]:
+        band, task = stratum
+        return from_band[band], from_task[task], rank[waiting[stratum][-1]]
+
     for _ in range(min(size, len(names))):
-
-        def next_of(band: str) -> str:
-            return min(waiting[band], key=lambda task: (from_task[task], rank[waiting[band][task][-1]]))
-
-        band = min(waiting, key=lambda band: (from_band[band], rank[waiting[band][next_of(band)][-1]]))
-        task = next_of(band)
-        yield waiting[band][task].pop()
+        band, task = chosen = min(waiting, key=turn)
+        yield waiting[chosen].pop()
         from_band[band] += 1
         from_task[task] += 1
-        if not waiting[band][task]:
-            del waiting[band][task]
-        if not waiting[band]:
-            del waiting[band]
+        if not waiting[chosen]:
+            del waiting[chosen]
 
 
 def _band(gap: float | None) -> str:

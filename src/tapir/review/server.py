@@ -10,16 +10,17 @@ from __future__ import annotations
 import asyncio
 import hmac
 import json
+import re
 import secrets
 import signal
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import resources
 from typing import Any, Literal
-from urllib.parse import urlsplit
 
 from aiohttp import web
+from aiohttp.typedefs import Handler, Middleware
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from tapir.errors import StoreError, TapirError
@@ -27,7 +28,7 @@ from tapir.review.book import Review, ReviewBook, Seconds, Stars
 from tapir.review.sample import ReviewPair, Sample, Side
 
 HOST = "127.0.0.1"
-_NAMES = {HOST, "localhost"}
+_NAMES = re.compile(r"(127\.0\.0\.1|localhost)(:[0-9]{1,5})?", re.IGNORECASE)  # any port: it may be forwarded
 _LARGEST = 64 * 1024  # bytes of a rating; one has about 150
 _FILES = {
     "": ("page.html", "text/html"),
@@ -46,7 +47,6 @@ _HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "X-Frame-Options": "DENY",
 }
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Rating(BaseModel):
@@ -169,7 +169,7 @@ def application(desk: Desk, token: str) -> web.Application:
     return made
 
 
-def _guard(token: str) -> Callable[[web.Request, Handler], Awaitable[web.StreamResponse]]:
+def _guard(token: str) -> Middleware:
     """Refuse every request that does not come from this machine's own page; put our headers on every reply."""
 
     @web.middleware
@@ -183,7 +183,7 @@ def _guard(token: str) -> Callable[[web.Request, Handler], Awaitable[web.StreamR
 
 def _stranger(request: web.Request, token: str) -> web.Response | None:
     """The refusal for a request that is none of ours."""
-    if urlsplit(f"//{request.host}").hostname not in _NAMES:
+    if not _NAMES.fullmatch(request.host):
         return _refusal(421, "this page answers to 127.0.0.1 and localhost only")
     said = request.path.split("/")[1]
     if not hmac.compare_digest(said.encode(errors="surrogateescape"), token.encode()):
