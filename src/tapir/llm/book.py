@@ -20,14 +20,19 @@ SLOTS: Mapping[str, frozenset[str]] = {
     "judge-pairwise": frozenset({"instruction", "answer_a", "answer_b", "rubric", "reply"}),
     "judge-repair": frozenset({"reason", "reply"}),
     "judge-single": frozenset({"instruction", "answer", "rubric", "reply"}),
+    "prefer": frozenset({"instruction", "answer_a", "answer_b", "rubric", "reply"}),
     "reply-expand-json": frozenset(),
     "reply-expand-tagged": frozenset(),
     "reply-pairwise-json": frozenset(),
     "reply-pairwise-tagged": frozenset(),
+    "reply-prefer-reasoned": frozenset(),
+    "reply-prefer-short": frozenset(),
     "reply-single-json": frozenset(),
     "reply-single-tagged": frozenset(),
     "reply-tag-json": frozenset(),
     "reply-tag-tagged": frozenset(),
+    "rubric-reference": frozenset({"reference"}),
+    "rubric-turn": frozenset({"turn"}),
     "tag": frozenset({"labels", "instruction", "reply"}),
 }
 """Every prompt but the style book, with the slots it must have and no others."""
@@ -48,7 +53,7 @@ _SLOT = re.compile(r"\{\{[ \t]*([^{}\n]*?)[ \t]*\}\}")
 _HEADER = re.compile(r"^[ \t]*\[[ \t]*(?:system|user|assistant)[ \t]*\][ \t]*$", re.MULTILINE | re.IGNORECASE)
 _HEADERS = ["[system]", "[user]"]
 _SHIPPED = "shipped"
-_ONE_MESSAGE = "judge-repair", "reply-"
+_ONE_MESSAGE = "judge-repair", "reply-", "rubric-"
 
 
 def _tag(bracket: str) -> re.Pattern[str]:

@@ -115,7 +115,7 @@ class LlmJudge:
         settings, (shown, sample) = self._settings, part
         sampling = Sampling(settings.temperature, settings.max_tokens, settings.expected_score)
         return Request(
-            [*self._messages(one, shown), *more], sampling, _schema(self._names), sample=sample, task=one.task
+            [*self._messages(one, shown), *more], sampling, schema(self._names), sample=sample, task=one.task
         )
 
     def _repaired(self, one: Comparison, part: Part, said: str, reason: str) -> Request:
@@ -132,7 +132,7 @@ class LlmJudge:
         found = read_scores(reply.text, self._names, self._style)
         if isinstance(found, Unscored):
             return found
-        if self._style == "tagged" and _followed(reply.text, found, self._names):
+        if self._style == "tagged" and followed(reply.text, found, self._names):
             return Unscored("other scores follow", reply.text)
         found = replace(found, rationale=encodable(found.rationale))
         return expected(found, reply.text, reply.tokens) if self._settings.expected_score else found
@@ -170,7 +170,7 @@ class LlmJudge:
         return Judgement(second, first, "reference-first", scores.rationale, self.name)
 
 
-def _followed(text: str, found: Scores, names: Sequence[str]) -> bool:
+def followed(text: str, found: Scores, names: Sequence[str]) -> bool:
     """Whether more scores stand, quoted, behind those read: then these may be the quoted ones and those the verdict."""
     end = max(end for _, end in found.spans)
     rest = text[text.index(">", end) :].lower()
@@ -184,7 +184,8 @@ def _latest_name(entry: tuple[Part, Scores]) -> tuple[bool, int]:
     return shown != first, sample
 
 
-def _schema(names: Sequence[str]) -> Schema:
+def schema(names: Sequence[str]) -> Schema:
+    """A rationale and a number for each name, in this order."""
     properties = {"rationale": {"type": "string"}} | {name: {"type": "number"} for name in names}
     content = {
         "type": "object",
