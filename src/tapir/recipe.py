@@ -36,10 +36,12 @@ from tapir.sections import (
     GymEvaluation,
     GymJudge,
     GymTeacher,
+    HeldOut,
     JudgedEvaluation,
     LlmJudge,
     LlmTagger,
     LlmTeacher,
+    NoJudge,
     Section,
     Text,
     TfidfTagger,
@@ -92,7 +94,12 @@ class Recipe(Section):
 
     @model_validator(mode="after")
     def _fits_together(self) -> Recipe:
-        problems = [*self._of_one_world(), *self._endpoints_in_use(), *self._calls_that_cost()]
+        problems = [
+            *self._of_one_world(),
+            *self._judged_by_somebody(),
+            *self._endpoints_in_use(),
+            *self._calls_that_cost(),
+        ]
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -111,19 +118,35 @@ class Recipe(Section):
         if isinstance(self.teacher, GymTeacher):
             yield f"teacher.kind = 'gym' {beside}: it {knows}; set it to 'llm' and name its endpoints"
         if isinstance(self.judge, GymJudge):
-            yield f"judge.kind = 'gym' {beside}: it {knows}; set it to 'llm' and name its endpoints"
+            yield f"judge.kind = 'gym' {beside}: it {knows}; set it to 'llm' and name its endpoints, or to 'none'"
         learns = isinstance(self.tagger, TfidfTagger) or (
             isinstance(self.tagger, EncoderTagger) and self.tagger.labelled
         )
         if learns and not self.tagger.endpoints:
             yield f"tagger.endpoints = [] {beside}: the gym's teacher would label, and it {knows}; name who labels"
         if isinstance(evaluation, GymEvaluation):
-            yield f"evaluation.kind = 'gym' {beside}: it measures what the gym teaches; set it to 'judged'"
+            yield f"evaluation.kind = 'gym' {beside}: it measures what the gym teaches; set it to 'judged' or 'exact'"
         elif 0 < self.corpus.limit <= evaluation.held_out:
             yield (
                 f"evaluation.held_out = {evaluation.held_out} of corpus.limit = {self.corpus.limit}"
                 " leaves nothing to train on: raise limit, or lower held_out"
             )
+
+    def _judged_by_somebody(self) -> Iterator[str]:
+        """Without a judge nothing may need one; preferences need the answers that MFD is measured on."""
+        plan = self.curriculum
+        if self.preferred_gap() is not None and plan.difficulty.kind != "mfd":
+            yield f"training.dpo needs the judge's gap, which difficulty = {plan.difficulty.kind!r} does not measure"
+        if not isinstance(self.judge, NoJudge):
+            return
+        needs = {
+            f"curriculum.difficulty = {plan.difficulty.kind!r}": plan.difficulty.kind in {"mfd", "pass-rate"},
+            "curriculum.compare with 'pass-rate'": "pass-rate" in plan.compare,
+            "curriculum.refine_keep = 'judge'": plan.refine and plan.refine_keep == "judge",
+            "evaluation.kind = 'judged'": isinstance(self.evaluation, JudgedEvaluation),
+        }
+        for key in (key for key, needed in needs.items() if needed):
+            yield f"judge.kind = 'none', but {key} needs a judge: name one, or change it"
 
     def users(self) -> dict[str, tuple[str, ...]]:
         """For every role that calls servers, the names of its endpoints."""
@@ -193,7 +216,7 @@ def _identity(tree: Mapping[str, Any]) -> dict[str, Any]:
     """The same tables without the keys that a run may go on with other values of."""
     tables = {
         "corpus": _without(tree.get("corpus", {}), FileCorpus.operational),
-        "evaluation": _without(tree.get("evaluation", {}), JudgedEvaluation.operational),
+        "evaluation": _without(tree.get("evaluation", {}), HeldOut.operational),
         "endpoints": {name: _without(one, Endpoint.operational) for name, one in tree.get("endpoints", {}).items()},
         "calls": _without(tree.get("calls", {}), Calls.operational),
         "student": _without(tree.get("student", {}), VllmStudent.operational),

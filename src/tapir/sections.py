@@ -232,7 +232,14 @@ class LlmJudge(Section):
         return self
 
 
-AnyJudge: TypeAlias = Annotated[GymJudge | LlmJudge, Field(discriminator="kind"), kind_or("gym")]
+class NoJudge(Section):
+    """Nobody: for a difficulty and an evaluation that need no judge."""
+
+    kind: Literal["none"]
+    """Who judges."""
+
+
+AnyJudge: TypeAlias = Annotated[GymJudge | LlmJudge | NoJudge, Field(discriminator="kind"), kind_or("gym")]
 
 
 class TfidfTagger(Section):
@@ -280,25 +287,25 @@ class GymEvaluation(Section):
     """Which draw of prompts: settings that were chosen on one are measured on another."""
 
 
-class JudgedEvaluation(Readable):
-    """Held-out instructions, the student's answers compared with the teacher's by the judge."""
+class HeldOut(Readable):
+    """Instructions that are measured with and never trained on."""
 
-    operational: ClassVar[frozenset[str]] = frozenset({"file"})
-    """Keys that do not change what is computed: the manifest holds the digest of the file, wherever it lies."""
+    operational: ClassVar[frozenset[str]] = frozenset({"file", "protect"})
+    """Keys that do not change what is computed: the manifest holds the digest of each file, wherever it lies."""
 
-    kind: Literal["judged"] = "judged"
-    """What is measured with."""
     held_out: Whole = 200
     """Instructions set aside from the corpus, never trained on."""
     file: str = ""
     """A file with more prompts, in any layout a corpus can have; empty means none."""
+    protect: tuple[Text, ...] = ()
+    """Files of other evaluation sets (JSON, JSONL, ...): what repeats one of their prompts is not trained on either."""
 
     def idle(self) -> Mapping[str, str]:
         """Without a file there are no rows to lay out."""
         return {} if self.file else {"layout": "file", "columns": "file"}
 
     @model_validator(mode="after")
-    def _has_prompts(self) -> JudgedEvaluation:
+    def _has_prompts(self) -> HeldOut:
         if not (self.held_out or self.file):
             raise ValueError(
                 "held_out = 0 without a file leaves nothing to measure with: raise held_out, or name a file"
@@ -306,4 +313,22 @@ class JudgedEvaluation(Readable):
         return self
 
 
-AnyEvaluation: TypeAlias = Annotated[GymEvaluation | JudgedEvaluation, Field(discriminator="kind"), kind_or("gym")]
+class JudgedEvaluation(HeldOut):
+    """Held-out instructions, the student's answers compared with the teacher's by the judge."""
+
+    kind: Literal["judged"] = "judged"
+    """What is measured with."""
+
+
+class ExactEvaluation(HeldOut):
+    """Held-out instructions whose answers are compared with the expected ones by a program: no judge is needed."""
+
+    kind: Literal["exact"]
+    """What is measured with."""
+    match: Literal["plain", "number"] = "plain"
+    """plain: equal but for case, white space and marks around; number: the last number of both is equal."""
+
+
+AnyEvaluation: TypeAlias = Annotated[
+    GymEvaluation | JudgedEvaluation | ExactEvaluation, Field(discriminator="kind"), kind_or("gym")
+]

@@ -9,19 +9,21 @@ from typing import TypeAlias
 
 from tapir.assemble.tasks import skills
 from tapir.data.corpus import held_out, pairs, prompts, sampled
+from tapir.data.evaluation_sets import texts
 from tapir.data.neighbours import Neighbours
 from tapir.data.novelty import Novelty
 from tapir.data.readers import Columns, read_file, read_hub
 from tapir.domain.instruction import Pair
 from tapir.domain.randomness import seed_for
 from tapir.errors import DataError, RecipeError
+from tapir.evaluation.exact import ExactBenchmark, number, plain
 from tapir.evaluation.judged import JudgedBenchmark
 from tapir.gym.benchmarks import benchmarks as gym_benchmarks
 from tapir.gym.corpus import corpus as gym_corpus
 from tapir.recipe import Recipe
 from tapir.roles import Benchmark, Judge, Prompt, Rejected, Roles, Teacher
 from tapir.sections import Columns as ColumnsSection
-from tapir.sections import FileCorpus, GymCorpus, GymEvaluation
+from tapir.sections import ExactEvaluation, FileCorpus, GymCorpus, GymEvaluation, JudgedEvaluation
 
 Corpus: TypeAlias = Callable[[], list[Pair | Rejected]]
 
@@ -62,10 +64,12 @@ def novelty(recipe: Recipe) -> Novelty:
 
 
 def forbidden(recipe: Recipe, people: Roles) -> Novelty:
-    """The texts of every evaluation set."""
+    """The texts of every evaluation set: those that are measured with, and those that are only to be kept out."""
     found = novelty(recipe)
     for benchmark in people.benchmarks:
         found.learn_all((one.instruction.id, one.instruction.text) for one in benchmark.prompts())
+    for name in getattr(recipe.evaluation, "protect", ()):
+        found.learn_all(texts(existing("evaluation.protect", name)))
     return found
 
 
@@ -77,13 +81,13 @@ def benchmarks(recipe: Recipe, corpus: Corpus, judge: Judge, teacher: Teacher) -
         return list(gym_benchmarks(skills(recipe), **sizes, sample=wanted.sample))
     found: list[Benchmark] = []
     if wanted.held_out:
-        answered = getattr(recipe.corpus, "answers", "corpus") != "teacher"
+        answered = getattr(recipe.corpus, "answers", "corpus") != "teacher" or isinstance(wanted, ExactEvaluation)
         seed = seed_for(recipe.seed, "held-out")
 
         def chosen() -> list[Prompt]:
             return held_out(corpus(), wanted.held_out, seed, answered=answered)
 
-        found.append(JudgedBenchmark("held-out", chosen, judge, teacher))
+        found.append(_benchmark("held-out", chosen, wanted, judge, teacher))
     if wanted.file:
         path = existing("evaluation.file", wanted.file)
 
@@ -91,8 +95,20 @@ def benchmarks(recipe: Recipe, corpus: Corpus, judge: Judge, teacher: Teacher) -
             rows = read_file(path, layout=wanted.layout, columns=_columns(wanted.columns))
             return prompts(pairs(rows, path.name), f"evaluation.file = {wanted.file!r}")
 
-        found.append(JudgedBenchmark("file", listed, judge, teacher))  # not by its name, which may change
+        found.append(_benchmark("file", listed, wanted, judge, teacher))  # not by its name, which may change
     return found
+
+
+def _benchmark(
+    name: str,
+    read: Callable[[], list[Prompt]],
+    wanted: JudgedEvaluation | ExactEvaluation,
+    judge: Judge,
+    teacher: Teacher,
+) -> Benchmark:
+    if isinstance(wanted, ExactEvaluation):
+        return ExactBenchmark(name, read, plain if wanted.match == "plain" else number)
+    return JudgedBenchmark(name, read, judge, teacher)
 
 
 def inputs(recipe: Recipe) -> dict[str, str]:
@@ -101,6 +117,7 @@ def inputs(recipe: Recipe) -> dict[str, str]:
     template = recipe.student.chat_template
     names |= {"student.chat_template": template} if Path(template).expanduser().is_file() else {}
     names |= {"evaluation.file": file} if (file := getattr(recipe.evaluation, "file", "")) else {}
+    names |= {f"evaluation.protect.{place}": one for place, one in enumerate(getattr(recipe.evaluation, "protect", ()))}
     found = {}
     for key, name in names.items():
         with existing(key, name).open("rb") as content:

@@ -13,6 +13,7 @@ from tapir.cluster.tagger import RayTagger
 from tapir.domain.task import Taxonomy
 from tapir.endpoints import Endpoint as EndpointSection
 from tapir.errors import RecipeError
+from tapir.evaluation.nobody import Nobody
 from tapir.gym.judge import GymJudge
 from tapir.gym.teacher import GymTeacher
 from tapir.learning import EncoderTagger as EncoderTaggerSection
@@ -27,6 +28,7 @@ from tapir.roles import Judge, Tagger, Teacher
 from tapir.sections import LlmJudge as LlmJudgeSection
 from tapir.sections import LlmTagger as LlmTaggerSection
 from tapir.sections import LlmTeacher as LlmTeacherSection
+from tapir.sections import NoJudge as NoJudgeSection
 from tapir.tagging.encoder import EncoderSettings, EncoderTagger
 from tapir.tagging.tfidf import TfidfTagger
 
@@ -75,6 +77,8 @@ def judge(recipe: Recipe, calls: Switchboard, book: Book, labels: Taxonomy, work
         RecipeError: a rubric is for a label that the taxonomy does not have.
     """
     one = recipe.judge
+    if isinstance(one, NoJudgeSection):
+        return Nobody()
     if not isinstance(one, LlmJudgeSection):
         return GymJudge()
     for label in sorted(one.rubrics.keys() - {*labels.labels}):

@@ -11,7 +11,7 @@ from tapir.llm.estimate import Bounds
 from tapir.planning.material import Material
 from tapir.planning.rounds import Round
 from tapir.recipe import Recipe
-from tapir.sections import GymJudge, GymTeacher, JudgedEvaluation, LlmJudge, LlmTagger, TfidfTagger
+from tapir.sections import GymJudge, GymTeacher, JudgedEvaluation, LlmJudge, LlmTagger, NoJudge, TfidfTagger
 
 Role: TypeAlias = Literal["teacher", "judge", "tagger"]
 Kind: TypeAlias = Literal["answer", "refinement", "expansion", "label", "verdict", "canary", "preference"]
@@ -89,9 +89,9 @@ def _scoring(recipe: Recipe, number: int, items: Bounds, new: Bounds) -> Iterato
     yield Step(number, "judge", "judge", items, _verdicts(recipe.judge, "verdict", items, new))
 
 
-def _verdicts(judge: GymJudge | LlmJudge, kind: Kind, items: Bounds, new: Bounds) -> list[Question]:
+def _verdicts(judge: GymJudge | LlmJudge | NoJudge, kind: Kind, items: Bounds, new: Bounds) -> list[Question]:
     """Both orders, or each answer alone; a reference judged alone before is found in the ledger."""
-    if isinstance(judge, GymJudge):
+    if not isinstance(judge, LlmJudge):
         return []
     shown = items + new if judge.mode == "single" else items * Bounds.sure(2)
     return [Question("judge", kind, shown * Bounds.sure(judge.samples))]
