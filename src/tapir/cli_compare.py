@@ -32,6 +32,7 @@ def compare(
     place = folder or Path("studies") / grid.name
     wanted = studies.jobs(grid, only or (), seeds or ())
     if dry:
+        studies.check(grid, wanted)
         for job in wanted:
             plan = job.recipe.curriculum
             typer.echo(f"{job.variant:<24} seed {job.seed:<6} {plan.alpha().rounds} x {plan.size} examples")
@@ -39,6 +40,8 @@ def compare(
         return
     found = studies.compare(grid, place, wanted, at_once=jobs, threads=threads, say=typer.echo)
     _show(found, place)
+    if found.failed:
+        raise typer.Exit(1)
 
 
 def _show(found: StudyResult, folder: Path) -> None:
@@ -56,6 +59,7 @@ def _show(found: StudyResult, folder: Path) -> None:
         table.add_row(*row, style="bold" if row[0] == found.study.baseline else "")
     console.print(table)
     if found.missing:
-        console.print(f"{len(found.missing)} runs are not finished; the same command goes on with them")
+        failed = f", {len(found.failed)} of them failed" if found.failed else ""
+        console.print(f"{len(found.missing)} runs are not finished{failed}; the same command goes on with them")
     names = [name for name in ("results.md", "results.json", "figure.svg", "figure.png") if (folder / name).exists()]
     console.print(f"written: {', '.join(str(folder / name) for name in names)}", soft_wrap=True)

@@ -91,7 +91,7 @@ def _outdated(problem: ErrorDetails, changed: Collection[str]) -> Iterator[str]:
     spot = _locate(problem["loc"])
     if problem["type"] == "no_effect":
         for key, cause in problem["ctx"]["idle"].items():
-            if spot.below(cause) in changed:
+            if {spot.below(cause), f"{spot.below(cause)}.kind"} & set(changed):
                 yield spot.below(key)
     elif problem["type"] == "extra_forbidden" and spot.beside("kind") in changed and spot.elsewhere():
         yield spot.key

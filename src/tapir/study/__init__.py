@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 
-from tapir.errors import RoleError, RunExists, RunMismatch
+from tapir import session
+from tapir.errors import RecipeError, RoleError, RunExists, RunMismatch, TapirError
 from tapir.store.files import disk_errors, read_json, write_json, write_text
 from tapir.store.lock import locked
 from tapir.study.figure import draw
 from tapir.study.grid import Job, Study, jobs, read, shipped
 from tapir.study.results import StudyResult, results
-from tapir.study.runs import carry_out
+from tapir.study.runs import carry_out, finished
 from tapir.study.words import as_json, markdown
 
-__all__ = ["Job", "Study", "StudyResult", "compare", "jobs", "read", "results", "shipped", "write"]
+__all__ = ["Job", "Study", "StudyResult", "check", "compare", "jobs", "read", "results", "shipped", "write"]
 
 _FILE = "study.json"
 
@@ -42,6 +44,7 @@ def compare(
     Raises:
         RunExists: the folder holds something else.
         RunMismatch: it holds another study, or a run of another recipe.
+        RecipeError: a variant cannot be run, or is not measured with the study's benchmark.
         RunLocked: another process works there.
         RoleError: no run could be finished.
         Interrupted: it was stopped; the same command goes on.
@@ -50,15 +53,36 @@ def compare(
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
         _claim(study, folder)
+        check(study, [job for job in wanted if not finished(job, folder)])
         failed = carry_out(wanted, folder, at_once=at_once, threads=threads, say=say)
         found = results(study, jobs(study), folder)
-        if not found.variants[0].seeds:
+        if failed and not found.variants[0].seeds:
             raise RoleError(
                 f"none of the {len(wanted)} runs could be finished; the first: {failed[0][1]}",
                 remedy="Mend the cause and run the same command again.",
             )
+        found = replace(found, failed=[(job.variant, job.seed, why) for job, why in failed])
         write(found, folder)
     return found
+
+
+def check(study: Study, wanted: Sequence[Job]) -> None:
+    """Check all that can be checked before the first run begins, once for each variant.
+
+    Raises:
+        TapirError: what keeps a variant from running.
+        RecipeError: `benchmark` is none that the runs are measured with.
+    """
+    for job in {job.variant: job for job in reversed(wanted)}.values():
+        try:
+            names = [one.name for one in session.preflight(job.recipe).benchmarks]
+        except TapirError as error:
+            raise type(error)(f"variants.{job.variant}: {error}", remedy=error.remedy) from error
+        if study.benchmark not in names:
+            raise RecipeError(
+                f"benchmark = {study.benchmark!r}: the runs are measured with {', '.join(names)}",
+                remedy="Name one of these in the study.",
+            )
 
 
 def write(found: StudyResult, folder: Path) -> None:

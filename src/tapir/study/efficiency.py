@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
 
@@ -13,7 +13,7 @@ import numpy as np
 Curve: TypeAlias = tuple[tuple[float, float], ...]
 """Training examples so far and success, round by round, from 0 examples on."""
 
-_RESAMPLES = 4_000
+_RESAMPLES = 4_000  # drawn where there are more seeds than five: up to there every one of the n^n draws is looked at
 _FEWEST = 2
 
 
@@ -46,15 +46,17 @@ def efficiency(curves: Sequence[tuple[Curve, Curve]], seed: int = 0) -> Efficien
     value = _share(curves)
     if len(curves) < _FEWEST:
         return Efficiency(value, math.nan, math.nan, float(math.isfinite(value)))
-    dice = np.random.default_rng(seed)
-    drawn = np.array(
-        [
-            _share([curves[place] for place in dice.integers(len(curves), size=len(curves))])
-            for _ in range(min(_RESAMPLES, len(curves) ** len(curves)))
-        ]
-    )
+    drawn = np.array([_share([curves[place] for place in places]) for places in _draws(len(curves), seed)])
     low, high = np.quantile(drawn, [0.025, 0.975], method="closest_observation")
     return Efficiency(value, float(low), float(high), float(np.mean(np.isfinite(drawn))))
+
+
+def _draws(count: int, seed: int) -> Iterable[Sequence[int]]:
+    """Ways to draw so many with replacement: all of them where they are few, else a random sample."""
+    if count**count <= _RESAMPLES:
+        return itertools.product(range(count), repeat=count)
+    draws: list[list[int]] = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count)).tolist()
+    return draws
 
 
 def _share(curves: Sequence[tuple[Curve, Curve]]) -> float:

@@ -15,6 +15,7 @@ from tapir.store.run import RunStore
 _TEACHER = ("responses", "labels", "refinements")
 _JUDGE = ("judgements", "preferences", "canary")
 _STUDENT = ("answers",)
+_ESTIMATES = ("estimates",)
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,7 +27,7 @@ class Effort:
         distinct: different ones among them.
         tokens: read in training, over all epochs.
         teacher: texts asked of the teacher: answers, labels, new instructions, refinements.
-        judge: judgements.
+        judge: judgements; of a difficulty by pass rate one for each sample.
         answers: of the student to the corpus, so that its difficulty could be measured.
         seconds: of work. A study works out what its runs have in common once: this is not in here for those that took
             it over.
@@ -58,15 +59,22 @@ def effort(store: RunStore, rounds: int) -> Effort:
         ids = pq.read_table(store.round(number) / "mixture.parquet", columns=["id"])["id"].to_pylist()
         total += len(ids)
         mixed.update(ids)
+    sampled = _samples(store) * sum(_rows(store, _ESTIMATES, rounds))
     return Effort(
         examples=total,
         distinct=len(mixed),
         tokens=sum(int(one["tokens"]) for one in trainings),
         teacher=sum(_rows(store, _TEACHER, rounds)) + _written(store, rounds),
-        judge=sum(_rows(store, _JUDGE, rounds)),
-        answers=sum(_rows(store, _STUDENT, rounds)),
+        judge=sum(_rows(store, _JUDGE, rounds)) + sampled,
+        answers=sum(_rows(store, _STUDENT, rounds)) + sampled,
         seconds=working_time(store.folder),
     )
+
+
+def _samples(store: RunStore) -> int:
+    """Answers drawn and judged for each estimate: 0 where difficulty is not measured so."""
+    difficulty = read_json(store.folder / "recipe.json")["curriculum"].get("difficulty", {})
+    return int(difficulty["samples"]) if difficulty.get("kind") == "pass-rate" else 0
 
 
 def _rows(store: RunStore, tables: Sequence[str], rounds: int) -> Iterator[int]:

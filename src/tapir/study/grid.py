@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import difflib
 import json
+import re
 import tomllib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, TypeAlias
 
-from pydantic import Field, JsonValue, ValidationError, model_validator
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
 from tapir.errors import RecipeError
 from tapir.recipe import Recipe
@@ -20,7 +21,24 @@ from tapir.sections import Section, Text, Whole
 
 UNTUNED = "untuned"
 """The student before any round; every run measures it, so it needs none of its own."""
-Seeds: TypeAlias = Annotated[tuple[Whole, ...], Field(min_length=1)]
+_OURS = {"name": "the study and the variant are its name", "seed": "it is one of `seeds`"}
+
+
+def _different(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if twice := sorted({one for one in seeds if seeds.count(one) > 1}):
+        raise ValueError(f"{', '.join(map(str, twice))} more than once: every seed is one run")
+    return seeds
+
+
+def _free(settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for key in settings:
+        if key in _OURS:
+            raise ValueError(f"{key} cannot be set: {_OURS[key]}")
+    return settings
+
+
+Seeds: TypeAlias = Annotated[tuple[Whole, ...], Field(min_length=1), AfterValidator(_different)]
+Settings: TypeAlias = Annotated[dict[str, JsonValue], AfterValidator(_free)]
 
 
 class Variant(Section):
@@ -30,8 +48,8 @@ class Variant(Section):
     """What it is, in a few words."""
     seeds: Seeds | None = None
     """Its seeds, where they are not those of the study."""
-    set: dict[str, JsonValue] = Field(default_factory=dict)
-    """Keys of the recipe with their values."""
+    set: Settings = Field(default_factory=dict)
+    """Keys of the recipe with their values; a table changes the keys it names and leaves the others."""
 
 
 class Study(Section):
@@ -47,7 +65,7 @@ class Study(Section):
     """The variant that all others are compared with."""
     benchmark: Text = "in-distribution"
     """The held-out set that decides."""
-    set: dict[str, JsonValue] = Field(default_factory=dict)
+    set: Settings = Field(default_factory=dict)
     """Keys of the recipe for all variants."""
     variants: Annotated[dict[str, Variant], Field(min_length=1)]
     """Every variant in a table [variants.NAME]."""
@@ -55,12 +73,32 @@ class Study(Section):
     @model_validator(mode="after")
     def _has_its_baseline(self) -> Study:
         if self.baseline not in {*self.variants, UNTUNED}:
-            near = difflib.get_close_matches(self.baseline, self.variants, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(self.variants)}"
-            raise ValueError(f"baseline: there is no variant {self.baseline!r}; {hint}")
-        if UNTUNED in self.variants:
-            raise ValueError(f"variants.{UNTUNED}: the student before any round is measured in every run; rename it")
+            raise ValueError(f"baseline: there is no variant {self.baseline!r}; {_meant(self.baseline, self.variants)}")
         return self
+
+    @model_validator(mode="after")
+    def _names_its_variants(self) -> Study:
+        for name in self.variants:
+            if name == UNTUNED:
+                raise ValueError(f"variants.{name}: the student before any round is measured in every run; rename it")
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+                raise ValueError(f"variants.{name}: a folder is named so: use letters, digits, _, - and . only")
+        return self
+
+    @model_validator(mode="after")
+    def _can_be_compared(self) -> Study:
+        base = self.seeds_of(self.baseline) if self.baseline in self.variants else ()
+        for name in self.variants if base else ():
+            if not set(self.seeds_of(name)) & set(base):
+                raise ValueError(
+                    f"variants.{name}.seeds = {list(self.seeds_of(name))}: none of them is a seed of the baseline"
+                    f" {self.baseline}, {list(base)}, so the two cannot be compared"
+                )
+        return self
+
+    def seeds_of(self, variant: str) -> tuple[int, ...]:
+        """The seeds it is run with."""
+        return self.variants[variant].seeds or self.seeds
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +134,17 @@ def read(source: str) -> Study:
 def _told(problem: Mapping[str, object]) -> str:
     place = problem.get("loc", ())
     key = ".".join(map(str, place)) if isinstance(place, tuple) else ""
+    message = str(problem.get("msg", "")).removeprefix("Value error, ")
     if problem.get("type") == "extra_forbidden":
-        known = [*Study.model_fields, *Variant.model_fields]
-        near = difflib.get_close_matches(key.rsplit(".", 1)[-1], known, n=1)
-        return f"{key} is no key of a study" + (f"; did you mean {near[0]}?" if near else "")
-    return f"{key}: {problem.get('msg', '')}".removeprefix(": ")
+        name = key.rsplit(".", 1)[-1]
+        known = Variant.model_fields if key.startswith("variants.") else Study.model_fields
+        return f"{key} is no key of a study; {_meant(name, known)}"
+    return f"{key}: {message}".removeprefix(": ")
+
+
+def _meant(name: str, known: Collection[str]) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]}?" if near else f"there are {', '.join(known)}"
 
 
 def shipped() -> list[str]:
@@ -113,8 +157,7 @@ def _text(source: str) -> str:
     if source in shipped():
         return (resources.files("tapir.recipes") / "studies" / f"{source}.toml").read_text(encoding="utf-8")
     if not source.endswith(".toml"):
-        near = difflib.get_close_matches(source, shipped(), n=1)
-        hint = f"did you mean {near[0]}?" if near else f"shipped studies: {', '.join(shipped())}"
+        hint = _meant(source, shipped())
         raise RecipeError(f"no study named {source!r}; {hint}", remedy="Name a shipped study or a TOML file.")
     try:
         return Path(source).read_text(encoding="utf-8-sig")
@@ -131,35 +174,60 @@ def jobs(study: Study, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> l
         seeds: a part of the seeds; empty means all.
 
     Raises:
-        RecipeError: a variant's recipe is wrong, or there is no such variant.
+        RecipeError: a variant's recipe is wrong or measures with something else than the others, or there is no such
+            variant or seed.
     """
     for name in only:
         if name not in study.variants:
-            near = difflib.get_close_matches(name, study.variants, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(study.variants)}"
-            raise RecipeError(f"no variant named {name!r}; {hint}", remedy="Mend the name after --only.")
-    found = []
-    for name, variant in study.variants.items():
-        if only and name not in only:
-            continue
-        wanted = [one for one in variant.seeds or study.seeds if not seeds or one in seeds]
-        found += [Job(name, seed, _recipe(study, name, seed)) for seed in wanted]
-    if not found:
-        raise RecipeError(f"nothing to run: no variant has the seeds {list(seeds)}", remedy="Mend --seeds.")
-    return found
+            raise RecipeError(
+                f"no variant named {name!r}; {_meant(name, study.variants)}", remedy="Mend the name after --only."
+            )
+    chosen = [name for name in study.variants if not only or name in only]
+    there = sorted({one for name in chosen for one in study.seeds_of(name)})
+    if missing := sorted(set(seeds) - set(there)):
+        raise RecipeError(
+            f"no variant {'named ' if only else ''}has the seed {missing[0]}; there are {', '.join(map(str, there))}",
+            remedy="Mend the number after --seed.",
+        )
+    _measured_alike(study)
+    return [
+        Job(name, seed, _recipe(study, name, seed))
+        for name in chosen
+        for seed in study.seeds_of(name)
+        if not seeds or seed in seeds
+    ]
+
+
+def _measured_alike(study: Study) -> None:
+    """Differences between variants mean something only where all are asked the same held-out instructions."""
+    first, wanted = "", None
+    for name in study.variants:
+        found = _recipe(study, name, study.seeds_of(name)[0]).evaluation
+        if wanted is None:
+            first, wanted = name, found
+        elif found != wanted:
+            raise RecipeError(
+                f"variants.{name} is measured with another [evaluation] than variants.{first}",
+                remedy="Set the keys of the evaluation for all variants, in [set].",
+            )
 
 
 def _recipe(study: Study, name: str, seed: int) -> Recipe:
-    settings = study.set | study.variants[name].set | {"name": f"{study.name}/{name}", "seed": seed}
+    settings = dict(_leaves(study.set)) | dict(_leaves(study.variants[name].set))
+    settings |= {"name": f"{study.name}/{name}", "seed": seed}
     try:
-        return load(study.recipe, _changes(settings))
+        return load(study.recipe, [f"{key}={_toml(value)}" for key, value in settings.items()])
     except RecipeError as error:
         raise RecipeError(f"variants.{name}: {error}", remedy=error.remedy) from error
 
 
-def _changes(settings: Mapping[str, JsonValue]) -> Iterator[str]:
+def _leaves(settings: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
+    """Dotted keys with their values, however the tables were written: curriculum.size = 5, or size in a table."""
     for key, value in settings.items():
-        yield f"{key}={_toml(value)}"
+        if isinstance(value, dict) and value:
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
 
 
 def _toml(value: JsonValue) -> str:
@@ -167,7 +235,9 @@ def _toml(value: JsonValue) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, dict):
-        return "{" + ", ".join(f'"{key}" = {_toml(one)}' for key, one in value.items()) + "}"
+        return (
+            "{" + ", ".join(f"{json.dumps(key, ensure_ascii=False)} = {_toml(one)}" for key, one in value.items()) + "}"
+        )
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
-    return json.dumps(value, ensure_ascii=False) if isinstance(value, str) else repr(value)
+    return json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f") if isinstance(value, str) else repr(value)

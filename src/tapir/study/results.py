@@ -51,7 +51,8 @@ class VariantResult:
         against: its difference to the baseline by benchmark, on the seeds both have; empty for the baseline itself.
         p_holm: of the difference on the deciding benchmark (paired t test), adjusted for the number of variants; None
             where it cannot be computed.
-        efficiency: what share of the baseline's examples it needs to come as far; None for the baseline.
+        efficiency: what share of the baseline's examples it needs to come as far; None for the baseline, and where
+            one of the two is the untuned student.
     """
 
     name: str
@@ -67,11 +68,17 @@ class VariantResult:
 
 @dataclass(frozen=True, slots=True)
 class StudyResult:
-    """Everything a study found so far; `missing` are the runs that are not finished."""
+    """Everything a study found so far.
+
+    Attributes:
+        missing: variant and seed of the runs that are not finished.
+        failed: those of them that were tried, with what they ended with.
+    """
 
     study: Study
     variants: Sequence[VariantResult]
     missing: Sequence[tuple[str, int]]
+    failed: Sequence[tuple[str, int, str]] = ()
 
 
 def results(study: Study, jobs: Sequence[Job], folder: Path) -> StudyResult:
@@ -145,7 +152,7 @@ def _variant(study: Study, name: str, runs: Mapping[int, Measured], base: Mappin
     ours, theirs = ({seed: side[seed].rows for seed in shared} for side in (runs, base))
     against = {one: over_seeds(ours, theirs, one) for one in benchmarks}
     curves = [(runs[seed].curve, base[seed].curve) for seed in shared]
-    return replace(plain, against=against, efficiency=efficiency(curves) if name != UNTUNED else None)
+    return replace(plain, against=against, efficiency=None if UNTUNED in {name, study.baseline} else efficiency(curves))
 
 
 def _adjusted(found: Sequence[VariantResult], benchmark: str) -> list[VariantResult]:

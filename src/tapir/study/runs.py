@@ -7,20 +7,21 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapir import session
-from tapir.errors import Interrupted
+from tapir.errors import Interrupted, RunMismatch, TapirError
 from tapir.store.files import disk_errors, read_json
-from tapir.study.beginning import beginning, take_over
+from tapir.study.beginning import take_over
 from tapir.study.grid import Job
 
 _POLL = 0.2  # seconds between two looks at the processes
 _PATIENCE = 60  # seconds that a run has to stop in order when the study is gone
 _TAIL = 2_000  # bytes of a log in which its last lines are found
+_STOPPED = {Interrupted.exit_code, -signal.SIGTERM, -signal.SIGKILL}
 LOG = "study.log"
 
 
@@ -31,6 +32,12 @@ class Progress:
     total: int
     done: int = 0
     failed: list[tuple[Job, str]] = field(default_factory=list)
+    stopped: list[Job] = field(default_factory=list)
+
+    @property
+    def left(self) -> int:
+        """Runs that are neither finished nor failed."""
+        return self.total - self.done - len(self.failed)
 
 
 def finished(job: Job, study: Path) -> bool:
@@ -58,49 +65,83 @@ def carry_out(
         The jobs that failed, each with its last words.
 
     Raises:
-        RunMismatch: a folder holds a run of another recipe.
+        RunMismatch: a folder holds a run of another recipe; nothing was begun.
         Interrupted: Ctrl-C or SIGTERM; every run stops in order and goes on with the same command.
     """
-    owed = [job for job in jobs if not finished(job, study)]
-    progress = Progress(len(jobs), len(jobs) - len(owed))
-    if progress.done:
-        say(f"{progress.done} of {progress.total} runs are there from before")
+    _see_that_folders_fit(jobs, study)
+    waiting = [job for job in jobs if not finished(job, study)]
+    progress = Progress(len(jobs), len(jobs) - len(waiting))
+    before, began = progress.done, time.monotonic()
+    if before:
+        say(f"{before} of {progress.total} runs are there from before")
     active: dict[subprocess.Popen[bytes], tuple[Job, float]] = {}
-    waiting = list(owed)
-    began = time.monotonic()
+    told: set[subprocess.Popen[bytes]] = set()
     with _stopping(active) as stopped:
         while waiting or active:
             while waiting and len(active) < at_once and not stopped():
-                job = waiting.pop(0)
-                active[_start(job, jobs, study, threads)] = (job, time.monotonic())
+                _begin(waiting.pop(0), jobs, study, threads=threads, active=active, progress=progress, say=say)
+            if stopped():
+                _pass_on(active.keys() - told, at_once=False)
+                told |= active.keys()
+            if stopped() > 1:
+                _pass_on(active, at_once=True)
             for process in [one for one in active if one.poll() is not None]:
                 job, since = active.pop(process)
-                _end(process, job, study, progress)
-                left = (
-                    (time.monotonic() - began)
-                    / max(1, progress.done - len(jobs) + len(owed))
-                    * (progress.total - progress.done)
-                )
-                say(_line(progress, job, time.monotonic() - since, left))
+                _end(process, job, study, progress, asked=bool(stopped()))
+                pace = (time.monotonic() - began) / max(1, progress.done - before)
+                say(_line(progress, job, time.monotonic() - since, pace * progress.left))
             if stopped() and not active:
                 raise Interrupted("stopped; every run keeps what it has finished")
-            time.sleep(_POLL)
+            if active:
+                time.sleep(_POLL)
     return progress.failed
 
 
+def _see_that_folders_fit(jobs: Sequence[Job], study: Path) -> None:
+    for job in jobs:
+        path = job.folder(study) / "recipe.json"
+        if path.exists() and (differing := job.recipe.differences(read_json(path))):
+            raise RunMismatch(
+                f"{job.folder(study)} holds a run of another recipe:\n  " + "\n  ".join(differing),
+                remedy="Give the changed variant another name, remove that folder, or choose another with --dir.",
+            )
+
+
 def _line(progress: Progress, job: Job, seconds: float, left: float) -> str:
-    how = next((f"FAILED: {why}" for failed, why in progress.failed if failed == job), f"{seconds / 60:.1f} min")
-    more = f", about {left / 60:.0f} min left" if progress.done < progress.total else ""
+    how = f"{seconds / 60:.1f} min"
+    if job in progress.stopped:
+        how = "stopped"
+    for failed, why in progress.failed:
+        how = f"FAILED: {why}" if failed == job else how
+    more = f", about {left / 60:.0f} min left" if progress.left and job not in progress.stopped else ""
     return f"[{progress.done}/{progress.total}] {job.variant}, seed {job.seed}: {how}{more}"
+
+
+def _begin(
+    job: Job,
+    jobs: Sequence[Job],
+    study: Path,
+    *,
+    threads: int,
+    active: dict[subprocess.Popen[bytes], tuple[Job, float]],
+    progress: Progress,
+    say: Callable[[str], None],
+) -> None:
+    """Start a run; one that cannot be started is a run that failed."""
+    try:
+        process = _start(job, jobs, study, threads)
+    except TapirError as error:
+        progress.failed.append((job, str(error)))
+        say(_line(progress, job, 0, 0))
+    else:
+        active[process] = (job, time.monotonic())
 
 
 def _start(job: Job, jobs: Sequence[Job], study: Path, threads: int) -> subprocess.Popen[bytes]:
     """Claim the run's folder, give it the beginning that another run of the seed has, and start it."""
     folder = job.folder(study)
     session.claim(job.recipe, folder, session.preflight(job.recipe))
-    same = beginning(job.recipe)
-    others = [one.folder(study) for one in jobs if one != job and beginning(one.recipe) == same]
-    take_over(job.recipe, folder, [one for one in others if (one / "recipe.json").exists()])
+    take_over(job.recipe, folder, [one.folder(study) for one in jobs if one != job and one.seed == job.seed])
     environment = {**os.environ, **_threads(threads), "TAPIR_LIFELINE": str(_PATIENCE), "NO_COLOR": "1"}
     command = [sys.executable, "-m", "tapir.training.lifeline", "tapir.cli", "resume", str(folder)]
     with disk_errors(folder / LOG), (folder / LOG).open("ab") as log:
@@ -113,13 +154,14 @@ def _threads(count: int) -> Mapping[str, str]:
     return dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(count))
 
 
-def _end(process: subprocess.Popen[bytes], job: Job, study: Path, progress: Progress) -> None:
+def _end(process: subprocess.Popen[bytes], job: Job, study: Path, progress: Progress, *, asked: bool) -> None:
     if process.stdin:
         process.stdin.close()
-    if process.returncode == Interrupted.exit_code:
-        return
-    progress.done += 1
-    if process.returncode:
+    if process.returncode == 0:
+        progress.done += 1
+    elif asked and process.returncode in _STOPPED:
+        progress.stopped.append(job)
+    else:
         progress.failed.append((job, _last_words(job.folder(study) / LOG, process.returncode)))
 
 
@@ -131,23 +173,29 @@ def _last_words(log: Path, code: int) -> str:
 
 
 @contextmanager
-def _stopping(active: Mapping[subprocess.Popen[bytes], object]) -> Iterator[Callable[[], bool]]:
-    """While inside, the first Ctrl-C or SIGTERM stops every run in order, the second at once."""
+def _stopping(active: Mapping[subprocess.Popen[bytes], object]) -> Iterator[Callable[[], int]]:
+    """While inside, Ctrl-C and SIGTERM are counted; whatever else ends it ends every run."""
     asked = [0]
 
     def on_signal(_number: int, _frame: object) -> None:
         asked[0] += 1
-        for process in list(active):
-            if process.poll() is None:
-                os.kill(process.pid, signal.SIGTERM if asked[0] == 1 else signal.SIGKILL)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
-        yield lambda: asked[0] > 0
+        yield lambda: asked[0]
     except BaseException:
-        for process in list(active):
-            process.kill()
+        _pass_on(active, at_once=True)
         raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)
+
+
+def _pass_on(processes: Iterable[subprocess.Popen[bytes]], *, at_once: bool) -> None:
+    """Have runs stop: in order, or with everything they started."""
+    for process in processes:
+        if process.poll() is None:
+            if at_once:
+                os.killpg(process.pid, signal.SIGKILL)
+            else:
+                process.terminate()

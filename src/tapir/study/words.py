@@ -89,7 +89,12 @@ def _prose(found: StudyResult) -> Iterator[str]:
 
 def _table(columns: Sequence[str], body: Sequence[Sequence[str]]) -> list[str]:
     rule = ["---", *("---:" for _ in columns[1:])]
-    return [f"| {' | '.join(cells)} |" for cells in (columns, rule, *body)]
+    return [f"| {' | '.join(map(_cell, cells))} |" for cells in (columns, rule, *body)]
+
+
+def _cell(text: str) -> str:
+    """A name may hold what ends a cell."""
+    return " ".join(text.split()).replace("|", "\\|")
 
 
 def as_json(found: StudyResult) -> dict[str, Any]:
@@ -98,6 +103,7 @@ def as_json(found: StudyResult) -> dict[str, Any]:
         "study": found.study.model_dump(mode="json"),
         "variants": [asdict(one) for one in found.variants],
         "missing": [list(one) for one in found.missing],
+        "failed": [list(one) for one in found.failed],
     }
     cleaned: dict[str, Any] = _finite(content)
     return cleaned
