@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import os
 import shlex
 import sys
@@ -31,6 +30,8 @@ def review(
     show: Annotated[bool, typer.Option("--open/--no-open", help="Open the page in a browser.")] = True,
 ) -> None:
     """Rate a sample of a run's pairs blind, on a page of this machine: which is better, how hard, which task."""
+    import asyncio
+
     from tapir import session
     from tapir.review.book import ReviewBook
     from tapir.review.sample import Source, draw

@@ -86,7 +86,7 @@ class Person:
 
     def waits_for(self, count: str) -> None:
         """Wait until the head says this, e.g. "Pair 2 of 5"."""
-        self.tab.wait(f"document.getElementById('count').textContent === {count!r}")
+        self.tab.wait(f"document.getElementById('count')?.textContent === {count!r}")
 
     def answers(self) -> tuple[str, str]:
         """What stands under A and B."""

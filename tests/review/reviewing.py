@@ -24,12 +24,13 @@ LABELS = ("Math", "Reasoning", "Code Generation", "Writing", "History")
 PATIENCE = 60.0
 
 
-def reviewable(folder: Path, *, size: int = 60, hostile: bool = False) -> RunStore:
+def reviewable(folder: Path, *, size: int = 60, answered: int | None = None, hostile: bool = False) -> RunStore:
     """A run after its first look at the corpus; ỹ begins with "Short." and y with "Full.".
 
     Args:
         folder: where.
         size: instructions in the corpus.
+        answered: how many of them, from the first, the student has answered; all but one where it is not said.
         hostile: whether answers carry markup too; some instructions always do.
     """
     store = build_run(folder, done=0, corpus=size, tasks=LABELS)
@@ -40,7 +41,7 @@ def reviewable(folder: Path, *, size: int = 60, hostile: bool = False) -> RunSto
     store.write(
         "round-0/answers",
         AnswerRow,
-        [row if row.text is None else replace(row, text=f"Short. {evil[row.id]}") for row in answers],
+        [row if row.text is None else replace(row, text=f"Short. {evil[row.id]}") for row in answers[:answered]],
     )
     return store
 
@@ -62,6 +63,7 @@ class Got:
 class Reviewing:
     """A running `tapir review`."""
 
+    folder: Path
     process: subprocess.Popen[str]
     address: str
     said: str
@@ -113,7 +115,7 @@ def reviewing(folder: Path, *options: str) -> Iterator[Reviewing]:
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
     ) as process:
         try:
-            yield Reviewing(process, *_address(process))
+            yield Reviewing(folder, process, *_address(process))
         finally:
             if process.poll() is None:
                 process.kill()
