@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from tapir.assemble.corpora import existing
+from tapir.assemble.learners import model_settings
 from tapir.assemble.speakers import endpoint
 from tapir.data.formats import records
 from tapir.data.readers import read_file
@@ -17,6 +18,7 @@ from tapir.data.row import BadRow, Columns
 from tapir.domain.instruction import Instruction, Origin
 from tapir.errors import DataError, RecipeError
 from tapir.evaluation.annotations import Annotation, Recorded, parsed
+from tapir.learning import LocalStudent, RayEngine
 from tapir.llm.book import Book
 from tapir.llm.grading import LlmGrader
 from tapir.llm.judge import JudgeSettings
@@ -24,6 +26,8 @@ from tapir.llm.preference import LlmPreference, PreferenceSettings
 from tapir.llm.switchboard import Switchboard
 from tapir.recipe import Recipe
 from tapir.sections import LlmJudge
+from tapir.students.conversing import LocalConversing
+from tapir.students.local import AnswerSettings
 
 _NAMED = 3
 _CATEGORIES = ("dataset", "category")
@@ -117,6 +121,24 @@ def desk(recipe: Recipe, prompts: Sequence[str]) -> Desk:
         "prompts": {name: digests[name] for name in prompts},
     }
     return Desk(calls, book, one, models, any(section.batch for section in used.values()), facts)
+
+
+def conversing(recipe: Recipe) -> LocalConversing:
+    """The student of a recipe, able to be asked in the middle of a conversation.
+
+    Raises:
+        RecipeError: it answers behind a server or on a cluster, which takes single instructions only.
+    """
+    one = recipe.student
+    if not isinstance(one, LocalStudent) or isinstance(recipe.engine, RayEngine):
+        where = "on a cluster" if isinstance(recipe.engine, RayEngine) else "behind a server"
+        raise RecipeError(
+            f"the student of {recipe.name!r} answers {where}, where a second turn cannot be asked",
+            remedy='Answer in this process (student.kind = "transformers", without an engine section of kind "ray"), or'
+            " give its answers as a file of FastChat's form.",
+        )
+    settings = AnswerSettings(one.max_new_tokens, one.batch_size, one.batch_tokens, one.temperature, recipe.seed)
+    return LocalConversing(settings, model_settings(recipe))
 
 
 @dataclass(frozen=True, slots=True)

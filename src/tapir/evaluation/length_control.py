@@ -157,9 +157,9 @@ def _length_only(column: Column, seed: int) -> LengthControlled | NotComputed:
     longer, shorter = float(np.mean(column.length > 0)), float(np.mean(column.length < 0))
     if min(longer, shorter) < _SUPPORT and longer + shorter > 0:
         return NotComputed(
-            f"{100 * longer:.1f} % of its answers are longer than the baseline's and {100 * shorter:.1f} % shorter: without "
-            "the difficulty of the prompts that says too little about equal lengths; give recorded annotations of other "
-            "models (--annotations) or --difficulty"
+            f"{100 * longer:.1f} % of its answers are longer than the baseline's and {100 * shorter:.1f} % shorter: "
+            "without the difficulty of the prompts that says too little about equal lengths; give recorded annotations "
+            "of other models (--annotations) or --difficulty"
         )
     return _alone(column, None, None, "length only", seed)
 

@@ -102,10 +102,13 @@ class LocalStudent:
             self._loaded = (checkpoint.path, *load(checkpoint, self.model))
         return self._loaded[1:]
 
-    @staticmethod
-    def _prompts(tokenizer: Any, instructions: Sequence[Instruction]) -> list[_Asked]:
+    def _chat(self, one: Instruction) -> list[dict[str, str]]:
+        """What stands before the answer."""
+        return [{"role": "user", "content": one.text}]
+
+    def _prompts(self, tokenizer: Any, instructions: Sequence[Instruction]) -> list[_Asked]:
         """The shortest first."""
-        chats = [[{"role": "user", "content": one.text}] for one in instructions]
+        chats = [self._chat(one) for one in instructions]
         prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=False)
         asked = [_Asked(one, prompt) for one, prompt in zip(instructions, prompts, strict=True)]
         return sorted(asked, key=lambda one: (len(one.prompt), one.instruction.id))
