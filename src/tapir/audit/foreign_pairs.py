@@ -77,19 +77,22 @@ def llmbar(row: Fields, into: Gathering) -> None:
 def tulu(row: Fields, into: Gathering) -> None:
     """Open-Instruct's human evaluation of Tulu, by several people: a preference in five steps, each answer fit or not.
 
-    Whether an answer is acceptable is a rating of 1 or 0.
+    Whether an answer is acceptable is a rating of 1 or 0. The order shown is chance, so which answer is `a` goes by the
+    model: κ depends on it.
     """
     texts = str(row["completion_a"]), str(row["completion_b"])
-    item = two_answers(str(row["prompt"]), *texts, (str(row.get("model_a") or ""), str(row.get("model_b") or "")))
+    shown = two_answers(str(row["prompt"]), *texts, (str(row.get("model_a") or ""), str(row.get("model_b") or "")))
+    item = shown.turned() if shown.model_a > shown.model_b else shown
     rater = str(row.get("evaluator") or "evaluator")
     into.people.add(rater)
     said = row.get("preference")
     lead = _TULU.get(str(said))
     if lead is None:
-        into.add(item, Vote(item.id, rater, None, order="ab", unreadable=_unreadable(said)))
+        vote = Vote(item.id, rater, None, order="ab", unreadable=_unreadable(said))
     else:
-        into.add(item, Vote(item.id, rater, side(lead), lead, "ab"))
-    for answer, text, model in (("a", texts[0], item.model_a), ("b", texts[1], item.model_b)):
+        vote = Vote(item.id, rater, side(lead), lead, "ab")
+    into.add(item, vote if item is shown else vote.turned())
+    for answer, text, model in (("a", texts[0], shown.model_a), ("b", texts[1], shown.model_b)):
         fit = _ACCEPTABLE.get(str(row.get(f"completion_{answer}_is_acceptable")))
         single = Item(digest(item.prompt, text), item.prompt, digest(text), model_a=model, length_a=len(text))
         into.add(single, Rating(single.id, rater, fit, "" if fit is not None else _NO_ANSWER))

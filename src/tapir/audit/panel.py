@@ -275,7 +275,8 @@ def _said(source: Source, rater: str = "") -> list[str]:
     """Items that somebody, or one rater, said something about, canary apart."""
     said: list[Vote | Rating] = [*source.votes, *source.ratings]
     names = dict.fromkeys(one.item for one in said if rater in {"", one.rater})
-    return [name for name in names if not source.items[name].constant]
+    rated = [one.item for one in source.oracle.people] if source.oracle and not rater else []
+    return [name for name in dict.fromkeys([*names, *rated]) if name in rated or not source.items[name].constant]
 
 
 def _costs(sources: Sequence[Source]) -> dict[str, Cost]:

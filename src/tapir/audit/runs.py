@@ -7,6 +7,7 @@ section 4.1) is the lead with its sign turned.
 from __future__ import annotations
 
 import json
+import re
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -16,7 +17,8 @@ from typing import Any, Literal, cast
 from tapir.audit.gathering import Gathering
 from tapir.audit.pairs import Choice, Cost, Item, Oracle, Order, Person, Source, Vote, by_scores
 from tapir.data.formats import records
-from tapir.data.row import Record
+from tapir.data.lines import CUT
+from tapir.data.row import BadRow
 from tapir.domain.difficulty import difficulty
 from tapir.domain.judgement import Judgement
 from tapir.domain.judgement import Order as Shown
@@ -26,6 +28,7 @@ from tapir.store.rows import AnswerRow, CorpusRow, ExpansionRow, JudgementRow, R
 from tapir.store.run import RunStore
 
 REVIEWS = "reviews.jsonl"
+_OF_ROUND = re.compile(r"reviews-round-(\d+)\.jsonl")
 CANARY = "canary"
 STUDENT, TEACHER = "student", "teacher"
 _ORDERS: Mapping[str, Order] = {"student-first": "ab", "reference-first": "ba"}
@@ -83,7 +86,9 @@ def read_reviews(path: Path) -> Source:
     """
     latest: dict[tuple[str, str], dict[str, Any]] = {}
     for row in records(path):
-        if not isinstance(row, Record):
+        if isinstance(row, BadRow):
+            if row.reason == CUT:
+                continue  # a line that `tapir review` did not finish, as it says itself
             raise DataError(f"{row.place} is no review: {row.reason}", remedy="Mend or delete this line.")
         one = row.fields
         if one.get("preference") not in {*_PREFERENCES, None} or "id" not in one or "rater" not in one:
@@ -103,7 +108,19 @@ def read_reviews(path: Path) -> Source:
             into.add(Item(name, name, model_a=STUDENT, model_b=TEACHER), vote)
         if one.get("seconds") is not None:
             into.paid(rater, None, float(one["seconds"]))
-    return replace(into.source(path.name, "reviews"), oracle=Oracle({}, {}, people))
+    notes = ["Reviews are of a sample spread evenly over the gap and the tasks, not of the corpus as it is."]
+    return replace(into.source(path.name, "reviews"), oracle=Oracle({}, {}, people), notes=notes)
+
+
+def reviews_of(folder: Path, number: int | None) -> Path:
+    """Where `tapir review` keeps what people said about a round of a run."""
+    return folder / (f"reviews-round-{number}.jsonl" if number else REVIEWS)
+
+
+def round_of(reviews: Path) -> int | None:
+    """The round that a file of reviews is about, by its name; None where the name tells none."""
+    found = _OF_ROUND.fullmatch(reviews.name)
+    return int(found[1]) if found else None
 
 
 def is_reviews(path: Path) -> bool:

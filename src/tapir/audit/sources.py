@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.util import find_spec
 from pathlib import Path
 
 from tapir.audit.pairs import Source
 from tapir.audit.panel import Panel, gather
 from tapir.audit.readers import read_file
-from tapir.audit.runs import REVIEWS, is_reviews, is_run, read_reviews, read_run
+from tapir.audit.runs import is_reviews, is_run, read_reviews, read_run, reviews_of, round_of
 from tapir.errors import MissingExtra
 
 
@@ -39,8 +39,12 @@ def open_all(sources: Sequence[Path], labels: Sequence[Path], reading: Reading, 
     if not (find_spec("scipy") and find_spec("sklearn")):
         raise MissingExtra("an audit needs scipy and scikit-learn", remedy="pip install 'tapir-distill[eval]'")
     chosen = list(labels)
+    if reading.round is None:
+        rounds = {number for one in chosen if (number := round_of(one)) is not None}
+        reading = replace(reading, round=rounds.pop()) if len(rounds) == 1 else reading
     if not chosen:
-        chosen = [one / REVIEWS for one in sources if is_run(one) and (one / REVIEWS).is_file()]
+        reviews = [reviews_of(one, reading.round) for one in sources if is_run(one)]
+        chosen = [one for one in reviews if one.is_file()]
     plain = Reading("auto", "", None)
     return gather(
         [read_source(one, reading) for one in sources], [read_source(one, plain) for one in chosen], reference
