@@ -19,7 +19,7 @@ from tapir.planning.earlier import Earlier
 from tapir.planning.material import Material
 from tapir.planning.steps import Kind, Question, Step
 from tapir.recipe import Recipe
-from tapir.sections import LlmJudge, LlmTagger, LlmTeacher
+from tapir.sections import LlmJudge, LlmTeacher, NoTagger
 
 CONCURRENCY = 64
 """Calls at once where the recipe does not say; an engine of its own finds up to 512."""
@@ -83,7 +83,7 @@ def sizes(recipe: Recipe, found: Material, labels: Taxonomy) -> dict[Kind, Size]
         }
     if isinstance(judge, LlmJudge):
         sized |= _verdicts(recipe, judge, estimator)
-    if isinstance(tagger, LlmTagger) or tagger.endpoints:
+    if not isinstance(tagger, NoTagger) and tagger.endpoints:
         sized["label"] = estimator.label(TaggerSettings(tagger.endpoints, tagger.max_tokens))
     return sized
 

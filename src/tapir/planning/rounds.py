@@ -8,11 +8,11 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from tapir.curriculum import Curriculum
 from tapir.domain.mixture import Mixture, Pool, hard_count, mix, resample
 from tapir.domain.randomness import seed_for
 from tapir.domain.task import TaskDistribution
 from tapir.llm.estimate import Bounds
-from tapir.curriculum import Curriculum
 
 
 @dataclass(frozen=True, slots=True)

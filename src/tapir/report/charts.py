@@ -9,14 +9,16 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import ceil, floor
 from operator import itemgetter
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from tapir.domain.round import EvalResult, Evaluation
 from tapir.domain.spending import Spending
+from tapir.report.histogram import Cut, Histogram, histogram
 from tapir.report.rounds import RoundSummary
+from tapir.report.scale import Scale
 from tapir.report.summary import Summary, tasks_of
 from tapir.report.training import Curve
 
@@ -26,7 +28,6 @@ if TYPE_CHECKING:
 Spec: TypeAlias = dict[str, Any]
 
 _SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-_BIN = 0.5  # scores are whole numbers or halves once two orders are averaged
 _INVERSE = 0.78  # from this success on, a heat map cell needs the other colour of text
 _ROW = 24  # pixels of a task
 _TICK = "M-.14,-1.3H.14V1.3H-.14Z"  # an upright stroke, as the path of a point
@@ -49,8 +50,8 @@ def charts(summary: Summary) -> dict[str, Spec]:
         found["overall"] = overall(summary.evaluations)
     if summary.rounds:
         found["shares"] = shares(summary.corpus_shares, summary.rounds)
-    if summary.gaps:
-        found["difficulty"] = difficulty(summary.gaps, summary.delta)
+    if summary.gaps and summary.scale:
+        found["difficulty"] = difficulty(summary.gaps, summary.scale, summary.cut)
     curves = {one.name: one.loss for one in summary.trainings if one.loss}
     if curves:
         found["loss"] = losses(curves, "Training loss over the steps of every round.", height=240)
@@ -148,34 +149,54 @@ def shares(corpus: Mapping[str, float], rounds: Sequence[RoundSummary]) -> Spec:
     return _spec([layer], rows, about, palette=["before", "target", "after"], height=_ROW * len(order))
 
 
-def difficulty(gaps: Iterable[float], delta: float) -> Spec:
-    """Histogram of MFD in half points, each bar ending at its upper edge, so that δ parts the bars."""
+def difficulty(gaps: Sequence[float], scale: Scale, cut: Cut) -> Spec:
+    """Histogram of the corpus, each bar ending at its upper edge, so that δ parts the bars."""
     import altair as alt
 
-    bins = Counter((ceil(gap / _BIN), _part(gap, delta)) for gap in gaps)
+    found = histogram(gaps, scale, cut)
     rows = [
-        {"low": (edge - 1) * _BIN, "high": edge * _BIN, "part": part, "count": count}
-        for (edge, part), count in sorted(bins.items())
+        {"low": _round(one.low), "high": _round(one.high), "last": _round(one.last), "part": one.part}
+        | {"count": one.count}
+        for one in found.bars
     ]
-    edges = [edge * _BIN for edge, _ in bins]
-    low, high = floor(min(0.0, delta, *edges) - _BIN), ceil(max(9.0, *edges))
-    order = ["easy", "hard", "withheld"]
-    key = _key(symbolType="square", values=[part for part in order if any(part == other for _, other in bins)])
-    whole = alt.Axis(values=list(range(low, high + 1)), format="d", grid=False)
-    span = alt.Scale(domain=[low, high])
+    order = ["easy", "hard", "withheld", "hopeless"]
+    key = _key(symbolType="square", values=[part for part in order if any(part == one.part for one in found.bars)])
+    across, span = _across(found, scale, cut)
     bars = alt.Chart().mark_bar(binSpacing=1)
     bars = bars.encode(
-        x=alt.X("low:Q", bin="binned", scale=span, title="MFD: the teacher's score minus the student's", axis=whole),
+        x=alt.X("low:Q", bin="binned", scale=alt.Scale(domain=span, nice=False), title=scale.axis, axis=across),
         x2="high:Q",
         y=alt.Y("count:Q", title="instructions", axis=alt.Axis(tickCount=5, format=",d", **_QUIET)),
         color=alt.Color("part:N", scale=alt.Scale(domain=order), legend=key),
-        tooltip=_tips("low|above", "high|up to", "part", "count|instructions|,d"),
+        tooltip=_tips("low|above", "last|up to", "part", "count|instructions|,d"),
     )
-    here = alt.Chart(alt.Data(values=[{"delta": delta, "text": f"δ = {delta:g}"}])).encode(x="delta:Q")
-    label = here.mark_text(style="threshold-label", align="left", baseline="top", dx=6)
-    layers = [bars, here.mark_rule(style="threshold"), label.encode(y=alt.value(0), text="text:N")]
-    about = f"Histogram of the difficulty of the corpus with the threshold at {delta:g}."
+    layers = [bars, *_upright(cut.delta, f"δ = {threshold(scale, cut.delta)}", 0)]
+    if cut.most < span[1]:
+        layers += _upright(cut.most, f"hopeless above {threshold(scale, cut.most)}", 18)
+    about = f"Histogram of the difficulty of the corpus with the threshold at {threshold(scale, cut.delta)}."
     return _spec(layers, rows, about, palette=order, height=240)
+
+
+def _across(found: Histogram, scale: Scale, cut: Cut) -> tuple[alt.Axis, list[float]]:
+    """The axis of a histogram, and what it spans: MFD from 0 to 9 at least, shares up to 1."""
+    import altair as alt
+
+    if scale.kind == "mfd":
+        low, high = floor(min(0.0, cut.delta, found.low + scale.width) - scale.width), ceil(max(9.0, found.high))
+        return alt.Axis(values=list(range(low, high + 1)), format="d", grid=False), [low, high]
+    if scale.kind == "pass-rate":
+        edges = [_round(edge * scale.width) for edge in range(round(1 / scale.width) + 1)]
+        return alt.Axis(values=edges, format=".0%", grid=False, labelOverlap="parity"), [-scale.width, 1.0]
+    return alt.Axis(tickCount=10, format=",~g", grid=False), [_round(found.low), _round(found.high)]
+
+
+def _upright(value: float, text: str, below: int) -> list[alt.Chart]:
+    """An upright line with its name, `below` the top of the chart."""
+    import altair as alt
+
+    here = alt.Chart(alt.Data(values=[{"value": value, "text": text}])).encode(x="value:Q")
+    label = here.mark_text(style="threshold-label", align="left", baseline="top", dx=6)
+    return [here.mark_rule(style="threshold"), label.encode(y=alt.value(below), text="text:N")]
 
 
 def losses(curves: Mapping[str, Curve], about: str, *, height: int) -> Spec:
@@ -317,7 +338,12 @@ def _key(**looks: object) -> alt.Legend:
     return alt.Legend(**{"title": None, "orient": "top", "symbolOpacity": 1} | looks)
 
 
-def _part(gap: float, delta: float) -> str:
-    if gap < 0:
-        return "withheld"
-    return "hard" if gap > delta else "easy"
+def threshold(scale: Scale, value: float) -> str:
+    """A threshold as people write it: 2, not 2.00; 0.837, not 0.83712; 50 %."""
+    text = scale.mean(value)
+    number, percent, _ = text.partition(" %")
+    return (number.rstrip("0").rstrip(".") if "." in number else number) + percent
+
+
+def _round(value: float) -> float:
+    return round(value, 9)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from tapir.domain.round import Evaluation
-from tapir.domain.schedule import Schedule
 from tapir.domain.task import TaskDistribution
 from tapir.errors import RecipeError
 from tapir.recipe_file import parse
 from tapir.report.rounds import RoundSummary
+from tapir.report.scale import MFD, Scale
 from tapir.report.training import Training, written
 
 _ENOUGH = 8  # log points of a training; fewer are too noisy to compare its start with its end
@@ -27,22 +28,28 @@ class Check:
 
 
 def checks(
-    recipe: Mapping[str, object],
+    recipe: Mapping[str, Any],
     rounds: Sequence[RoundSummary],
     evaluations: Sequence[Evaluation],
     corpus_shares: Mapping[str, float],
     trainings: Sequence[Training] = (),
+    scale: Scale | None = MFD,
 ) -> list[Check]:
-    """The checks there are figures for, as far as the run has come."""
-    alpha = schedule(recipe)
-    found = []
-    if rounds and alpha:
-        found.append(_follows(alpha, rounds))
-        planned = alpha.shares[: len(rounds)]
-        if len(rounds) > 1 and _rises(planned):
-            found.append(_harder(rounds))
+    """The checks there are figures for, as far as the run has come; what a recipe does not claim is not checked.
+
+    Args:
+        recipe: resolved.
+        rounds: composed so far.
+        evaluations: of every benchmark.
+        corpus_shares: share of each task.
+        trainings: finished so far.
+        scale: of the run's difficulty; None where there is one pool, of which no part is called hard.
+    """
+    found = list(_hardness(recipe, rounds, scale)) if rounds and scale else []
     if rounds:
-        found += [_every_task(rounds), _closer(rounds, corpus_shares)]
+        found.append(_every_task(rounds))
+    if rounds and recipe["curriculum"]["target"]["shares"] != "pool":
+        found.append(_closer(rounds, corpus_shares))
     if trainings and all(len(one.loss) >= _ENOUGH for one in trainings):
         found.append(_learns(trainings))
     first = [one for one in evaluations if one.benchmark == evaluations[0].benchmark]
@@ -53,31 +60,44 @@ def checks(
     return found
 
 
-def schedule(recipe: Mapping[str, object]) -> Schedule | None:
-    """α by round as the recipe has it; None where this version cannot read the recipe."""
+def _hardness(recipe: Mapping[str, Any], rounds: Sequence[RoundSummary], scale: Scale) -> Iterator[Check]:
+    """Whether the hard shares are those planned, and whether the examples get harder where they should.
+
+    A hard share that follows the student's competence is planned round by round: it is read from what the round asked
+    the hard pool for. What is hard is measured anew each time, so that no rise is claimed.
+    """
     try:
-        return parse(recipe).curriculum.alpha()
+        plan = parse(recipe).curriculum
     except RecipeError:
-        return None
+        return  # of another version
+    alpha = plan.alpha()
+    if plan.variant == "multi-round" and plan.schedule.kind == "competence":
+        claim = "The share of hard examples follows the student's competence (planned)"
+        yield _follows(claim, rounds, [one.wanted / plan.size for one in rounds])
+        return
+    claim = "The share of hard examples follows the schedule (planned)"
+    yield _follows(claim, rounds, [alpha.share(one.number) for one in rounds])
+    if len(rounds) > 1 and _rises(alpha.shares[: len(rounds)]):
+        yield _harder(rounds, scale)
 
 
-def _follows(alpha: Schedule, rounds: Sequence[RoundSummary]) -> Check:
+def _follows(claim: str, rounds: Sequence[RoundSummary], planned: Sequence[float]) -> Check:
     """Whether every round's hard examples are within one example of α·n."""
-    planned = [alpha.share(one.number) for one in rounds]
-    off = [abs(one.hard_share - share) * one.size for one, share in zip(rounds, planned, strict=True)]
+    achieved = [one.hard_share or 0.0 for one in rounds]
+    off = [abs(got - share) * one.size for one, got, share in zip(rounds, achieved, planned, strict=True)]
     figures = " -> ".join(
-        f"{100 * one.hard_share:.1f} % ({100 * share:.1f} %)" for one, share in zip(rounds, planned, strict=True)
+        f"{100 * got:.1f} % ({100 * share:.1f} %)" for got, share in zip(achieved, planned, strict=True)
     )
     within_one = 1 + 1e-9  # shares are floats
-    return Check("The share of hard examples follows the schedule (planned)", max(off) <= within_one, figures)
+    return Check(claim, max(off) <= within_one, figures)
 
 
-def _harder(rounds: Sequence[RoundSummary]) -> Check:
+def _harder(rounds: Sequence[RoundSummary], scale: Scale) -> Check:
     """What a rising α is for; a schedule that does not rise does not claim it."""
     gaps = [one.difficulty for one in rounds if one.difficulty is not None]
-    figures = " -> ".join(f"{gap:.2f}" for gap in gaps) or "nothing was scored"
+    figures = " -> ".join(scale.mean(gap) for gap in gaps) or "nothing was scored"
     holds = len(gaps) == len(rounds) and _rises(gaps)
-    return Check("The mean difficulty (MFD) of the examples rises round by round", holds, figures)
+    return Check(f"The mean difficulty ({scale.name}) of the examples rises round by round", holds, figures)
 
 
 def _every_task(rounds: Sequence[RoundSummary]) -> Check:
@@ -86,10 +106,15 @@ def _every_task(rounds: Sequence[RoundSummary]) -> Check:
 
 
 def _closer(rounds: Sequence[RoundSummary], corpus_shares: Mapping[str, float]) -> Check:
-    before = TaskDistribution(rounds[0].target).distance(corpus_shares)
-    distance = [one.distance for one in rounds]
+    """Against each round's own target: one that leans to where there is room moves from round to round."""
+    before = [TaskDistribution(one.target).distance(corpus_shares) for one in rounds]
+    after = [one.distance for one in rounds]
     claim = "Every round is closer to the target than the corpus (total variation distance)"
-    return Check(claim, max(distance) < before, _percent([before, *distance]))
+    holds = all(near < far for near, far in zip(after, before, strict=True))
+    if len(set(before)) == 1:
+        return Check(claim, holds, _percent([before[0], *after]))
+    figures = [f"{100 * near:.1f} % (corpus {100 * far:.1f} %)" for near, far in zip(after, before, strict=True)]
+    return Check(claim, holds, " -> ".join(figures))
 
 
 def _learns(trainings: Sequence[Training]) -> Check:

@@ -1,7 +1,8 @@
-"""Is the judge to be trusted? Figures with a limit each; beyond it a person should look."""
+"""Are judge and estimator to be trusted? Figures with a limit each; beyond it a person should look."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,6 +18,7 @@ from tapir.report.verdicts import (
     rank_correlation,
     read_verdicts,
 )
+from tapir.store.rows import EstimateRow
 from tapir.store.run import RunStore
 
 MOST_UNSCORED = 0.02
@@ -33,7 +35,7 @@ _DIGITS = 9  # means of equal scores are equal, whatever the order of the sum
 
 @dataclass(frozen=True, slots=True)
 class Alarm:
-    """One thing that was checked about the judge.
+    """One thing that was checked about the judge, or about whoever else measured difficulty.
 
     Attributes:
         name: what was checked.
@@ -53,7 +55,7 @@ class Alarm:
 
 
 def alarms(store: RunStore, recipe: Mapping[str, Any], ungraded: int = 0, graded: int = 0) -> list[Alarm]:
-    """Every check that applies to the run's judge, as far as the run has come.
+    """Every check that applies to who measured, as far as the run has come.
 
     Args:
         store: the run.
@@ -61,8 +63,11 @@ def alarms(store: RunStore, recipe: Mapping[str, Any], ungraded: int = 0, graded
         ungraded: held-out answers the judge gave no grade.
         graded: held-out answers with a grade.
     """
+    measured = list(_measured(store))
+    if recipe["judge"]["kind"] == "none":
+        return measured
     verifier = recipe["judge"]["kind"] == "gym"
-    found = [_independence(recipe, verifier=verifier)]
+    found = [_independence(recipe, verifier=verifier), *measured]
     if judged_rounds(store):
         verdicts = read_verdicts(store, "judgements")
         found += _readable(verdicts, verifier=verifier)
@@ -92,6 +97,9 @@ def _independence(recipe: Mapping[str, Any], *, verifier: bool) -> Alarm:
     if both and verifier:
         meaning = "Teacher and judge are the same world: its scorer compares with exact answers, so nothing is lost."
         return Alarm(name, None, f"{both[0]} judges itself", 0, raised=False, meaning=meaning)
+    if recipe["teacher"]["kind"] == "none":
+        meaning = "No teacher wrote anything: the answers are those of the corpus."
+        return Alarm(name, None, f"{', '.join(judge)} judges the corpus", 0, raised=False, meaning=meaning)
     figure = f"{', '.join(judge)} judges {', '.join(teacher)}"
     if both:
         meaning = (
@@ -100,6 +108,23 @@ def _independence(recipe: Mapping[str, Any], *, verifier: bool) -> Alarm:
         )
         return Alarm(name, None, f"{', '.join(both)} judges itself", 0, raised=True, meaning=meaning)
     return Alarm(name, None, figure, 0, raised=False, meaning="The judge does not score answers of its own.")
+
+
+def _measured(store: RunStore) -> Iterator[Alarm]:
+    """What the estimator could say of the corpus, where it takes the judge's place."""
+    if not store.has("round-0/estimates"):
+        return
+    rows = store.read("round-0/estimates", EstimateRow)
+    reasons = Counter(row.unscored or "no reason" for row in rows if row.value is None)
+    if not rows:
+        return
+    lost = reasons.total() / len(rows)
+    meaning = (
+        "What has no difficulty is neither hard nor easy, and no round trains on it; above 2 %, look at the column"
+        " `unscored` of estimates.parquet: another estimator may be able to measure this corpus."
+    )
+    figure = f"{_percent(lost)} ({_listed(reasons)})" if reasons else _percent(lost)
+    yield Alarm("Instructions without a difficulty", lost, figure, len(rows), lost > MOST_UNSCORED, meaning)
 
 
 def _readable(verdicts: Verdicts, *, verifier: bool) -> Iterator[Alarm]:
@@ -111,8 +136,7 @@ def _readable(verdicts: Verdicts, *, verifier: bool) -> Iterator[Alarm]:
         "What the judge gave no readable score is neither hard nor easy; above 2 %, read the raw replies in"
         " judgements.parquet and give the judge more tokens, another prompt or another model."
     )
-    listed = ", ".join(f"{why}: {count:,}" for why, count in sorted(reasons.items(), key=lambda one: (-one[1], one[0])))
-    figure = f"{_percent(lost)} ({listed})" if listed else _percent(lost)
+    figure = f"{_percent(lost)} ({_listed(reasons)})" if reasons else _percent(lost)
     yield Alarm("Unscored items", lost, figure, verdicts.judged, lost > MOST_UNSCORED, meaning)
     if not verifier:
         failed = sum(count for why, count in reasons.items() if why.startswith(_CALL_FAILED)) / verdicts.judged
@@ -209,6 +233,11 @@ def _graded(ungraded: int, graded: int) -> Alarm:
     )
     figure = f"{_percent(share)} ({ungraded:,})" if ungraded else _percent(share)
     return Alarm("Held-out answers without a grade", share, figure, ungraded + graded, share > MOST_UNSCORED, meaning)
+
+
+def _listed(reasons: Mapping[str, int]) -> str:
+    """Reasons with their counts, the most frequent first."""
+    return ", ".join(f"{why}: {count:,}" for why, count in sorted(reasons.items(), key=lambda one: (-one[1], one[0])))
 
 
 def _percent(share: float) -> str:

@@ -121,8 +121,6 @@
 
   // Instructions -----------------------------------------------------------------------------------
 
-  const signed = (value) => `${value > 0 ? "+" : value < 0 ? "−" : ""}${Math.abs(value).toFixed(2)}`;
-
   const part = (title, text) => {
     const made = element("div");
     const content = element("p", "", text);
@@ -155,7 +153,7 @@
     state.append(element("small", "", item.task ?? "no task"));
     const text = element("span", "text", item.text || "(empty)");
     text.dir = "auto";
-    head.append(state, text, element("span", "gap", item.gap === null ? "" : `MFD ${signed(item.gap)}`));
+    head.append(state, text, element("span", "gap", item.difficulty));
     fold.append(head);
     fold.addEventListener("toggle", () => {
       if (fold.open && fold.childElementCount === 1) fold.append(details(item));

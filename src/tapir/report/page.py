@@ -6,21 +6,23 @@ import base64
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from tapir.domain.round import EvalResult, Evaluation
 from tapir.domain.task import TaskDistribution
 from tapir.errors import RecipeError
 from tapir.recipe_file import as_toml, load, parse, shipped
-from tapir.report.charts import charts, student
+from tapir.report.charts import charts, student, threshold
 from tapir.report.costs import Costs, costs
+from tapir.report.histogram import histogram
 from tapir.report.judging import models
-from tapir.report.sample import FATES, select
+from tapir.report.sample import FATES, Sample, select
+from tapir.report.scale import Scale
 from tapir.report.summary import Summary, tasks_of
 from tapir.report.training import recorded, written
 from tapir.store.files import write_text
@@ -96,13 +98,16 @@ def render(store: RunStore, summary: Summary) -> str:
         "costs": paid,
         "told": summary.recipe["training"].get("kind") == "command",
         "recorded": recorded(summary.trainings),
+        "competence": _follows_competence(summary.recipe),
+        "limit": _limit(summary),
+        "beyond": _beyond(summary),
         "distances": _distances(summary),
         "drops": _drops(summary),
         "fates": FATES,
         "chosen": chosen,
         "settings": _settings(summary.recipe),
         "folder": store.folder.name,
-        "data": _json({"charts": specs, "sample": [asdict(one) for one in chosen.items]}),
+        "data": _json({"charts": specs, "sample": list(_shown(chosen.items, summary.scale))}),
         "style": _file("style.css"),
         "scripts": scripts,
         "policy": " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
@@ -130,6 +135,7 @@ def _environment() -> Environment:
         "duration": _duration,
         "many": _many,
         "loss": written,
+        "correlation": _correlation,
     }
     environment.globals |= {"tasks_of": tasks_of, "most": _most}
     return environment
@@ -161,6 +167,33 @@ def _json(content: object) -> str:
     return text
 
 
+def _shown(items: Iterable[Sample], scale: Scale | None) -> Iterator[dict[str, object]]:
+    """The sample with its difficulty as a person reads it."""
+    for one in items:
+        text = f"{scale.name} {scale.written(one.gap)}" if scale and one.gap is not None else ""
+        yield asdict(one) | {"difficulty": text}
+
+
+def _follows_competence(recipe: Mapping[str, Any]) -> bool:
+    """Whether α is planned anew in every round, so that what was planned has to be shown."""
+    plan = recipe["curriculum"]
+    return bool(plan["variant"] == "multi-round" and plan.get("schedule", {}).get("kind") == "competence")
+
+
+def _limit(summary: Summary) -> str:
+    """From where on an instruction is hopeless, as text."""
+    return threshold(summary.scale, summary.cut.most) if summary.scale and math.isfinite(summary.cut.most) else ""
+
+
+def _beyond(summary: Summary) -> str:
+    """What the last bar of the histogram holds besides, where a few large figures would squeeze all others."""
+    if not (summary.gaps and summary.scale):
+        return ""
+    found = histogram(summary.gaps, summary.scale, summary.cut)
+    reach = summary.scale.mean(found.largest)
+    return f" The last bar holds {found.beyond:,} that lie beyond its edge, up to {reach}." if found.beyond else ""
+
+
 def _headline(summary: Summary) -> Headline | None:
     if not summary.evaluations:
         return None
@@ -182,6 +215,8 @@ def _facts(summary: Summary) -> dict[str, str]:
         "seed": str(summary.recipe["seed"]),
         "versions": f"tapir {summary.manifest['tapir']}, Python {summary.manifest['python']}",
     }
+    if summary.scale is None or summary.scale.kind != "mfd":
+        facts["difficulty"] = summary.scale.name if summary.scale else "not measured"
     if summary.tagger:
         facts["tagger agrees with teacher"] = f"{_percent(summary.tagger.accuracy)} (n = {summary.tagger.n:,})"
     return facts
@@ -200,7 +235,10 @@ def _distances(summary: Summary) -> dict[str, float]:
     if not summary.rounds:
         return {}
     corpus = TaskDistribution(summary.rounds[-1].target).distance(summary.corpus_shares)
-    return {"corpus": corpus} | {f"round {one.number}": one.distance for one in summary.rounds}
+    moves = any(one.target != summary.rounds[-1].target for one in summary.rounds)
+    return {"corpus, to the last round's target" if moves else "corpus": corpus} | {
+        f"round {one.number}": one.distance for one in summary.rounds
+    }
 
 
 def _drops(summary: Summary) -> Sequence[Drop]:
@@ -237,6 +275,10 @@ def _points(points: float) -> str:
     text = f"{abs(points):.1f}"
     sign = "±" if text == "0.0" else "+" if points > 0 else "\N{MINUS SIGN}"
     return sign + text
+
+
+def _correlation(value: float) -> str:
+    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
 
 
 def _money(amount: float, total: float = 0.0) -> str:

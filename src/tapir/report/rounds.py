@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +12,16 @@ from tapir.domain.judgement import Unscored
 from tapir.domain.task import TaskDistribution, shares
 from tapir.stages.judge import difficulties
 from tapir.store.files import read_json
-from tapir.store.rows import DifficultyRow, DrawRow, ExpansionRow, JudgementRow, MixtureRow, RefinementRow
+from tapir.store.rows import (
+    CorpusRow,
+    DifficultyRow,
+    DrawRow,
+    ExpansionRow,
+    JudgementRow,
+    MixtureRow,
+    RefinementRow,
+    ResponseRow,
+)
 from tapir.store.run import RunStore
 
 
@@ -39,12 +49,13 @@ class RoundSummary:
     Attributes:
         new: examples that no earlier round trained on.
         too_long: examples left out of the training because they are longer than the recipe allows.
-        hard_share: achieved α.
+        wanted: examples that the hard pool was asked for: α·n, rounded; all of them where there is one pool.
+        hard_share: achieved α; None where there is one pool.
         counts: examples by task.
         distance: total variation distance of the achieved shares to P(t), 0 to 1.
         minimum: smallest share of any task with a target.
-        difficulty: mean MFD (by the last scoring) of the examples that have one.
-        hard_pool: D_P: hard seeds and expansions to choose from.
+        difficulty: mean difficulty (by the last scoring) of the examples that have one.
+        hard_pool: D_P: hard seeds and expansions to choose from; or the one pool.
         refined: examples trained on with the rewritten answer.
         expanded: instructions the teacher wrote and that were kept.
         dropped: expansions dropped, by reason.
@@ -55,7 +66,7 @@ class RoundSummary:
     wanted: int
     new: int
     too_long: int
-    hard_share: float
+    hard_share: float | None
     counts: Mapping[str, int]
     target: Mapping[str, float]
     distance: float
@@ -71,8 +82,13 @@ class RoundSummary:
 
 @dataclass(slots=True)
 class _Known:
-    """What earlier rounds leave to the next: last gaps, expansions kept, examples trained on."""
+    """What earlier rounds leave to the next: last gaps, expansions kept, examples trained on.
 
+    Attributes:
+        one_pool: size of the corpus where difficulty was not measured and all of it may be drawn; else None.
+    """
+
+    one_pool: int | None = None
     gaps: dict[str, float | None] = field(default_factory=dict)
     expansions: set[str] = field(default_factory=set)
     trained: set[str] = field(default_factory=set)
@@ -89,10 +105,15 @@ class _Mixed:
     new: int = 0
 
 
-def read_rounds(store: RunStore) -> list[RoundSummary]:
-    """Every round that has been composed, in order."""
+def read_rounds(store: RunStore, *, one_pool: bool) -> list[RoundSummary]:
+    """Every round that has been composed, in order.
+
+    Args:
+        store: the run.
+        one_pool: whether difficulty was not measured, so that there is no hard and no easy part.
+    """
     found: list[RoundSummary] = []
-    known = _Known()
+    known = _Known(_answered(store) if one_pool else None)
     while store.has(f"round-{len(found) + 1}/mixture"):
         found.append(_round(store, len(found) + 1, known))
     return found
@@ -112,13 +133,13 @@ def _round(store: RunStore, number: int, known: _Known) -> RoundSummary:
         wanted=sum(row.wanted for row in draws),
         new=mixed.new,
         too_long=_too_long(store, number),
-        hard_share=mixed.hard / max(1, size),
+        hard_share=mixed.hard / max(1, size) if known.one_pool is None else None,
         counts=counts,
         target=target.shares,
         distance=target.distance(achieved),
         minimum=min(achieved[task] for task, share in target.shares.items() if share > 0),
         difficulty=fmean(mixed.gaps) if mixed.gaps else None,
-        hard_pool=parts["hard"] + len(known.expansions - judged),
+        hard_pool=(parts["hard"] if known.one_pool is None else known.one_pool) + len(known.expansions - judged),
         easy_pool=parts["easy"],
         refined=mixed.refined,
         rewrites=_rewrites(store, number),
@@ -137,6 +158,14 @@ def _split(store: RunStore, number: int, known: _Known) -> tuple[Counter[str], s
             parts[row.part] += 1
             judged.add(row.id)
     return parts, judged
+
+
+def _answered(store: RunStore) -> int:
+    """Instructions of the corpus that have an answer to train on."""
+    size = sum(1 for _ in store.each("corpus", CorpusRow)) if store.has("corpus") else 0
+    if not store.has("round-0/responses"):
+        return size
+    return size - sum(row.text is None for row in store.each("round-0/responses", ResponseRow))
 
 
 def _expanded(store: RunStore, number: int, known: _Known) -> tuple[int, Counter[str]]:
@@ -160,7 +189,7 @@ def _mixed(store: RunStore, number: int, known: _Known) -> _Mixed:
         found.refined += row.refined
         found.new += row.id not in known.trained
         known.trained.add(row.id)
-        if (gap := known.gaps.get(row.id)) is not None:
+        if (gap := known.gaps.get(row.id)) is not None and math.isfinite(gap):
             found.gaps.append(gap)
     return found
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import TypeVar
@@ -18,9 +19,11 @@ ItemT = TypeVar("ItemT")
 FATES = {
     "trained, hard": "drawn from the hard pool for at least one round",
     "trained, easy": "drawn from the easy pool only",
+    "trained": "drawn for at least one round; difficulty was not measured, so there is one pool",
     "not drawn": "no round drew it: it was not needed, or it has no task",
     "withheld": "the student's answer beat the teacher's, so the teacher's is not trained on",
-    "unscored": "the judge could not be read or the student did not answer: neither hard nor easy",
+    "hopeless": "too hard for the student when it was scored: set aside, and drawn in no round",
+    "unscored": "it has no score, for the reason that is given: neither hard nor easy",
     "expansion kept": "written by the teacher for a task that fell short",
     "expansion dropped": "written by the teacher and refused, with the reason",
     "set aside": "left out before the run, with the reason",
@@ -42,7 +45,7 @@ class Sample:
         student: ỹ, the answer of S_0; absent where it was never asked.
         teacher_score: f_J(x, y), mean over the orders.
         student_score: f_J(x, ỹ), mean over the orders.
-        gap: MFD.
+        gap: difficulty, first scoring.
         refined: y', absent where there is none.
         refused: why y' is not trained on, else empty.
         rounds: the rounds it was trained in, each with its pool.
@@ -79,6 +82,7 @@ class Tables:
     """The tables the sample is made from, by instruction id.
 
     Attributes:
+        unscored: why an estimator could not measure.
         refused: what the judge made of rewritten answers that are not trained on.
         mixed: rounds with the pool the instruction was drawn from.
     """
@@ -90,6 +94,7 @@ class Tables:
     answers: Mapping[str, rows.AnswerRow]
     difficulty: Mapping[str, rows.DifficultyRow]
     judgements: Mapping[str, Scored]
+    unscored: Mapping[str, str]
     refined: Mapping[str, str]
     refused: Mapping[str, str]
     responses: Mapping[str, rows.ResponseRow]
@@ -154,7 +159,7 @@ def _from_corpus(tables: Tables, row: rows.CorpusRow) -> Sample:
         student=_said(answer),
         teacher_score=scored.reference / scored.times if scored.times else None,
         student_score=scored.student / scored.times if scored.times else None,
-        gap=found.gap if found else None,
+        gap=found.gap if found and found.gap is not None and math.isfinite(found.gap) else None,
         refined=tables.refined.get(row.id),
         refused=tables.refused.get(row.id, ""),
         rounds=_rounds(pools),
@@ -170,14 +175,18 @@ def _fate(tables: Tables, name: str) -> tuple[str, str]:
     pools = tables.mixed.get(name, [])
     fate = "not drawn"
     if pools:
-        fate = "trained, hard" if any(pool == "hard" for _, pool in pools) else "trained, easy"
-    elif part in {"unscored", "withheld"}:
+        fate = _trained({pool for _, pool in pools})
+    elif part in {"unscored", "withheld", "hopeless"}:
         fate = part
     if part == "unscored":
-        return fate, tables.judgements.get(name, Scored()).unscored or "no score"
+        return fate, tables.judgements.get(name, Scored()).unscored or tables.unscored.get(name, "no score")
     if tag is None or tag.task is None:
         return fate, tag.failure or "not tagged" if tag else "not tagged yet"
     return fate, ""
+
+
+def _trained(pools: Collection[str]) -> str:
+    return "trained, hard" if "hard" in pools else "trained" if "any" in pools else "trained, easy"
 
 
 def _teacher(tables: Tables, row: rows.CorpusRow) -> str | None:
@@ -205,7 +214,7 @@ def _from_teacher(tables: Tables, number: int, row: rows.ExpansionRow) -> Sample
 
 
 def _rounds(pools: Iterable[tuple[int, str]]) -> tuple[str, ...]:
-    return tuple(f"{number} ({pool})" for number, pool in pools)
+    return tuple(str(number) if pool == "any" else f"{number} ({pool})" for number, pool in pools)
 
 
 def _said(answer: rows.AnswerRow | None) -> str | None:
@@ -249,6 +258,11 @@ def _tables(store: RunStore) -> Tables:
         answers={row.id: row for row in read("round-0/answers", rows.AnswerRow)},
         difficulty={row.id: row for row in read("round-1/difficulty", rows.DifficultyRow)},
         judgements=_scored(store),
+        unscored={
+            row.id: f"{row.unscored}: {row.detail}" if row.detail else row.unscored or "no score"
+            for row in read("round-0/estimates", rows.EstimateRow)
+            if row.value is None
+        },
         refined=refined,
         refused=refused,
         responses={row.id: row for row in read("round-0/responses", rows.ResponseRow)},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,9 +13,12 @@ from tapir.domain.round import EvalResult, Evaluation
 from tapir.domain.spending import Spending
 from tapir.domain.task import shares
 from tapir.report.checks import Check, checks
+from tapir.report.estimators import Agreement, read_agreements
+from tapir.report.histogram import Cut
 from tapir.report.intake import Intake, read_intake
 from tapir.report.judging import Alarm, alarms
 from tapir.report.rounds import RoundSummary, read_rounds
+from tapir.report.scale import Scale, read_scale
 from tapir.report.tagger import TaggerSummary, read_tagger
 from tapir.report.training import Training, read_trainings
 from tapir.store.files import read_json
@@ -29,8 +33,11 @@ class Summary:
     Attributes:
         intake: the corpus: what passed, what was set aside, what nearly repeats.
         corpus_shares: share of each task in the corpus.
-        parts: corpus items by part of the first split.
-        gaps: MFD of the scored corpus items, first scoring.
+        scale: of the estimator that difficulty was measured with; None where nothing was measured.
+        parts: corpus items by part of the first split; empty where nothing was measured.
+        gaps: difficulty of the scored corpus items, first scoring.
+        cut: what parts them.
+        agreements: rank correlations between the estimators measured on the corpus.
         tagger: how good it is; None where it had nothing to learn, or has not learnt yet.
         evaluations: every benchmark after every round; round 0 is S_0.
         ungraded: held-out answers that could not be judged and do not count, by benchmark and round.
@@ -45,9 +52,10 @@ class Summary:
     finished: bool
     intake: Intake
     corpus_shares: Mapping[str, float]
+    scale: Scale | None
     parts: Mapping[str, int]
     gaps: Sequence[float]
-    delta: float
+    cut: Cut
     tagger: TaggerSummary | None
     rounds: Sequence[RoundSummary]
     evaluations: Sequence[Evaluation]
@@ -57,6 +65,7 @@ class Summary:
     alarms: Sequence[Alarm] = ()
     spending: Sequence[Spending] = ()
     trainings: Sequence[Training] = ()
+    agreements: Sequence[Agreement] = ()
 
     def benchmark(self, name: str) -> list[Evaluation]:
         """One benchmark over the rounds."""
@@ -77,8 +86,10 @@ def summarise(store: RunStore) -> Summary:
     """Read everything that is finished in a run directory."""
     recipe, manifest = read_json(store.folder / "recipe.json"), read_json(store.folder / "manifest.json")
     intake = read_intake(store)
+    scale = read_scale(store, recipe)
     first = store.read("round-1/difficulty", DifficultyRow) if store.has("round-1/difficulty") else []
-    rounds, evaluations = read_rounds(store), _evaluations(store)
+    gaps = {row.id: row.gap for row in first if row.gap is not None and math.isfinite(row.gap)}
+    rounds, evaluations = read_rounds(store, one_pool=scale is None), _evaluations(store)
     trainings = read_trainings(store, recipe)
     wanted_rounds = _wanted_rounds(recipe)
     corpus_shares = shares(_tasks(store))
@@ -89,18 +100,20 @@ def summarise(store: RunStore) -> Summary:
         finished=any(one.round == wanted_rounds for one in evaluations),
         intake=intake,
         corpus_shares=corpus_shares,
+        scale=scale,
         parts=Counter(row.part for row in first),
-        gaps=[row.gap for row in first if row.gap is not None],
-        delta=_delta(recipe, first),
+        gaps=list(gaps.values()),
+        cut=_cut(recipe, first),
         tagger=read_tagger(store),
         rounds=rounds,
         evaluations=evaluations,
-        checks=checks(recipe, rounds, evaluations, corpus_shares, trainings),
+        checks=checks(recipe, rounds, evaluations, corpus_shares, trainings, scale),
         seconds=working_time(store.folder),
         ungraded=ungraded,
         alarms=alarms(store, recipe, ungraded.total(), graded),
         spending=_spending(store.folder),
         trainings=trainings,
+        agreements=read_agreements(store, recipe, scale, gaps),
     )
 
 
@@ -135,12 +148,14 @@ def _wanted_rounds(recipe: Mapping[str, Any]) -> int:
     return 1 if plan["variant"] == "single-round" else int(plan["rounds"])
 
 
-def _delta(recipe: Mapping[str, Any], rows: Sequence[DifficultyRow]) -> float:
-    """δ itself, or the largest gap that was not hard where a quantile or budget decided."""
+def _cut(recipe: Mapping[str, Any], rows: Sequence[DifficultyRow]) -> Cut:
+    """δ itself, or the largest gap that was not hard where a quantile or budget decided; and what is hopeless."""
     threshold = recipe["curriculum"]["threshold"]
+    most = float(threshold.get("most", 0.0)) or math.inf
     if threshold["rule"] == "delta":
-        return float(threshold["value"])
-    return max((row.gap for row in rows if row.part != "hard" and row.gap is not None), default=0.0)
+        return Cut(float(threshold["value"]), most)
+    below = [row.gap for row in rows if row.part in {"easy", "withheld"} and row.gap is not None]
+    return Cut(max(0.0, *below) if below else 0.0, most)
 
 
 def _tasks(store: RunStore) -> Counter[str]:
