@@ -47,7 +47,7 @@ def efficiency(curves: Sequence[tuple[Curve, Curve]], seed: int = 0) -> Efficien
     if len(curves) < _FEWEST:
         return Efficiency(value, math.nan, math.nan, float(math.isfinite(value)))
     drawn = np.array([_share([curves[place] for place in places]) for places in _draws(len(curves), seed)])
-    low, high = np.quantile(drawn, [0.025, 0.975], method="closest_observation")
+    low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
     return Efficiency(value, float(low), float(high), float(np.mean(np.isfinite(drawn))))
 
 

@@ -186,7 +186,7 @@ def jobs(study: Study, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> l
     there = sorted({one for name in chosen for one in study.seeds_of(name)})
     if missing := sorted(set(seeds) - set(there)):
         raise RecipeError(
-            f"no variant {'named ' if only else ''}has the seed {missing[0]}; there are {', '.join(map(str, there))}",
+            f"{'none of the chosen variants' if only else 'no variant'} has the seed {missing[0]}; there are {', '.join(map(str, there))}",
             remedy="Mend the number after --seed.",
         )
     _measured_alike(study)
