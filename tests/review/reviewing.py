@@ -136,6 +136,11 @@ def _address(process: subprocess.Popen[str]) -> tuple[str, str]:
     raise AssertionError(f"no address was printed: {said}")
 
 
+def rating(pair: dict[str, Any], **changed: Any) -> dict[str, Any]:
+    """What the page sends about a pair."""
+    return {"id": pair["id"], "preference": "a", "difficulty": 2, "task": None, "seconds": 3.21} | changed
+
+
 def lines(folder: Path, name: str = "reviews.jsonl") -> Sequence[dict[str, Any]]:
     """The reviews on disk."""
     return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").splitlines()]
