@@ -31,7 +31,7 @@ def kappa(pairs: list[tuple[Any, Any]]) -> float:
     seen = sum(one == other for one, other in pairs) / n
     first, second = Counter(one for one, _ in pairs), Counter(other for _, other in pairs)
     chance = sum(first[label] * second[label] for label in first) / (n * n)
-    return (seen - chance) / (1 - chance)
+    return float((seen - chance) / (1 - chance))
 
 
 def majority(row: dict[str, Any]) -> str:
@@ -178,6 +178,20 @@ def test_people_who_labelled_the_same_tulu_item_agree_as_often_as_counted() -> N
     assert value(found["agreement_one"]) == pytest.approx(sum(one == other for one, other in pairs) / len(pairs))
     assert value(found["decided_one"]) == pytest.approx(sum(one == other for one, other in decided) / len(decided))
     assert value(found["kappa_one"]) == pytest.approx(kappa(pairs + [(other, one) for one, other in pairs]))
+
+
+def test_people_who_rated_the_same_tulu_answer_agree_on_whether_it_is_acceptable_as_often_as_counted() -> None:
+    said: dict[tuple[str, str], dict[str, list[bool]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows(TULU):
+        for answer in ("a", "b"):
+            fit = row[f"completion_{answer}_is_acceptable"] == "yes"
+            said[row["prompt"], row[f"completion_{answer}"]][row["evaluator"]].append(fit)
+    pairs = []
+    for people in said.values():
+        pairs += list(combinations([sum(some) / len(some) for some in people.values()], 2))
+    found = figures(audited(recorded(TULU)), "15 people", "ratings")
+    assert found["same_one"].n == len(pairs)
+    assert value(found["same_one"]) == pytest.approx(sum(one == other for one, other in pairs) / len(pairs))
 
 
 def test_people_prefer_the_first_tulu_answer_as_often_as_counted() -> None:

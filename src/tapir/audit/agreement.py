@@ -72,7 +72,10 @@ def ratings_among_people(panel: Panel) -> Figures:
     if not first:
         return {}
     same = [one == other for one, other in zip(first, second, strict=True)]
-    return {"same": _halved(share(same, prompts, _ALONE)), "quadratic": _halved(_quadratic(first, second, prompts))}
+    return {
+        "same_one": _halved(share(same, prompts, _ALONE)),
+        "quadratic_one": _halved(_quadratic(first, second, prompts)),
+    }
 
 
 def _classes(said: Said, suffix: str, nothing: str = _NO_PAIR) -> Figures:

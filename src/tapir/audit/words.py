@@ -64,6 +64,8 @@ ROWS: Mapping[Kind, Sequence[Row]] = {
     "ratings": (
         Row("same", "same score as the reference", "percent", "agreement with a reference"),
         Row("quadratic", "κ with quadratic weights", "number", "κ"),
+        Row("same_one", "same score, two people", "percent", "agreement of two people"),
+        Row("quadratic_one", "… as κ with quadratic weights", "number", "κ of two people"),
         Row("kendall", "Kendall's τ-b", "number", "rank correlation"),
         Row("spearman", f"Spearman's {RHO}", "number", "rank correlation"),
         Row("higher", "score minus the reference's", "number", "difference to a reference"),
@@ -224,7 +226,8 @@ def _agreeing(name: str, figures: Mapping[str, Figure], last: Column | None, ref
         )
     kappa = figures.get("kappa")
     if kappa and kappa.value is not None and kappa.high is not None and kappa.high < LEAST_AGREEMENT:
-        yield f"{name} agrees with {reference} hardly more than by chance (κ {kappa.value:.2f})."
+        chance = "less than chance would" if kappa.high < 0 else "hardly more than chance would"
+        yield f"{name} agrees with {reference} {chance} (κ {_bare(kappa.value, 'number')})."
 
 
 def _placing(name: str, figures: Mapping[str, Figure]) -> Iterator[str]:
