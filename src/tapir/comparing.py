@@ -75,10 +75,10 @@ class Comparing:
         with locked(self.folder):
             store = RunStore(self.folder)
             store.verify()
-            diary = Diary(watch, store, self.desk.calls)
+            alone, diary = Diary(watch, store, self.who.calls), Diary(watch, store, self.desk.calls)
             with recorded(store):
-                with opened(self.who.resources, store, diary), connected(self.who.calls, store, diary):
-                    place = Place(store, diary, 0, self.seed)
+                with opened(self.who.resources, store, alone), connected(self.who.calls, store, alone):
+                    place = Place(store, alone, 0, self.seed)
                     asked = [one.instruction for one in self.material.rows]
                     answers = Answer(self.who.student, self.chunk).run(place, self.who.checkpoint, asked)
                 _complete(answers, self.material.rows, self.model)

@@ -74,7 +74,7 @@ class Grading:
             store.verify()
             diary = Diary(watch, store, self.desk.calls)
             with recorded(store):
-                place = Place(store, diary, 0, self.seed)
+                place = Place(store, Diary(watch, store), 0, self.seed)
                 mine = self._answers(place, self.speaker, "answers")
                 others = self._answers(place, self.against, "answers-of-the-other") if self.against else None
                 with connected(self.desk.calls, store, diary):

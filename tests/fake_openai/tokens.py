@@ -87,7 +87,7 @@ def _place(token: str, top: int, level: int) -> str:
 def _alternatives(token: str) -> list[str]:
     word = token.strip()
     lead = token[: len(token) - len(token.lstrip())]
-    others: list[str] = []
+    others: list[str] = [f"{lead}{other}" for one, other in ("AB", "BA") if one == word]
     if word.isdecimal() and 1 <= int(word) <= _HIGHEST_SCORE:
         near = sorted(range(1, _HIGHEST_SCORE + 1), key=lambda one: abs(one - int(word)))
         others = [f"{lead}{one}" for one in near if one != int(word)]
