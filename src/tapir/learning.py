@@ -10,7 +10,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from tapir.sections import Count, LlmTagger, Section, Share, Temperature, Text, TfidfTagger, Whole, kind_or
+from tapir.sections import Count, LlmTagger, NoTagger, Section, Share, Temperature, Text, TfidfTagger, Whole, kind_or
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
 Seconds: TypeAlias = Annotated[float, Field(gt=0)]
@@ -274,4 +274,6 @@ class EncoderTagger(Section):
         return self
 
 
-AnyTagger: TypeAlias = Annotated[TfidfTagger | LlmTagger | EncoderTagger, Field(discriminator="kind"), kind_or("tfidf")]
+AnyTagger: TypeAlias = Annotated[
+    TfidfTagger | LlmTagger | EncoderTagger | NoTagger, Field(discriminator="kind"), kind_or("tfidf")
+]

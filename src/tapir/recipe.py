@@ -42,6 +42,8 @@ from tapir.sections import (
     LlmTagger,
     LlmTeacher,
     NoJudge,
+    NoTagger,
+    NoTeacher,
     Section,
     Text,
     TfidfTagger,
@@ -96,6 +98,7 @@ class Recipe(Section):
     def _fits_together(self) -> Recipe:
         problems = [
             *self._of_one_world(),
+            *self._taught_by_somebody(),
             *self._judged_by_somebody(),
             *self._endpoints_in_use(),
             *self._calls_that_cost(),
@@ -116,13 +119,13 @@ class Recipe(Section):
             return
         knows = "knows the gym's instructions only"
         if isinstance(self.teacher, GymTeacher):
-            yield f"teacher.kind = 'gym' {beside}: it {knows}; set it to 'llm' and name its endpoints"
+            yield f"teacher.kind = 'gym' {beside}: it {knows}; set it to 'llm' and name its endpoints, or to 'none'"
         if isinstance(self.judge, GymJudge):
             yield f"judge.kind = 'gym' {beside}: it {knows}; set it to 'llm' and name its endpoints, or to 'none'"
         learns = isinstance(self.tagger, TfidfTagger) or (
             isinstance(self.tagger, EncoderTagger) and self.tagger.labelled
         )
-        if learns and not self.tagger.endpoints:
+        if learns and not getattr(self.tagger, "endpoints", ()):
             yield f"tagger.endpoints = [] {beside}: the gym's teacher would label, and it {knows}; name who labels"
         if isinstance(evaluation, GymEvaluation):
             yield f"evaluation.kind = 'gym' {beside}: it measures what the gym teaches; set it to 'judged' or 'exact'"
@@ -131,6 +134,21 @@ class Recipe(Section):
                 f"evaluation.held_out = {evaluation.held_out} of corpus.limit = {self.corpus.limit}"
                 " leaves nothing to train on: raise limit, or lower held_out"
             )
+
+    def _taught_by_somebody(self) -> Iterator[str]:
+        """Without a teacher nothing may need one; without a tagger there are no tasks to balance."""
+        plan = self.curriculum
+        if isinstance(self.tagger, NoTagger) and plan.target.shares != "pool":
+            yield "tagger.kind = 'none' leaves no tasks to balance: set curriculum.target.shares to 'pool'"
+        if not isinstance(self.teacher, NoTeacher):
+            return
+        needs = {
+            "curriculum.expand = true": plan.expand,
+            "curriculum.refine = true": plan.refine,
+            f"corpus.answers = {self.answers()!r}": self.answers() != "corpus",
+        }
+        for key in (key for key, needed in needs.items() if needed):
+            yield f"teacher.kind = 'none', but {key} needs a teacher: name one, or change it"
 
     def _judged_by_somebody(self) -> Iterator[str]:
         """Without a judge nothing may need one; preferences need the answers that MFD is measured on."""

@@ -30,17 +30,21 @@ def shipped() -> list[str]:
     )
 
 
-def load(source: str, changes: Iterable[str] = ()) -> Recipe:
+def load(source: str, changes: Iterable[str] = (), base: Iterable[str] = ()) -> Recipe:
     """Read a recipe.
 
     Args:
         source: a TOML file, or the name of a shipped recipe.
-        changes: "key=value" with a dotted key and a TOML value (a bare word is taken as text).
+        changes: "key=value" with a dotted key and a TOML value (a bare word is taken as text). What they leave
+            without effect in the file gives way to them.
+        base: the same, as if the file had them.
 
     Raises:
         RecipeError: it cannot be read, or a key or value is wrong; every problem is named.
     """
     content = _read(source)
+    for change in base:
+        _apply(content, change)
     changed = {_apply(content, change) for change in changes}
     while True:
         try:

@@ -190,7 +190,14 @@ class LlmTeacher(Section):
     """New instructions asked for in one call."""
 
 
-AnyTeacher: TypeAlias = Annotated[GymTeacher | LlmTeacher, Field(discriminator="kind"), kind_or("gym")]
+class NoTeacher(Section):
+    """Nobody: the corpus's answers are trained on as they are."""
+
+    kind: Literal["none"]
+    """Who teaches."""
+
+
+AnyTeacher: TypeAlias = Annotated[GymTeacher | LlmTeacher | NoTeacher, Field(discriminator="kind"), kind_or("gym")]
 
 
 class GymJudge(Section):
@@ -270,6 +277,15 @@ class LlmTagger(Section):
     """Names of the endpoints that serve it."""
     max_tokens: Count = 32
     """Longest label, in tokens."""
+
+
+class NoTagger(Section):
+    """Nobody: every instruction is of one task."""
+
+    kind: Literal["none"]
+    """Who tags."""
+    label: Text = "Others"
+    """The label of the taxonomy that all instructions get."""
 
 
 class GymEvaluation(Section):

@@ -13,7 +13,7 @@ from tapir.cluster.tagger import RayTagger
 from tapir.domain.task import Taxonomy
 from tapir.endpoints import Endpoint as EndpointSection
 from tapir.errors import RecipeError
-from tapir.evaluation.nobody import Nobody
+from tapir.evaluation.nobody import NobodyJudges, NobodyTeaches, OneTask
 from tapir.gym.judge import GymJudge
 from tapir.gym.teacher import GymTeacher
 from tapir.learning import EncoderTagger as EncoderTaggerSection
@@ -29,6 +29,8 @@ from tapir.sections import LlmJudge as LlmJudgeSection
 from tapir.sections import LlmTagger as LlmTaggerSection
 from tapir.sections import LlmTeacher as LlmTeacherSection
 from tapir.sections import NoJudge as NoJudgeSection
+from tapir.sections import NoTagger as NoTaggerSection
+from tapir.sections import NoTeacher as NoTeacherSection
 from tapir.tagging.encoder import EncoderSettings, EncoderTagger
 from tapir.tagging.tfidf import TfidfTagger
 
@@ -57,6 +59,8 @@ def endpoint(name: str, one: EndpointSection) -> Endpoint:
 def teacher(recipe: Recipe, calls: Switchboard, book: Book) -> Teacher:
     """T."""
     one = recipe.teacher
+    if isinstance(one, NoTeacherSection):
+        return NobodyTeaches()
     if not isinstance(one, LlmTeacherSection):
         return GymTeacher()
     settings = TeacherSettings(
@@ -78,7 +82,7 @@ def judge(recipe: Recipe, calls: Switchboard, book: Book, labels: Taxonomy, work
     """
     one = recipe.judge
     if isinstance(one, NoJudgeSection):
-        return Nobody()
+        return NobodyJudges()
     if not isinstance(one, LlmJudgeSection):
         return GymJudge()
     for label in sorted(one.rubrics.keys() - {*labels.labels}):
@@ -108,8 +112,19 @@ def judge(recipe: Recipe, calls: Switchboard, book: Book, labels: Taxonomy, work
 def tagger(
     recipe: Recipe, calls: Switchboard, book: Book, labels: Taxonomy, teacher: Teacher, workers: RayCluster | None
 ) -> Tagger:
-    """Who gives every instruction its task."""
+    """Who gives every instruction its task.
+
+    Raises:
+        RecipeError: the one label that all are to get is not in the taxonomy.
+    """
     one = recipe.tagger
+    if isinstance(one, NoTaggerSection):
+        if one.label not in labels.labels:
+            raise RecipeError(
+                f"tagger.label = {one.label!r} is no label of the taxonomy {labels.name}",
+                remedy=f"Use one of {', '.join(labels.labels)}.",
+            )
+        return OneTask(labels, one.label)
     asked = LlmTagger(calls, book, TaggerSettings(one.endpoints, one.max_tokens), labels)
     if isinstance(one, LlmTaggerSection):
         return asked

@@ -213,12 +213,15 @@ def _measured_alike(study: Study) -> None:
 
 
 def _recipe(study: Study, name: str, seed: int) -> Recipe:
-    settings = dict(_leaves(study.set)) | dict(_leaves(study.variants[name].set))
-    settings |= {"name": f"{study.name}/{name}", "seed": seed}
+    ours = study.variants[name].set | {"name": f"{study.name}/{name}", "seed": seed}
     try:
-        return load(study.recipe, [f"{key}={_toml(value)}" for key, value in settings.items()])
+        return load(study.recipe, _changes(ours), _changes(study.set))
     except RecipeError as error:
         raise RecipeError(f"variants.{name}: {error}", remedy=error.remedy) from error
+
+
+def _changes(settings: Mapping[str, JsonValue]) -> list[str]:
+    return [f"{key}={_toml(value)}" for key, value in _leaves(settings)]
 
 
 def _leaves(settings: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
