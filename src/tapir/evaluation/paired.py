@@ -34,8 +34,8 @@ class Contrast:
     Attributes:
         a: success of A, 0 to 1.
         b: success of B, 0 to 1.
-        difference: a - b with its 95 % percentile bootstrap interval by prompt; NaN bounds for a single pair and for
-            pairs that are all equal, where redrawing them shows nothing.
+        difference: a - b with its 95 % percentile bootstrap interval by prompt, drawn within every task where it is a
+            mean of tasks; NaN bounds where redrawing shows nothing: a single pair, or equal differences.
         wins: pairs in which only A succeeds.
         losses: pairs in which only B succeeds.
         p: two-sided, for equal success: the exact McNemar test (1947) by prompt and for a task; for a mean of the
@@ -189,13 +189,19 @@ def _interval(values: Floats, strata: Mapping[str, Places], *, resamples: int, d
 
 
 def _drawn_means(values: Floats, resamples: int, dice: np.random.Generator) -> Floats:
-    """Means of as many values drawn with replacement, shape (resamples,)."""
+    """Means of n - 1 values drawn with replacement, shape (resamples,).
+
+    Drawing n would make the variance too small by the factor (n - 1) / n, which adds up over many small tasks
+    (McCarthy and Snowden 1985; Rao and Wu 1988). A single value cannot be drawn; it stays as it is.
+    """
     n = len(values)
+    if n < _FEWEST:
+        return np.full(resamples, values[0])
     found = np.empty(resamples)
     batch = max(1, _BATCH // n)
     for start in range(0, resamples, batch):
         turns = min(batch, resamples - start)
-        found[start : start + turns] = values[dice.integers(n, size=(turns, n))].mean(axis=1)
+        found[start : start + turns] = values[dice.integers(n, size=(turns, n - 1))].mean(axis=1)
     return found
 
 
@@ -330,7 +336,10 @@ def _t_test(differences: Floats) -> float:
 
 
 def _hierarchical(found: Mapping[int, Pairs], *, resamples: int, seed: int) -> EvalResult:
-    """Draw prompts within their task, take every seed's mean of the tasks over them, and draw seeds."""
+    """Draw prompts within their task, take every seed's mean of the tasks over them, and draw seeds.
+
+    One less than there are is drawn each time, as in `_drawn_means`.
+    """
     dice = np.random.default_rng(seed)
     n = sum(len(one.ids) for one in found.values())
     sums = np.zeros((resamples, len(found)))
@@ -338,15 +347,15 @@ def _hierarchical(found: Mapping[int, Pairs], *, resamples: int, seed: int) -> E
     for values in _cells(found).values():  # (seeds, prompts), NaN where a seed has no graded pair
         there = ~np.isnan(values)
         prompts = values.shape[1]
-        weights = dice.multinomial(prompts, np.full(prompts, 1 / prompts), size=resamples).astype(np.float64)
-        counts = weights @ there.T.astype(np.float64)
+        weights = dice.multinomial(max(1, prompts - 1), np.full(prompts, 1 / prompts), size=resamples)
+        counts = (weights @ there.T).astype(np.float64)
         sums += np.divide(weights @ np.where(there, values, 0).T, counts, out=np.zeros_like(counts), where=counts > 0)
         tasks_seen += counts > 0
     value = float(np.mean([_mean(one.success[0] - one.success[1], one.strata()) for one in found.values()]))
     if len(found) < _FEWEST:
         return EvalResult(value, n, math.nan, math.nan)
     means = np.divide(sums, tasks_seen, out=np.zeros_like(sums), where=tasks_seen > 0)
-    drawn = dice.integers(len(found), size=(resamples, len(found)))
+    drawn = dice.integers(len(found), size=(resamples, len(found) - 1))
     low, high = np.percentile(np.take_along_axis(means, drawn, axis=1).mean(axis=1), [2.5, 97.5])
     return EvalResult(value, n, float(low), float(high))
 
