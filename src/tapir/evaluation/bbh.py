@@ -190,9 +190,10 @@ def _sorted(problem: Problem, text: str, pick: Pick) -> str | None:
     return None if len(listed) < n else " ".join(listed[:n] if pick == 0 else listed[-n:])
 
 
-def _same(problem: Problem, text: str, pick: Pick) -> str | None:  # noqa: ARG001
-    """The target itself, for rows of other forms."""
-    return problem.target.casefold() if plain(problem.target) == plain(text) else plain(text)
+def _same(problem: Problem, text: str, pick: Pick) -> str | None:
+    """The target itself, for rows of other forms; announced, it is all of its line."""
+    found = plain(text.strip().split("\n")[0] if pick == 0 else text)
+    return problem.target.casefold() if found == plain(problem.target) else found
 
 
 _FORMS: Mapping[str, Callable[[Problem, str, Pick], str | None]] = {

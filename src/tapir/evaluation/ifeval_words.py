@@ -16,7 +16,7 @@ from tapir.errors import MissingExtra
 SEED = 0
 """Of langdetect, which samples: without a seed, one text can be found in two languages."""
 
-_APART = re.compile(r"\.{2,}|--|[;@#$%&?!*\[\](){}<>\"\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb`]|[,:](?!\d)")
+_APART = re.compile(r"\.{2,}|--|[;@#$%&?!*\[\](){}<>\"\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb\u2014`]|[,:](?!\d)")
 _OPENING = re.compile(r"(?<!\w)'(?!(?:re|ve|ll|m|t|s|d|n)\b)(?=\w)", re.IGNORECASE)
 _CLITICS = re.compile(r"(?<=[^\s'])('(?:ll|re|ve|s|m|d)?|n't)(?=\s|$)", re.IGNORECASE)
 _FUSED = re.compile(
