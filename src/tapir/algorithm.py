@@ -233,7 +233,8 @@ class Curriculum:
         """S_r = fine-tune S_{r-1} on the mixture."""
         rows = self.place.store.once(self.place.named("mixture"), MixtureRow, lambda: self._composed(mixture))
         examples = [Example(row.id, row.instruction, row.response) for row in rows]
-        stage = Train(self.roles.trainer, self.recipe.training.epochs, self.roles.resources)
+        rounds = self.recipe.curriculum.alpha().rounds
+        stage = Train(self.roles.trainer, self.recipe.training.epochs, self.roles.resources, rounds)
         return stage.run(self.place, base, examples, self.contrast(rows, scored))
 
     def contrast(self, mixture: Sequence[MixtureRow], scored: Mapping[str, Difficulty | Unscored]) -> list[Preference]:

@@ -154,7 +154,9 @@ class Sft(Section):
     micro_batch: Whole = 0
     """Examples in one forward pass of one process; 0 takes its whole part of the step."""
     scheduler: Literal["cosine", "linear", "constant", "constant_with_warmup"] = "cosine"
-    """Learning rate over the steps of a round."""
+    """Learning rate over the steps of its span."""
+    span: Literal["round", "run"] = "round"
+    """round: it rises and falls in each round; run: it falls once, from the first round to the last."""
     warmup_share: Share = 0.05
     """Share of the steps in which the learning rate rises."""
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
@@ -181,6 +183,14 @@ class Sft(Section):
     def idle(self) -> Mapping[str, str]:
         """Full fine-tuning has no adapter."""
         return {"lora": "method"} if self.method == "full" else {}
+
+    @model_validator(mode="after")
+    def _falls_over_its_span(self) -> Sft:
+        if self.span == "run" and self.scheduler != "linear":
+            raise ValueError(
+                f"span = 'run' with scheduler = {self.scheduler!r}: only 'linear' can fall over all rounds"
+            )
+        return self
 
 
 class CommandTraining(Section):

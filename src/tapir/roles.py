@@ -87,6 +87,7 @@ class TrainJob:
         epochs: passes over the examples.
         seed: order of the examples and all other randomness.
         preferences: what the fine-tuned student is then taught to prefer; empty where it is not.
+        rounds: N; with `number` it says what part of the whole training this is.
     """
 
     base: Checkpoint
@@ -97,6 +98,14 @@ class TrainJob:
     epochs: float
     seed: int
     preferences: Sequence[Preference] = ()
+    rounds: int = 1
+
+    @property
+    def part(self) -> tuple[float, float]:
+        """Where in the training of all rounds this one begins and ends, 0 to 1; a warm-up is a whole by itself."""
+        if not self.number:
+            return 0.0, 1.0
+        return (self.number - 1) / self.rounds, self.number / self.rounds
 
 
 @dataclass(frozen=True, slots=True)

@@ -175,6 +175,7 @@ def _sft(training: Sft, model: ModelSettings) -> SftSettings:
         packing=training.packing,
         gradient_checkpointing=training.gradient_checkpointing,
         report_to=training.report_to,
+        whole_run=training.span == "run",
     )
 
 

@@ -15,11 +15,17 @@ from tapir.store.keep import Place
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """The trainer works in the round's folder; the checkpoint appears there when it is complete."""
+    """The trainer works in the round's folder; the checkpoint appears there when it is complete.
+
+    Attributes:
+        resources: they rest meanwhile.
+        rounds: N.
+    """
 
     trainer: Trainer
     epochs: float
     resources: Sequence[Resource] = ()
+    rounds: int = 1
 
     def run(
         self, place: Place, base: Checkpoint, examples: Sequence[Example], preferences: Sequence[Preference] = ()
@@ -40,6 +46,7 @@ class Train:
             epochs=self.epochs,
             seed=seed_for(place.seed, "train", place.number),
             preferences=preferences,
+            rounds=self.rounds,
         )
         for one in self.resources:
             one.rest()

@@ -27,8 +27,7 @@ def arguments(job: TrainJob, settings: SftSettings, layout: Layout, where: Devic
         "max_steps": layout.steps,
         "per_device_train_batch_size": layout.per_pass,
         "gradient_accumulation_steps": layout.accumulation,
-        "learning_rate": settings.learning_rate,
-        "lr_scheduler_type": settings.scheduler,
+        **_learning_rate(job, settings),
         "warmup_steps": round(settings.warmup_share * layout.steps),
         "weight_decay": settings.weight_decay,
         "train_sampling_strategy": "sequential",
@@ -46,4 +45,16 @@ def arguments(job: TrainJob, settings: SftSettings, layout: Layout, where: Devic
         "dataloader_pin_memory": False,
         "remove_unused_columns": False,
         "seed": job.seed,
+    }
+
+
+def _learning_rate(job: TrainJob, settings: SftSettings) -> dict[str, Any]:
+    """Of a round by itself, or of its part of a line that falls over all rounds."""
+    if not settings.whole_run:
+        return {"learning_rate": settings.learning_rate, "lr_scheduler_type": settings.scheduler}
+    begins, ends = (settings.learning_rate * (1 - share) for share in job.part)
+    return {
+        "learning_rate": begins,
+        "lr_scheduler_type": "polynomial",
+        "lr_scheduler_kwargs": {"lr_end": ends, "power": 1.0},
     }

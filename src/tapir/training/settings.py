@@ -37,6 +37,7 @@ class SftSettings:
         model: how the student is loaded; its dtype does not matter here, precision does.
         too_long: what happens to an example with more than max_length tokens.
         report_to: trackers that are told too.
+        whole_run: the learning rate falls once over all rounds, each of which does its part of that.
     """
 
     learning_rate: float
@@ -55,6 +56,7 @@ class SftSettings:
     packing: bool = False
     gradient_checkpointing: bool = False
     report_to: tuple[str, ...] = ()
+    whole_run: bool = False
 
     def check(self) -> None:
         """See that what the settings ask for can be had, before anything is loaded.
