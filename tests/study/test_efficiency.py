@@ -27,7 +27,7 @@ def curves(draw: st.DrawFn, rounds: int | None = None) -> Curve:
 
 
 def height(curve: Curve, examples: float) -> float:
-    return float(np.interp(examples, *zip(*curve, strict=True)))
+    return float(np.interp(examples, [size for size, _ in curve], [success for _, success in curve]))
 
 
 @properties

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from tapir.domain.difficulty import Difficulty
 from tapir.domain.instruction import Pair
@@ -60,6 +61,8 @@ class Estimate:
         one = found.get(name, Unscored("no estimate"))
         if isinstance(one, Unscored):
             return EstimateRow(name, self.estimator.name, None, one.raw, one.reason)
+        if not isfinite(one.value):
+            return EstimateRow(name, self.estimator.name, None, one.detail, f"{one.value} is no difficulty")
         return EstimateRow(name, self.estimator.name, one.value, one.detail, None)
 
 

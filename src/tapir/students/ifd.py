@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from tapir.students.load import ModelSettings, load
 
 _IGNORED = -100
 _BATCH_TOKENS = 8192
+_LOGITS = 2**28  # numbers of a batch's logits: a gigabyte
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,26 +62,29 @@ class Ifd:
         self.rest()
 
     def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterator[tuple[str, Estimate | Unscored]]:
-        """The ratio for every pair; an answer without two tokens, or one too long to read, has none."""
+        """The ratio for every pair; an answer without a token that has both losses, or too long to read, has none."""
         model, tokenizer = self._load(checkpoint)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         first = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
+        skip = 0 if first else 1  # the first token of a text has no loss where nothing stands before it
         fit: list[_Tokens] = []
         for one in self._tokens(tokenizer, pairs):
-            if len(one.answer) < 2:  # noqa: PLR2004 (a single token has no unconditional loss)
+            if len(one.answer) <= skip:
                 yield one.name, Unscored("the answer is too short", f"{len(one.answer)} tokens")
             elif limit and len(one.prompt) + len(one.answer) > limit:
                 yield one.name, Unscored("too long for the student", f"{len(one.prompt) + len(one.answer)} tokens")
             else:
                 fit.append(one)
-        skip = 0 if first else 1
         given = self._losses(model, tokenizer, [(one.prompt, one.answer) for one in fit], skip)
         alone = self._losses(model, tokenizer, [(first, one.answer) for one in fit], skip)
         for one, with_it, without in zip(fit, given, alone, strict=True):
-            if without > 0:
-                yield one.name, Estimate(with_it / without, f"loss {with_it:.4f} with, {without:.4f} without")
+            losses = f"loss {with_it:.4f} with, {without:.4f} without"
+            if not (isfinite(with_it) and isfinite(without)):
+                yield one.name, Unscored("the loss is no number", losses)
+            elif without > 0:
+                yield one.name, Estimate(with_it / without, losses)
             else:
-                yield one.name, Unscored("the answer needs no instruction", f"loss {without:g} without it")
+                yield one.name, Unscored("the answer needs no instruction", losses)
 
     def _load(self, checkpoint: Checkpoint) -> tuple[Any, Any]:
         if self._loaded is None or self._loaded[0] != checkpoint.path:
@@ -104,10 +109,11 @@ class Ifd:
     ) -> list[float]:
         """Mean loss per answer token after `skip` of them, for each (before, answer)."""
         found: dict[int, float] = {}
+        room = min(_BATCH_TOKENS, _LOGITS // model.get_input_embeddings().num_embeddings)
         order = sorted(range(len(texts)), key=lambda place: (len(texts[place][0]) + len(texts[place][1]), place))
         while order:
             longest = sum(map(len, texts[order[-1]]))
-            rows, order = order[-max(1, _BATCH_TOKENS // longest) :], order[: -max(1, _BATCH_TOKENS // longest)]
+            rows, order = order[-max(1, room // longest) :], order[: -max(1, room // longest)]
             found |= zip(rows, _batch(model, tokenizer.pad_token_id, [texts[row] for row in rows], skip), strict=True)
         return [found[place] for place in range(len(texts))]
 

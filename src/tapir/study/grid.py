@@ -185,8 +185,9 @@ def jobs(study: Study, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> l
     chosen = [name for name in study.variants if not only or name in only]
     there = sorted({one for name in chosen for one in study.seeds_of(name)})
     if missing := sorted(set(seeds) - set(there)):
+        whose = "none of the chosen variants" if only else "no variant"
         raise RecipeError(
-            f"{'none of the chosen variants' if only else 'no variant'} has the seed {missing[0]}; there are {', '.join(map(str, there))}",
+            f"{whose} has the seed {missing[0]}; there are {', '.join(map(str, there))}",
             remedy="Mend the number after --seed.",
         )
     _measured_alike(study)

@@ -113,7 +113,7 @@ def _line(progress: Progress, job: Job, seconds: float, left: float) -> str:
         how = "stopped"
     for failed, why in progress.failed:
         how = f"FAILED: {why}" if failed == job else how
-    more = f", about {left / 60:.0f} min left" if progress.left and job not in progress.stopped else ""
+    more = f", about {left / 60:.0f} min left" if left and progress.left and job not in progress.stopped else ""
     return f"[{progress.done}/{progress.total}] {job.variant}, seed {job.seed}: {how}{more}"
 
 

@@ -1,0 +1,369 @@
+"""Difficulty without the judge's gap: IFD beside losses computed one by one, pass rate, length, the stage."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from tapir.domain.completion import Failure
+from tapir.domain.difficulty import Difficulty
+from tapir.domain.instruction import Instruction, Origin, Pair, Response
+from tapir.domain.judgement import Judgement, Unscored, Verdict
+from tapir.domain.round import Checkpoint
+from tapir.errors import Interrupted, RoleError
+from tapir.gym.corpus import corpus
+from tapir.roles import Comparison, Reply
+from tapir.roles import Estimate as Found
+from tapir.session import SilentWatch
+from tapir.stages.estimate import Estimate
+from tapir.store.keep import Place
+from tapir.store.rows import EstimateRow
+from tapir.store.run import RunStore
+from tapir.students import ifd
+from tapir.students.ifd import Ifd, Length
+from tapir.students.load import ModelSettings
+from tapir.students.pass_rate import PassRate
+from tests import fakes, small_model
+from tests.scripted import Watcher, completion
+
+TEXTS = (
+    ("How many legs have 3 cats?", "They have 12 legs."),
+    ("Spell it backward: tapir", "ripat"),
+    ("Say something long.", "Once upon a time there was a tapir who counted the legs of every cat. " * 2),
+    ("Größe? 漢字", "Größe: 漢字 👩‍🔬"),
+    ("Two", "words here"),
+)
+NOBODY = Checkpoint("nowhere", 0)
+
+
+def pair(text: str, answer: str) -> Pair:
+    return Pair(Instruction.of(text, Origin("corpus")), Response(answer, "corpus"))
+
+
+PAIRS = [pair(*one) for one in TEXTS]
+
+
+@pytest.fixture(scope="module", params=["nano", "without a beginning", "with a beginning"])
+def student(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
+    """The nano, or a small Llama whose tokenizer may have a token that begins every text."""
+    if request.param == "nano":
+        return Checkpoint(str(resources.files("tapir.gym") / "nano"), 0)
+    folder = small_model.make(tmp_path_factory.mktemp("model"))
+    if request.param == "with a beginning":
+        path = folder / "tokenizer_config.json"
+        path.write_text(json.dumps(json.loads(path.read_text()) | {"bos_token": "<|turn|>"}))
+    return Checkpoint(str(folder), 0)
+
+
+def loss(model: Any, before: Sequence[int], answer: Sequence[int]) -> float:
+    """The mean of -log p of every token of the answer, each asked for by itself."""
+    found = []
+    for place in range(0 if before else 1, len(answer)):
+        read = torch.tensor([[*before, *answer[:place]]])
+        with torch.inference_mode():
+            found.append(-float(model(read).logits[0, -1].double().log_softmax(dim=-1)[answer[place]]))
+    return sum(found) / len(found)
+
+
+def by_hand(student: Checkpoint, pairs: Sequence[Pair]) -> dict[str, float]:
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model = AutoModelForCausalLM.from_pretrained(student.path, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(student.path)
+    found = {}
+    for one in pairs:
+        chat = [{"role": "user", "content": one.instruction.text}]
+        asked = tokenizer.apply_chat_template(chat, tokenize=False, add_generation_prompt=True)
+        prompt = tokenizer(asked, add_special_tokens=False)["input_ids"]
+        answer = tokenizer(one.response.text, add_special_tokens=False)["input_ids"]
+        if tokenizer.bos_token_id is not None:
+            found[one.instruction.id] = loss(model, prompt, answer) / loss(model, [tokenizer.bos_token_id], answer)
+        else:  # the first token has no loss without the instruction, so it has none with it either
+            found[one.instruction.id] = loss(model, [*prompt, answer[0]], answer[1:]) / loss(model, [], answer)
+    return found
+
+
+def values(estimator: Ifd, student: Checkpoint, pairs: Sequence[Pair]) -> dict[str, float]:
+    found = dict(estimator.estimate(student, pairs))
+    assert found.keys() == {one.instruction.id for one in pairs}
+    return {name: one.value for name, one in found.items() if isinstance(one, Found)}
+
+
+def test_ifd_is_the_loss_with_the_instruction_by_the_loss_without_it(student: Checkpoint) -> None:
+    found = values(Ifd(ModelSettings("float32")), student, PAIRS)
+    assert found == pytest.approx(by_hand(student, PAIRS), abs=1e-4)
+    assert len({round(value, 4) for value in found.values()}) == len(PAIRS)
+
+
+def test_an_instruction_that_helps_has_a_small_ifd_and_one_of_another_answer_a_large_one() -> None:
+    nano = Checkpoint(str(resources.files("tapir.gym") / "nano"), 0)
+    found = list(corpus(("simple_equations", "spell_backward"), size=60, skew=0.0, seed=3))
+    own = [*found[:6], *found[-6:]]  # six of each skill
+    others = [Pair(one.instruction, other.response) for one, other in zip(own, [*own[6:], *own[:6]], strict=True)]
+    right, wrong = (values(Ifd(ModelSettings("float32")), nano, pairs) for pairs in (own, others))
+    assert all(right[name] < wrong[name] for name in right)
+
+
+def test_ifd_depends_neither_on_the_company_nor_on_the_size_of_the_batch(
+    student: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimator = Ifd(ModelSettings("float32"))
+    together = values(estimator, student, PAIRS)
+    alone = {name: value for one in PAIRS for name, value in values(estimator, student, [one]).items()}
+    assert alone == pytest.approx(together, abs=1e-5)
+    monkeypatch.setattr(ifd, "_BATCH_TOKENS", 40)
+    assert values(estimator, student, PAIRS[::-1]) == pytest.approx(together, abs=1e-5)
+
+
+def test_a_large_vocabulary_makes_smaller_batches(student: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes: list[int] = []
+    batch = ifd._batch
+
+    def seen(model: Any, pad: int, texts: Any, skip: int) -> list[float]:
+        shapes.append(len(texts) * max(sum(map(len, one)) for one in texts))
+        return batch(model, pad, texts, skip)
+
+    monkeypatch.setattr(ifd, "_batch", seen)
+    vocabulary = 1642 if student.path.endswith("nano") else 1024
+    monkeypatch.setattr(ifd, "_LOGITS", 60 * vocabulary)
+    short = [one for one in PAIRS if len(one.response.text) < 30]
+    values(Ifd(ModelSettings("float32")), student, short)
+    assert len(shapes) > 2
+    assert max(shapes) <= 60
+
+
+def test_what_is_too_short_or_too_long_is_unscored_and_the_rest_is_measured(student: Checkpoint) -> None:
+    odd = {"empty": "", "long": "tapir " * small_model.CONTEXT}
+    pairs = [*PAIRS[:1], *(pair(text, answer) for text, answer in odd.items())]
+    found = dict(Ifd(ModelSettings("float32")).estimate(student, pairs))
+    assert [type(found[one.instruction.id]) for one in pairs] == [Found, Unscored, Unscored]
+    reasons = [one.reason for one in found.values() if isinstance(one, Unscored)]
+    assert reasons == ["the answer is too short", "too long for the student"]
+
+
+def test_a_single_token_is_measured_where_something_can_stand_before_it(student: Checkpoint) -> None:
+    from transformers import AutoTokenizer
+
+    one = pair("How many legs has a snail?", "1")
+    (found,) = dict(Ifd(ModelSettings("float32")).estimate(student, [one])).values()
+    if AutoTokenizer.from_pretrained(student.path).bos_token_id is None:
+        assert found == Unscored("the answer is too short", "1 tokens")
+    else:
+        assert isinstance(found, Found)
+        assert found.value == pytest.approx(by_hand(student, [one])[one.instruction.id], abs=1e-4)
+
+
+def test_a_loss_that_is_no_number_is_unscored(student: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ifd, "_batch", lambda _model, _pad, texts, _skip: [math.nan] * len(texts))
+    found = dict(Ifd(ModelSettings("float32")).estimate(student, PAIRS))
+    assert {one.reason for one in found.values() if isinstance(one, Unscored)} == {"the loss is no number"}
+    assert all(isinstance(one, Unscored) for one in found.values())
+
+
+def test_ifd_holds_one_model_at_a_time_and_gives_it_back(student: Checkpoint, tmp_path: Path) -> None:
+    estimator = Ifd(ModelSettings("float32"))
+    estimator.open(tmp_path, SilentWatch())
+    list(estimator.estimate(student, PAIRS[:1]))
+    assert estimator._loaded is not None
+    first = estimator._loaded[1]
+    list(estimator.estimate(student, PAIRS[1:2]))
+    assert estimator._loaded[1] is first
+    estimator.rest()
+    assert estimator._loaded is None
+    with pytest.raises(RoleError):
+        list(estimator.estimate(Checkpoint(str(tmp_path), 1), PAIRS[:1]))
+    estimator.close()
+
+
+def test_a_longer_answer_is_harder_by_length() -> None:
+    found = dict(Length().estimate(NOBODY, PAIRS))
+    assert {name: one.value for name, one in found.items() if isinstance(one, Found)} == {
+        one.instruction.id: float(len(one.response.text)) for one in PAIRS
+    }
+
+
+@dataclass
+class Sampling:
+    """Answers each copy of an instruction with the next word of its text; "silent" is a failure."""
+
+    asked: list[Instruction] = field(default_factory=list)
+    opened: list[str] = field(default_factory=list)
+
+    def answer(self, checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> Iterator[Reply]:
+        assert checkpoint == NOBODY
+        turns: Counter[str] = Counter()
+        for one in instructions:
+            self.asked.append(one)
+            word = one.text.split()[turns[one.text]]
+            turns[one.text] += 1
+            yield one.id, Failure("timeout", "no answer") if word == "silent" else completion(word)
+
+    def open(self, folder: Path, watch: SilentWatch) -> None:
+        del folder, watch
+        self.opened.append("open")
+
+    def rest(self) -> None:
+        self.opened.append("rest")
+
+    def close(self) -> None:
+        self.opened.append("close")
+
+
+@dataclass
+class Verdicts:
+    """8 for the teacher; "better", "equal" and "worse" are what they say, "odd" is worse in one order of two."""
+
+    name: str = "verdicts"
+
+    def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[str, Verdict]]:
+        scores = {"better": (9.0, 9.0), "equal": (8.0, 8.0), "worse": (7.0, 7.0), "odd": (8.0, 7.0)}
+        for one in comparisons:
+            assert one.reference == "taught"
+            if one.student == "garbled":
+                yield one.instruction.id, Unscored("no score found")
+            else:
+                orders = zip(fakes.ORDERS, scores[one.student], strict=True)
+                yield one.instruction.id, tuple(Judgement(score, 8.0, order, "", self.name) for order, score in orders)
+
+
+@pytest.mark.parametrize(
+    ("samples", "difficulty"),
+    [
+        ("worse worse worse worse", 1.0),
+        ("equal better equal better", 0.0),
+        ("worse equal worse worse", 0.75),
+        ("odd equal equal equal", 0.25),
+        ("silent equal worse worse", 2 / 3),
+        ("garbled silent equal worse", 0.5),
+        ("garbled garbled garbled worse", 1.0),
+    ],
+)
+def test_the_pass_rate_is_of_the_samples_that_were_judged(samples: str, difficulty: float) -> None:
+    found = dict(PassRate(Sampling(), Verdicts(), 4).estimate(NOBODY, [pair(samples, "taught")]))
+    (estimate,) = found.values()
+    assert isinstance(estimate, Found)
+    assert estimate.value == pytest.approx(difficulty)
+
+
+def test_every_sample_has_an_id_of_its_own_and_the_estimate_that_of_the_instruction() -> None:
+    student = Sampling()
+    pairs = [pair("worse equal worse", "taught"), pair("equal equal equal", "taught")]
+    found = dict(PassRate(student, Verdicts(), 3).estimate(NOBODY, pairs))
+    assert found.keys() == {one.instruction.id for one in pairs}
+    assert len({one.id for one in student.asked}) == len(student.asked) == 6
+    assert not {one.id for one in student.asked} & found.keys()
+    assert Counter(one.text for one in student.asked) == {one.instruction.text: 3 for one in pairs}
+    again = Sampling()
+    list(PassRate(again, Verdicts(), 3).estimate(NOBODY, pairs[::-1]))
+    assert {one.id for one in again.asked} == {one.id for one in student.asked}
+
+
+def test_without_a_judged_sample_there_is_no_pass_rate() -> None:
+    pairs = [pair("silent silent", "taught"), pair("garbled silent", "taught"), pair("worse silent", "taught")]
+    found = list(dict(PassRate(Sampling(), Verdicts(), 2).estimate(NOBODY, pairs)).values())
+    assert [type(one) for one in found] == [Unscored, Unscored, Found]
+
+
+def test_what_the_sampling_student_holds_is_given_back(tmp_path: Path) -> None:
+    student = Sampling()
+    estimator = PassRate(student, Verdicts(), 2)
+    estimator.open(tmp_path, SilentWatch())
+    estimator.rest()
+    estimator.close()
+    assert student.opened == ["open", "rest", "close"]
+    bare = PassRate(fakes.Student(), Verdicts(), 2)
+    bare.open(tmp_path, SilentWatch())
+    bare.rest()
+    bare.close()
+
+
+@dataclass
+class Scripted:
+    """The number at the end of the answer; no word of what has none, and NaN where the answer says so."""
+
+    name: str = "scripted"
+    asked: list[str] = field(default_factory=list)
+
+    def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterator[tuple[str, Found | Unscored]]:
+        del checkpoint
+        for one in reversed(pairs):
+            self.asked.append(one.instruction.text)
+            if one.response.text == "unread":
+                yield one.instruction.id, Unscored("cannot read it", "raw")
+            elif one.response.text != "left out":
+                yield one.instruction.id, Found(float(one.response.text), "seen")
+
+
+def place(folder: Path, watch: Watcher | None = None) -> Place:
+    return Place(RunStore(folder), watch or Watcher(), 0, 7)
+
+
+ANSWERS = ["1.5", "unread", "left out", "nan", "inf", "-2", "0"]
+SEVEN = [pair(f"number {number}", answer) for number, answer in enumerate(ANSWERS)]
+
+
+def test_what_cannot_be_measured_is_unscored_with_its_reason(tmp_path: Path) -> None:
+    found = Estimate(Scripted(), 3).run(place(tmp_path), NOBODY, SEVEN)
+    by_answer = {one.response.text: found[one.instruction.id] for one in SEVEN}
+    assert by_answer["1.5"] == Difficulty(1.5, 0.0)
+    assert by_answer["-2"] == Difficulty(-2.0, 0.0)
+    assert by_answer["unread"] == Unscored("cannot read it", "raw")
+    assert by_answer["left out"] == Unscored("no estimate")
+    assert {one.reason for one in map(by_answer.get, ("nan", "inf")) if isinstance(one, Unscored)} == {
+        "nan is no difficulty",
+        "inf is no difficulty",
+    }
+    rows = RunStore(tmp_path).read("round-0/estimates", EstimateRow)
+    assert sum(row.value is None for row in rows) == 4
+    assert {row.estimator for row in rows} == {"scripted"}
+
+
+def test_pairs_of_like_length_stand_together_whatever_their_order(tmp_path: Path) -> None:
+    pairs = [pair("x" * (number % 5 + 1) + str(number), "1") for number in range(20)]
+    there, back = Estimate(Scripted(), 4), Estimate(Scripted(), 4)
+    assert there.run(place(tmp_path / "a"), NOBODY, pairs) == back.run(place(tmp_path / "b"), NOBODY, pairs[::-1])
+    tables = [(tmp_path / name / "round-0/estimates.parquet").read_bytes() for name in "ab"]
+    assert tables[0] == tables[1]
+
+
+def test_a_stop_keeps_what_was_measured_and_the_rest_is_owed(tmp_path: Path) -> None:
+    whole, first, second = Scripted(), Scripted(), Scripted()
+    pairs = [pair(f"number {number}", str(number)) for number in range(10)]
+    Estimate(whole, 3).run(place(tmp_path / "whole"), NOBODY, pairs)
+    with pytest.raises(Interrupted):
+        Estimate(first, 3).run(place(tmp_path / "part", Watcher(stop_after=4)), NOBODY, pairs)
+    assert len(first.asked) == 6
+    Estimate(second, 3).run(place(tmp_path / "part"), NOBODY, pairs)
+    assert len(second.asked) == 4
+    assert sorted(first.asked + second.asked) == sorted(whole.asked)
+    tables = [(tmp_path / name / "round-0/estimates.parquet").read_bytes() for name in ("whole", "part")]
+    assert tables[0] == tables[1]
+    third = Scripted()
+    Estimate(third, 3).run(place(tmp_path / "part"), NOBODY, pairs)
+    assert not third.asked
+
+
+def test_where_nothing_can_be_measured_the_estimator_fails_and_says_why(tmp_path: Path) -> None:
+    with pytest.raises(RoleError, match="scripted could not be measured for any of 2 instructions: ") as caught:
+        Estimate(Scripted(), 3).run(place(tmp_path), NOBODY, SEVEN[1:3])
+    assert "round-0/estimates.parquet" in caught.value.remedy
+
+
+def test_nothing_to_measure_is_nothing_wrong(tmp_path: Path) -> None:
+    assert Estimate(Scripted(), 3).run(place(tmp_path), NOBODY, []) == {}
+
+
+def test_what_is_only_compared_has_a_table_and_a_name_of_its_own(tmp_path: Path) -> None:
+    watch = Watcher()
+    Estimate(Length(), 3, "compared-length").run(place(tmp_path, watch), NOBODY, SEVEN)
+    assert len(RunStore(tmp_path).read("round-0/compared-length", EstimateRow)) == 7
+    assert [stage for _, stage, _, _ in watch.started] == ["compare length"]
