@@ -20,7 +20,6 @@ from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.domain.judgement import Judgement, Unscored, Verdict
 from tapir.domain.round import Checkpoint
 from tapir.errors import Interrupted, RoleError
-from tapir.gym.corpus import corpus
 from tapir.roles import Comparison, Reply
 from tapir.roles import Estimate as Found
 from tapir.session import SilentWatch
@@ -102,15 +101,6 @@ def test_ifd_is_the_loss_with_the_instruction_by_the_loss_without_it(student: Ch
     found = values(Ifd(ModelSettings("float32")), student, PAIRS)
     assert found == pytest.approx(by_hand(student, PAIRS), abs=1e-4)
     assert len({round(value, 4) for value in found.values()}) == len(PAIRS)
-
-
-def test_an_instruction_that_helps_has_a_small_ifd_and_one_of_another_answer_a_large_one() -> None:
-    nano = Checkpoint(str(resources.files("tapir.gym") / "nano"), 0)
-    found = list(corpus(("simple_equations", "spell_backward"), size=60, skew=0.0, seed=3))
-    own = [*found[:6], *found[-6:]]  # six of each skill
-    others = [Pair(one.instruction, other.response) for one, other in zip(own, [*own[6:], *own[:6]], strict=True)]
-    right, wrong = (values(Ifd(ModelSettings("float32")), nano, pairs) for pairs in (own, others))
-    assert all(right[name] < wrong[name] for name in right)
 
 
 def test_ifd_depends_neither_on_the_company_nor_on_the_size_of_the_batch(
