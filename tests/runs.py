@@ -5,17 +5,18 @@ from __future__ import annotations
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 
-from tapir.domain.difficulty import Split, Threshold, split
+from tapir.curriculum import CompetenceSchedule, Curriculum
+from tapir.domain.difficulty import Split, split, undivided
 from tapir.domain.instruction import instruction_id
-from tapir.domain.mixture import Draw, Pool, mix, resample
+from tapir.domain.mixture import Draw, Pool, mix, mix_as_found, resample, resample_as_found
 from tapir.domain.round import Evaluation
-from tapir.domain.schedule import Schedule
+from tapir.domain.schedule import following
 from tapir.domain.spending import Spending
 from tapir.domain.task import TaskDistribution
 from tapir.evaluation.statistics import summarise
@@ -23,7 +24,6 @@ from tapir.recipe_file import parse
 from tapir.stages.expand import draw_rows
 from tapir.store.files import write_json
 from tapir.store.rows import (
-    AnswerRow,
     CorpusRow,
     DifficultyRow,
     DrawRow,
@@ -38,6 +38,7 @@ from tapir.store.rows import (
     TagRow,
 )
 from tapir.store.run import RunStore
+from tests.scored import difficulties, leave_estimates, leave_judgements, measured
 from tests.trainings import adapter, leave_tagger, leave_training
 
 TASKS = ("Math", "Reasoning", "Code Generation", "Writing", "History", 'Q & A <i>"mixed"</i>')
@@ -50,7 +51,7 @@ HOSTILE = (
     "\"'`><svg onload=alert(5)> javascript:alert(6) https://example.org/x.png",
 )
 UNSCORED, WITHHELD, UNTAGGED, UNANSWERED = 7, 11, 13, 17  # places in the corpus
-DELTA = 2.0
+SILENCE = {UNSCORED: "two replies without scores", UNANSWERED: "no student answer"}
 BENCHMARKS = ("held out", "harder")
 REPEATING = 20  # place in the corpus of an instruction that nearly repeats the one before it
 SILENT = "What is the teacher silent about?"
@@ -91,8 +92,9 @@ class Maker:
     rounds: int
     size: int
     tasks: Sequence[str]
+    plan: Curriculum
     api: bool = False
-    hard_share: tuple[float, ...] = ()
+    gaps: dict[str, float] = field(default_factory=dict)
     dice: random.Random = field(default_factory=lambda: random.Random(7))
     text: dict[str, str] = field(default_factory=dict)
     task_of: dict[str, str] = field(default_factory=dict)
@@ -100,9 +102,19 @@ class Maker:
     refined: set[str] = field(default_factory=set)
     seconds: float = 1_000.0
 
+    def share(self, number: int) -> float:
+        """α of a round; a schedule that follows competence finds a little more of it in every round."""
+        schedule = self.plan.schedule
+        if isinstance(schedule, CompetenceSchedule):
+            return following(schedule.start, schedule.end, number / 10)
+        return self.plan.alpha().share(number)
+
     @property
     def target(self) -> TaskDistribution:
-        """Every task the same share, the last twice that."""
+        """Every task the same share, the last twice that; or the shares of the corpus."""
+        if self.plan.target.shares == "pool":
+            counts = Counter(self.task_of.values())
+            return TaskDistribution.of({task: float(counts[task]) for task in self.tasks})
         return TaskDistribution.of(
             {task: 2.0 if place == len(self.tasks) - 1 else 1.0 for place, task in enumerate(self.tasks)}
         )
@@ -121,6 +133,7 @@ def build_run(
     corpus: int = 120,
     tasks: Sequence[str] = TASKS,
     api: bool = False,
+    curriculum: Mapping[str, object] | None = None,
 ) -> RunStore:
     """Write a run directory.
 
@@ -131,17 +144,19 @@ def build_run(
         corpus: instructions in it.
         tasks: labels.
         api: whether models behind servers teach and judge, which leaves more tables.
+        curriculum: settings of the method, such as another estimator of difficulty.
     """
     store = RunStore(folder)
     folder.mkdir(parents=True, exist_ok=True)
     size = 60
-    curriculum = {"rounds": rounds, "size": size} | ({"refine_keep": "judge"} if api else {})
+    keep = {"refine_keep": "judge"} if api else {}
     world = OVER_API if api else {"corpus": {"size": corpus}}
-    recipe = parse({"name": "synthetic </title><b>run</b>", "curriculum": curriculum} | world)
+    method = {"rounds": rounds, "size": size, **keep, **(curriculum or {})}
+    recipe = parse({"name": "synthetic </title><b>run</b>", "curriculum": method} | world)
     write_json(folder / "recipe.json", recipe.resolved())
     packages = {"torch": "2.13.0", "transformers": "5.23.0"}
     write_json(folder / "manifest.json", {"schema": 1, "tapir": "0.1.0", "python": "3.11.7", "packages": packages})
-    maker = Maker(store, rounds, size, tasks, api, Schedule.paper(0.3, 0.2, rounds).shares)
+    maker = Maker(store, rounds, size, tasks, recipe.curriculum, api)
     _event(maker, "session", 0.0)
     if done < 0:
         return store
@@ -181,19 +196,21 @@ def _first_look(maker: Maker, size: int) -> Split:
     maker.store.once("drops", DropRow, lambda: drops)
     tags = [_tag(maker, name, place) for place, name in enumerate(ids)]
     maker.store.once("round-0/tags", TagRow, lambda: tags)
-    answers = [
-        AnswerRow(name, None, None, 0, "length: no end after 112 tokens")
-        if place == UNANSWERED
-        else AnswerRow(name, f"the student's answer {place} {HOSTILE[0] if place == 0 else ''}", "stop", 5, None)
-        for place, name in enumerate(ids)
-    ]
-    maker.store.once("round-0/answers", AnswerRow, lambda: answers)
-    why = {UNSCORED: "two replies without scores", UNANSWERED: "no student answer"}
-    judged = [row for place, name in enumerate(ids) for row in _judged(name, gaps[place], why.get(place, ""))]
-    maker.store.once("round-0/judgements", JudgementRow, lambda: judged)
+    kind = maker.plan.difficulty.kind
+    maker.gaps = {name: measured(kind, gap) for name, gap in zip(ids, gaps, strict=True)}
+    if kind == "mfd":
+        why = {name: text for place, text in SILENCE.items() for name in ids[place : place + 1]}
+        leave_judgements(maker.store, maker.gaps, why)
+    elif kind != "none":
+        leave_estimates(maker.store, "estimates", kind, maker.gaps)
+    for other in maker.plan.compare:
+        found = {name: measured(other, gap) for name, gap in zip(ids, gaps, strict=True)}
+        leave_estimates(maker.store, f"compared-{other}", other, found)
     leave_tagger(maker.store, maker.tasks, api=maker.api)
     _event(maker, "finished", 65.0)
-    return split(ids, np.array(gaps, dtype=np.float64), Threshold("delta", DELTA))
+    if kind == "none":
+        return undivided(ids)
+    return split(ids, np.array([maker.gaps[name] for name in ids], dtype=np.float64), maker.plan.delta())
 
 
 def _intake_over_api(maker: Maker, ids: Sequence[str]) -> None:
@@ -246,29 +263,29 @@ def _tag(maker: Maker, name: str, place: int) -> TagRow:
     return TagRow(name, maker.task_of[name], 0.5 + place % 50 / 100, None)
 
 
-def _judged(name: str, gap: float, unscored: str) -> list[JudgementRow]:
-    if unscored:
-        return [JudgementRow(name, "alone", None, None, "", "the-judge", unscored, "I like </script>")]
-    student = max(1.0, 8.0 - gap)
-    return [
-        JudgementRow(name, order, student, min(10.0, student + gap), f"because {HOSTILE[0]}", "the-judge", None, None)
-        for order in ("student-first", "reference-first")
-    ]
-
-
 def _taught(maker: Maker, number: int, parts: Split) -> None:
     """Difficulty, draws, expansions, refinements and the mixture of a round."""
-    maker.store.once(f"round-{number}/difficulty", DifficultyRow, lambda: _difficulties(maker, parts))
-    share = maker.hard_share[number - 1]
+    if maker.plan.difficulty.kind != "none":
+        rows = difficulties(maker.corpus, maker.gaps, parts)
+        maker.store.once(f"round-{number}/difficulty", DifficultyRow, lambda: rows)
+    share = maker.share(number)
     hard = [*parts.hard, *maker.expanded]
     labels = tuple(maker.tasks)
     easy = Pool.of([name for name in parts.easy if name not in parts.withheld], maker.task_of, labels)
-    need = resample(Pool.of(hard, maker.task_of, labels), easy, maker.size, share, maker.target, seed=number)
+    found = maker.plan.target.shares == "pool"
+    pool = Pool.of(hard, maker.task_of, labels)
+    if found:
+        need = resample_as_found(pool, easy, maker.size, share, seed=number)
+    else:
+        need = resample(pool, easy, maker.size, share, maker.target, seed=number)
     written = list(_written(maker, number, need, parts.hard))
     maker.store.once(f"round-{number}/expansions", ExpansionRow, lambda: written)
     maker.store.once(f"round-{number}/draws", DrawRow, lambda: draw_rows(need, maker.target.shares, written))
     pools = (Pool.of([*parts.hard, *maker.expanded], maker.task_of, labels), easy)
-    mixed = mix(*pools, maker.size, share, maker.target, seed=number)
+    if found:
+        mixed = mix_as_found(*pools, maker.size, share, seed=number)
+    else:
+        mixed = mix(*pools, maker.size, share, maker.target, seed=number)
     fresh = [name for name in (*mixed.hard, *mixed.easy) if name not in maker.refined]
     refined = [
         RefinementRow(name, maker.task_of[name], f"First this, then that. #### {name[:4]}", "the-teacher", None)
@@ -279,8 +296,9 @@ def _taught(maker: Maker, number: int, parts: Split) -> None:
     maker.store.once(f"round-{number}/refinements", RefinementRow, lambda: refined)
     rewritten = [row.id for row in refined if row.text is not None]
     maker.refined |= set(_preferred(maker, number, rewritten) if maker.api else rewritten)
-    rows = sorted([*((name, "hard") for name in mixed.hard), *((name, "easy") for name in mixed.easy)])
-    examples = [_example(maker, name, pool) for name, pool in rows]
+    hard_pool = "any" if maker.plan.difficulty.kind == "none" else "hard"
+    drawn = sorted([*((name, hard_pool) for name in mixed.hard), *((name, "easy") for name in mixed.easy)])
+    examples = [_example(maker, name, from_pool) for name, from_pool in drawn]
     maker.store.once(f"round-{number}/mixture", MixtureRow, lambda: examples)
     leave_training(maker.store, number, [row.id for row in examples], api=maker.api)
     _event(maker, "finished", 130.0)
@@ -296,21 +314,6 @@ def _preferred(maker: Maker, number: int, written: Sequence[str]) -> Sequence[st
     ]
     maker.store.once(f"round-{number}/preferences", JudgementRow, lambda: rows)
     return written[2:]
-
-
-def _difficulties(maker: Maker, parts: Split) -> list[DifficultyRow]:
-    part = dict.fromkeys(parts.hard, "hard") | dict.fromkeys(parts.easy, "easy")
-    part |= dict.fromkeys(parts.unscored, "unscored") | dict.fromkeys(parts.withheld, "withheld")
-    scores: dict[str, list[float]] = {}
-    for row in maker.store.read("round-0/judgements", JudgementRow):
-        if row.student is not None and row.reference is not None:
-            scores.setdefault(row.id, []).append(row.reference - row.student)
-    return [
-        DifficultyRow(name, sum(found) / len(found), max(found) - min(found), part[name])
-        if (found := scores.get(name))
-        else DifficultyRow(name, None, None, part[name])
-        for name in maker.corpus
-    ]
 
 
 def _written(maker: Maker, number: int, need: Draw, seeds: Sequence[str]) -> Iterator[ExpansionRow]:

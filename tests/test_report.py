@@ -208,7 +208,7 @@ def test_the_sample_knows_why(stores: dict[str, RunStore], text: str) -> None:
 def test_a_small_sample_has_every_state_and_is_always_the_same(stores: dict[str, RunStore]) -> None:
     store = stores["finished"]
     few = select(store, limit=len(FATES)).items
-    assert {one.fate for one in few} == FATES.keys()
+    assert {one.fate for one in few} == FATES.keys() - {"hopeless", "trained"}  # of other ways to measure
     assert few == select(store, limit=len(FATES)).items
     tasks = {one.task for one in select(store, limit=40).items if one.fate == "trained, easy"}
     assert len(tasks) >= len(TASKS) - 1

@@ -7,12 +7,15 @@ from typing import Protocol, TypeVar
 
 from tapir.domain.instruction import instruction_id
 from tapir.errors import DataError
+from tapir.report.scale import MFD, read_scale, scale_of
 from tapir.roles import Example
+from tapir.store.files import read_json
 from tapir.store.rows import (
     AnswerRow,
     CorpusRow,
     DifficultyRow,
     DropRow,
+    EstimateRow,
     EvaluationRow,
     ExpansionRow,
     JudgementRow,
@@ -128,9 +131,18 @@ def _scored(store: RunStore, number: int, name: str) -> Iterator[tuple[str, str]
         yield f"{here}: student's answer", answer.text if answer.text is not None else f"failed: {answer.failure}"
     for judged in _rows(store, f"{folder}/judgements", JudgementRow, name):
         yield f"{here}: {judged.judge} ({judged.order})", _said(judged, "teacher", "student")
+    for found in _rows(store, f"{folder}/estimates", EstimateRow, name):
+        yield f"{here}: {_named(found)}", _estimated(found)
+    for table in sorted(path.stem for path in store.round(number).glob("compared-*.parquet")):
+        for found in _rows(store, f"{folder}/{table}", EstimateRow, name):
+            yield f"compared: {_named(found)}", _estimated(found)
     for measured in _rows(store, f"{folder}/difficulty", DifficultyRow, name):
-        gap = "none" if measured.gap is None else f"{measured.gap:+.2f} (spread {measured.spread:.2f})"
-        yield f"{here}: MFD", f"{gap}, {measured.part}"
+        scale = read_scale(store, read_json(store.folder / "recipe.json")) or MFD
+        if measured.gap is None:
+            gap = "none"
+        else:
+            gap = f"{measured.gap:+.2f} (spread {measured.spread:.2f})" if scale.signed else scale.mean(measured.gap)
+        yield f"{here}: {scale.label}", f"{gap}, {measured.part}"
 
 
 def _trained(store: RunStore, number: int, name: str) -> Iterator[tuple[str, str]]:
@@ -150,6 +162,18 @@ def _held_out(store: RunStore, number: int, name: str) -> Iterator[tuple[str, st
             yield "origin", f"held out: {graded.benchmark}, {graded.task}; expected {graded.expected}"
         verdict = graded.failure or ("right" if graded.success else "wrong")
         yield f"S_{number} answered", f"{graded.answer} ({verdict})"
+
+
+def _named(row: EstimateRow) -> str:
+    """What was measured: its name in the report."""
+    return (scale_of({"kind": row.estimator}) or MFD).name
+
+
+def _estimated(row: EstimateRow) -> str:
+    """What an estimator found, and what it was made of."""
+    scale = scale_of({"kind": row.estimator}) or MFD
+    value = f"none: {row.unscored}" if row.value is None else scale.mean(row.value)
+    return value + (f" ({row.detail})" if row.detail else "")
 
 
 def _said(row: JudgementRow, reference: str, student: str) -> str:

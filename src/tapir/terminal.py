@@ -29,6 +29,7 @@ from rich.table import Table
 from tapir.domain.completion import Usage
 from tapir.domain.round import EvalResult
 from tapir.errors import Interrupted, TapirError
+from tapir.report.estimators import Agreement
 from tapir.report.summary import Summary, tasks_of
 from tapir.report.training import Training, written
 from tapir.store.files import disk_errors
@@ -267,6 +268,8 @@ def show_result(console: Console, summary: Summary, student: str, report: Path |
         console.print(training_line(training), highlight=False)
     for check in summary.checks:
         console.print(f"{'yes' if check.holds else 'NO ':<4} {check.claim}: {check.figures}", highlight=False)
+    if line := agreement_line(summary.agreements):
+        console.print(line, highlight=False)
     for alarm in summary.alarms:
         if alarm.raised:
             console.print(f"look {alarm.name}: {alarm.figure}. {alarm.meaning}", highlight=False, style="yellow")
@@ -296,6 +299,12 @@ def training_line(one: Training) -> str:
         f"{one.preferences} preference pairs" if one.preferences else "",
     ]
     return f"training, {one.name}: {', '.join(filter(None, figures)) or 'done'}"
+
+
+def agreement_line(found: Sequence[Agreement]) -> str:
+    """Rank correlations between estimators of difficulty in a line; empty where only one was measured."""
+    pairs = "; ".join(f"{one.first} and {one.second} {one.figure}" for one in found)
+    return f"difficulty, Spearman's rank correlation (95 % interval): {pairs}" if pairs else ""
 
 
 def money_table(names: Sequence[str], rows: Iterable[Counted]) -> Table:

@@ -17,7 +17,7 @@ from tapir.errors import RoleError, TapirError
 from tapir.learning import LocalStudent, Sft
 from tapir.llm.estimate import Bounds
 from tapir.llm.switchboard import Switchboard
-from tapir.planning.assumed import assumed, guess
+from tapir.planning.assumed import READING, assumed, guess
 from tapir.planning.costs import Cost, cost, sizes
 from tapir.planning.earlier import earlier
 from tapir.planning.material import Material, material
@@ -109,7 +109,7 @@ def plan(recipe: Recipe, *, measure: bool = True, folder: Path | None = None, re
     people = None if missing and isinstance(recipe.corpus, GymCorpus) else assemble.roles(recipe)
     known = earlier(recipe, folder)
     found = material(recipe, people, labels, network=reach)
-    guessed = guess(known, found, labels)
+    guessed = guess(recipe, known, found, labels)
     at_once = recipe.teacher.new_per_call if isinstance(recipe.teacher, LlmTeacher) else _ASKED_AT_ONCE
     rounds = played(recipe.curriculum, found.size, guessed, labels.target, seed=recipe.seed, at_once=at_once)
     work = list(steps(recipe, found, rounds))
@@ -179,13 +179,14 @@ def _speed(recipe: Recipe, people: Roles, found: Material) -> Speed | None:
 
 def _line(step: Step, taken: Cost, speed: Speed | None) -> StagePlan:
     seconds: Bounds | None = taken.seconds
-    if step.answered.most or step.trained.most:
+    if step.answered.most or step.trained.most or step.read.most:
         seconds = taken.seconds + _working(step, speed) if speed else None
     return StagePlan(step.round, step.stage, step.who, step.items, taken, seconds)
 
 
 def _working(step: Step, speed: Speed) -> Bounds:
-    return step.answered * Bounds.sure(1 / speed.answers) + step.trained * Bounds.sure(1 / speed.examples)
+    learnt = step.trained + step.read * Bounds.sure(READING)
+    return step.answered * Bounds.sure(1 / speed.answers) + learnt * Bounds.sure(1 / speed.examples)
 
 
 def _warnings(recipe: Recipe, found: Plan) -> Iterator[str]:

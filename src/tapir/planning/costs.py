@@ -31,6 +31,7 @@ TOKENS_PER_SECOND = 50.0
 """Tokens of one reply in a second."""
 
 _MILLION = 1_000_000
+_ALIKE = {"estimate": "judge", "compare pass-rate": "judge"}  # the judge replies in the same manner
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +120,7 @@ def cost(recipe: Recipe, step: Step, sized: Mapping[Kind, Size], known: Earlier)
     for question in step.questions:
         size, number = sized[question.kind], question.number
         calls, read, written = number * size.calls, number * size.read, number * size.written
-        if replies := known.replies.get(step.stage):
+        if replies := known.replies.get(step.stage) or known.replies.get(_ALIKE.get(step.stage, "")):
             expected = calls.expected * replies.mean
             written = Bounds(expected, max(expected, written.most))
         total += _of(_endpoints(recipe, question), Cost(calls, read, written, Bounds(), Bounds()), known.cached or 0.0)

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from itertools import count, takewhile
 from pathlib import Path
 
+import numpy as np
+
+from tapir.domain.difficulty import Threshold, split
 from tapir.llm.ledger import Ledger
 from tapir.llm.switchboard import LEDGER
 from tapir.recipe import Recipe
@@ -32,7 +35,8 @@ class Earlier:
     Attributes:
         replies: by stage.
         cached: share of the prompt tokens that servers had in their caches.
-        hard: share of the scored instructions that were hard.
+        hard: share of the scored instructions that were beyond the new recipe's threshold; None where the earlier run
+            measured difficulty otherwise, or where the threshold is a number of items.
         tasks: share of each task.
         kept: share of the new instructions that passed every check.
     """
@@ -55,9 +59,11 @@ def earlier(recipe: Recipe, folder: Path | None) -> Earlier:
     replies, cached = _replies([place for place in places if place and place.is_file()])
     if folder is None:
         return Earlier(replies, cached)
-    stored_recipe(folder)
-    store = RunStore(folder)
-    return Earlier(replies, cached, _hard(store), _tasks(store), _kept(store))
+    before, store = stored_recipe(folder), RunStore(folder)
+    alike = before.curriculum.difficulty == recipe.curriculum.difficulty
+    comparable = alike and recipe.curriculum.threshold.rule != "budget"
+    hard = _hard(store, recipe.curriculum.delta()) if comparable else None
+    return Earlier(replies, cached, hard, _tasks(store), _kept(store))
 
 
 def _replies(ledgers: list[Path]) -> tuple[dict[str, Replies], float | None]:
@@ -80,12 +86,13 @@ def _finished(store: RunStore, table: str) -> Iterator[str]:
     return takewhile(store.has, (f"round-{number}/{table}" for number in count(1)))
 
 
-def _hard(store: RunStore) -> float | None:
+def _hard(store: RunStore, threshold: Threshold) -> float | None:
     """Of the first round: a new run begins with the same student."""
     first = [*_finished(store, "difficulty")][:1]
-    parts = Counter(row.part for name in first for row in store.each(name, DifficultyRow))
-    scored = parts.total() - parts["unscored"]
-    return parts["hard"] / scored if scored else None
+    gaps = [(row.id, row.gap) for name in first for row in store.each(name, DifficultyRow) if row.gap is not None]
+    if not gaps:
+        return None
+    return split([name for name, _ in gaps], np.array([gap for _, gap in gaps]), threshold).hard_share
 
 
 def _tasks(store: RunStore) -> dict[str, float]:

@@ -8,8 +8,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from tapir.curriculum import Curriculum
-from tapir.domain.mixture import Mixture, Pool, hard_count, mix, resample
+from tapir.curriculum import CompetenceSchedule, Curriculum
+from tapir.domain.mixture import Draw, Mixture, Pool, hard_count, mix, mix_as_found, resample, resample_as_found
 from tapir.domain.randomness import seed_for
 from tapir.domain.task import TaskDistribution
 from tapir.llm.estimate import Bounds
@@ -20,7 +20,7 @@ class Guess:
     """What is not known before a run.
 
     Attributes:
-        hard: share of the corpus that is hard for the student.
+        hard: share of the corpus that is hard for the student; 1 where there is one pool.
         tasks: share of each task in the corpus.
         kept: share of the new instructions that pass every check.
     """
@@ -98,17 +98,18 @@ def played(
         plan: the method's settings.
         size: instructions in the corpus.
         guess: what the rounds depend on and nobody knows yet.
-        target: P(t); with shares that lean towards room for growth it is where they start.
+        target: P(t); with shares that lean to room for growth it is where they start, with "pool" it is not asked for.
         seed: of the recipe.
         at_once: new instructions asked for in one call.
     """
     alpha, world, rounds = plan.alpha(), _World.of(size, guess, target.labels, seed), []
     seeds = set(np.unique(world.tasks[world.hard]).tolist())
     known, added = Bounds.sure(size), Bounds()
+    balance = target if plan.target.shares != "pool" else None
     for number in range(1, alpha.rounds + 1):
         share, mixing = alpha.share(number), seed_for(seed, "mix", number)
-        most = hard_count(plan.size, share)
-        need = resample(world.pool(hard=True), world.pool(hard=False), plan.size, share, target, mixing)
+        most = hard_count(plan.size, _highest(plan, share))
+        need = _needed(world, plan.size, share, balance, mixing)
         owed = {
             task: count
             for place, task in enumerate(target.labels)
@@ -116,7 +117,7 @@ def played(
         }
         requests, written = _asked(owed, plan.expand_attempts, guess.kept, at_once)
         kept = world.add(owed)
-        mixture = mix(world.pool(hard=True), world.pool(hard=False), plan.size, share, target, mixing)
+        mixture = _mixed(world, plan.size, share, balance, mixing)
         worst = most * plan.expand_attempts if plan.expand else 0
         calls = min(most, most // at_once + len(target.labels)) * plan.expand_attempts if plan.expand else 0
         rounds.append(
@@ -134,6 +135,28 @@ def played(
         added = Bounds(kept, most if plan.expand else 0)
         known += added
     return rounds
+
+
+def _highest(plan: Curriculum, share: float) -> float:
+    """The largest hard share a round may have; one that follows competence is planned as it starts."""
+    schedule = plan.schedule
+    if plan.variant == "multi-round" and isinstance(schedule, CompetenceSchedule):
+        return max(schedule.start, schedule.end)
+    return share
+
+
+def _needed(world: _World, size: int, share: float, balance: TaskDistribution | None, seed: int) -> Draw:
+    hard, easy = world.pool(hard=True), world.pool(hard=False)
+    return (
+        resample(hard, easy, size, share, balance, seed)
+        if balance
+        else resample_as_found(hard, easy, size, share, seed)
+    )
+
+
+def _mixed(world: _World, size: int, share: float, balance: TaskDistribution | None, seed: int) -> Mixture:
+    hard, easy = world.pool(hard=True), world.pool(hard=False)
+    return mix(hard, easy, size, share, balance, seed) if balance else mix_as_found(hard, easy, size, share, seed)
 
 
 def _asked(owed: Mapping[str, int], attempts: int, kept: float, at_once: int) -> tuple[float, float]:

@@ -150,8 +150,10 @@ def _wanted_rounds(recipe: Mapping[str, Any]) -> int:
 
 def _cut(recipe: Mapping[str, Any], rows: Sequence[DifficultyRow]) -> Cut:
     """δ itself, or the largest gap that was not hard where a quantile or budget decided; and what is hopeless."""
-    threshold = recipe["curriculum"]["threshold"]
-    most = float(threshold.get("most", 0.0)) or math.inf
+    threshold = recipe["curriculum"].get("threshold")
+    if threshold is None:
+        return Cut(0.0)  # nothing is measured, so nothing is parted
+    most = float(threshold.get("most", 0.0)) or math.inf  # the first version knew no limit
     if threshold["rule"] == "delta":
         return Cut(float(threshold["value"]), most)
     below = [row.gap for row in rows if row.part in {"easy", "withheld"} and row.gap is not None]
