@@ -6,15 +6,22 @@ import json
 import math
 import os
 import subprocess
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tapir.domain.instruction import instruction_id
-from tapir.errors import DataError
+from tapir import evaluating
+from tapir.domain.completion import Completion, Usage
+from tapir.domain.instruction import Instruction, instruction_id
+from tapir.domain.round import Checkpoint, Evaluation
+from tapir.errors import DataError, RoleError
 from tapir.evaluation import ifeval
-from tapir.roles import Grade
+from tapir.roles import Grade, Reply
+from tapir.watching import SilentWatch
+from tests import small_model
 from tests.evaluation.checking import DATA, answered, row, shared, tapir, write_lines
 
 REPOSITORY = Path(__file__).resolve().parents[2]
@@ -159,6 +166,51 @@ def test_empty_files_and_answers_to_other_prompts_are_one_clear_error(
     assert done.returncode == 1
     assert said in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@dataclass
+class Failing:
+    """Answers so many prompts and then dies, as a process that is killed."""
+
+    lives: int
+    asked: list[str] = field(default_factory=list)
+
+    def answer(self, checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> Iterator[Reply]:
+        del checkpoint
+        for one in instructions:
+            if len(self.asked) == self.lives:
+                raise RoleError("died")
+            self.asked.append(one.text)
+            yield one.id, Completion(ANSWERS[one.text], "stop", Usage(), "failing")
+
+
+def test_an_evaluation_that_died_goes_on_where_it_was(tmp_path: Path) -> None:
+    evaluating.claim(tmp_path, {"student": "failing"})
+    first, second = Failing(2), Failing(99)
+
+    def measure(student: Failing) -> list[Evaluation]:
+        who = evaluating.Examinee(student, Checkpoint("", 0))
+        return evaluating.measure(tmp_path, who, [ifeval.IfevalBenchmark(items)], chunk=1, seed=1, watch=SilentWatch())
+
+    with pytest.raises(RoleError, match="died"):
+        measure(first)
+    (found,) = measure(second)
+    assert sorted(first.asked + second.asked) == sorted(ANSWERS)
+    assert (found.overall.value, found.overall.n) == (1 / 3, 3)
+    _, figures = ifeval.graded(items(), evaluating.graded(tmp_path), "failing")
+    assert figures.results["instruction loose"].value == 4 / 5
+
+
+def test_the_command_measures_a_model_made_on_the_spot(tmp_path: Path) -> None:
+    model = small_model.make(tmp_path / "model")
+    prompts = write_lines(tmp_path / "input_data.jsonl", ROWS)
+    call = ("eval", "ifeval", model, "--prompts", prompts, "--dir", tmp_path / "out")
+    done = tapir(*call, "--set", "student.max_new_tokens=6", cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    found = json.loads((tmp_path / "out" / "ifeval.json").read_text())
+    assert (found["n"], found["results"]["instruction strict"]["n"]) == (3, 5)
+    other = tapir(*call, "--set", "student.max_new_tokens=7", cwd=tmp_path)
+    assert (other.returncode, "max_new_tokens" in other.stderr) == (1, True)
 
 
 def test_our_verdicts_are_those_of_the_reference() -> None:

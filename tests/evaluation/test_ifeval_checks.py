@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from typing import Any
 
 import pytest
 
+from tapir.errors import MissingExtra
+from tapir.evaluation.ifeval import IfevalBenchmark, read
 from tapir.evaluation.ifeval_checks import CHECKS, followed, followed_loosely
 from tapir.evaluation.ifeval_words import language, sentences, words
 
@@ -225,3 +228,18 @@ def test_words_are_split_as_in_the_penn_treebank(text: str, capitals: list[str])
 def test_a_text_is_found_in_the_same_language_every_time() -> None:
     pytest.importorskip("langdetect", reason="langdetect is not installed: pip install 'tapir-distill[eval]'")
     assert len({language("Ok, la casa e bella, si, no problem") for _ in range(10)}) == 1
+
+
+@pytest.mark.parametrize(("kind", "module"), [(IN_A_LANGUAGE[0][0], "langdetect"), (IN_SENTENCES[0][0], "punkt")])
+def test_a_library_that_is_missing_is_told_before_anything_is_answered(
+    kind: str, module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    prompt = {
+        "prompt": "Say it.",
+        "instruction_id_list": [kind],
+        "kwargs": [{"language": "fr", "relation": AT_LEAST, "num_sentences": 2}],
+    }
+    with pytest.raises(MissingExtra, match="not installed") as found:
+        IfevalBenchmark(lambda: read([("file:1", prompt)])).prompts()
+    assert "tapir-distill[eval]" in found.value.remedy

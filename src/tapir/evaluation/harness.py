@@ -171,7 +171,7 @@ class _Progress:
                 self._watch.start(0, kind.decode(), int(total))
             self._watch.advance(max(0, int(done) - self._done))
             self._done = max(self._done, int(done))
-        self._at += new.rfind(b"\r") + 1  # what may be half a bar is read again
+        self._at += max(new.rfind(b"\r"), new.rfind(b"\n")) + 1  # what may be half a bar is read again
 
     def close(self) -> None:
         """The bar that is shown is complete."""

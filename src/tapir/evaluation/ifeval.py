@@ -13,7 +13,7 @@ from tapir.domain.instruction import instruction_id
 from tapir.domain.round import EvalResult
 from tapir.errors import DataError
 from tapir.evaluation.exact import CheckedBenchmark, Figures, answers_of, failures, prompt_of
-from tapir.evaluation.ifeval_checks import CHECKS, RELATIONS, Arguments, followed, followed_loosely
+from tapir.evaluation.ifeval_checks import CHECKS, RELATIONS, Arguments, followed, followed_loosely, ready
 from tapir.evaluation.resampling import bootstrap
 from tapir.evaluation.statistics import success_rate
 from tapir.roles import Grade, Prompt
@@ -126,18 +126,19 @@ class IfevalBenchmark(CheckedBenchmark):
     """A success is a prompt all of whose instructions are followed (strict); the score is the share followed."""
 
     def __init__(self, items: Callable[[], Sequence[Item]]) -> None:
-        """Take the prompts when they are first asked for."""
-        self._kinds: dict[str, Item] = {}
+        """Take the prompts when they are first asked for; libraries that their checks need must be there by then."""
+        self._items: dict[str, Item] = {}
 
         def prompts() -> list[Prompt]:
-            self._kinds = {instruction_id(one.prompt): one for one in items()}
-            return [prompt_of(one.prompt, NAME, _wanted(one)) for one in self._kinds.values()]
+            self._items = {instruction_id(one.prompt): one for one in items()}
+            ready({kind for one in self._items.values() for kind, _ in one.instructions})
+            return [prompt_of(one.prompt, NAME, _wanted(one)) for one in self._items.values()]
 
         super().__init__(NAME, prompts, self._followed)
 
     def _followed(self, prompt: Prompt, answer: str) -> Grade:
         self.prompts()
-        verdicts = [followed(kind, answer, asked) for kind, asked in self._kinds[prompt.instruction.id].instructions]
+        verdicts = [followed(kind, answer, asked) for kind, asked in self._items[prompt.instruction.id].instructions]
         return Grade(sum(verdicts) / len(verdicts), all(verdicts))
 
 

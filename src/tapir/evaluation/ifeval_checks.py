@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Container, Mapping
 from typing import Any, TypeAlias
 
+from tapir.evaluation import ifeval_words
 from tapir.evaluation.ifeval_words import language, sentences, words
 
 Arguments: TypeAlias = Mapping[str, Any]
@@ -21,6 +22,8 @@ RELATIONS = ("less than", "at least")
 _ALLOWED = ("My answer is yes.", "My answer is no.", "My answer is maybe.")
 _POSTSCRIPTS = {"P.S.": r"p\.\s?s\.", "P.P.S": r"p\.\s?p\.\s?s"}
 _FENCE = "```"
+_IN_LANGUAGES = ("language:response_language", "change_case:english_capital", "change_case:english_lowercase")
+_IN_SENTENCES = "length_constraints:number_sentences"
 
 
 def followed(kind: str, text: str, arguments: Arguments) -> bool:
@@ -34,6 +37,16 @@ def followed_loosely(kind: str, text: str, arguments: Arguments) -> bool:
     shorter = (text, *("\n".join(part).strip() for part in (lines[1:], lines[:-1], lines[1:-1])))
     candidates = dict.fromkeys([*shorter, *(one.replace("*", "") for one in shorter)])
     return any(followed(kind, one, arguments) for one in candidates)
+
+
+def ready(kinds: Container[str]) -> None:
+    """See that what these kinds of instructions need is installed.
+
+    Raises:
+        MissingExtra: a library is not.
+    """
+    needed = {kind for kind in (*_IN_LANGUAGES, _IN_SENTENCES) if kind in kinds}
+    ifeval_words.ready(sentences=_IN_SENTENCES in needed, languages=bool(needed - {_IN_SENTENCES}))
 
 
 def _enough(count: int, relation: str, threshold: int) -> bool:

