@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as reference_mcnemar
@@ -18,7 +18,7 @@ from statsmodels.stats.multitest import multipletests
 from tapir.domain.round import EvalResult
 from tapir.errors import DataError
 from tapir.evaluation.matching import TASK_DIFFERS, benchmarks_of, pairs
-from tapir.evaluation.paired import Contrast, _interval, mcnemar, over_seeds, paired
+from tapir.evaluation.paired import Contrast, _contrast, _hierarchical, _interval, mcnemar, over_seeds, paired
 from tapir.evaluation.side_by_side import as_json, remarks
 from tapir.store.rows import EvaluationRow
 
@@ -125,9 +125,13 @@ def test_95_of_100_intervals_hold_the_true_difference(tasks: int, per_task: int)
 
 def test_p_values_are_below_5_of_100_no_more_often_than_that_where_nothing_differs() -> None:
     # 3 tasks of 4 prompts: few enough that every pattern of signs is looked at
-    sides = ((answers(seed, 0.5, 3, 4), answers(9000 + seed, 0.5, 3, 4)) for seed in range(300))
-    found = [paired(a, b, GYM, resamples=2) for a, b in sides]
-    for p in ([one.prompts.p for one in found], [one.mean_of_tasks.p for one in found]):
+    by_prompt, by_task = [], []
+    for seed in range(300):
+        both = pairs(answers(seed, 0.5, 3, 4), answers(9000 + seed, 0.5, 3, 4), GYM, common=False)
+        strata, dice = both.strata(), np.random.default_rng(seed)
+        by_prompt.append(_contrast(both, {"all": np.concatenate(list(strata.values()))}, resamples=2, dice=dice).p)
+        by_task.append(_contrast(both, strata, resamples=2, dice=dice).p)
+    for p in (by_prompt, by_task):
         assert 0 < np.mean(np.array(p) < 0.3) < 0.37
         assert np.mean(np.array(p) < 0.05) < 0.085
 
@@ -161,6 +165,7 @@ def figures(one: Contrast) -> list[float]:
     return [*parts, *(getattr(each, end) for each in (one.difference, one.score) for end in ("value", "low", "high"))]
 
 
+@settings(max_examples=40, deadline=None)
 @given(outcomes)
 def test_b_against_a_is_the_mirror_of_a_against_b(found: list[tuple[float, float, str]]) -> None:
     tasks = [task for _, _, task in found]
@@ -178,6 +183,7 @@ def test_b_against_a_is_the_mirror_of_a_against_b(found: list[tuple[float, float
         assert math.isnan(one.difference.low) or one.difference.low <= one.difference.value <= one.difference.high
 
 
+@settings(max_examples=40, deadline=None)
 @given(outcomes)
 def test_a_checkpoint_does_not_differ_from_itself(found: list[tuple[float, float, str]]) -> None:
     a = rows([one for one, _, _ in found], [task for _, _, task in found])
@@ -368,7 +374,8 @@ def test_95_of_100_hierarchical_intervals_over_ten_seeds_hold_the_true_differenc
             first = 0 if same_prompts else seed * prompts
             a[seed] = run(rates, 0.1 + 0.08 * float(dice.standard_normal()), first)
             b[seed] = run(rates, 0.0, first)
-        found = over_seeds(a, b, GYM, resamples=300, seed=trial).hierarchical
+        both = {seed: pairs(a[seed], b[seed], GYM, common=False) for seed in range(seeds)}
+        found = _hierarchical(both, resamples=300, seed=trial)
         inside += found.low <= 0.1 <= found.high
     assert 0.88 <= inside / trials <= 1.0
 
