@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 from typing import get_args
 
 import numpy as np
@@ -9,10 +10,19 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from tapir.domain.difficulty import Difficulty, Split, Threshold, difficulty, gap, split
+from tapir.domain.difficulty import (
+    Difficulty,
+    Split,
+    Threshold,
+    competence,
+    difficulty,
+    gap,
+    split,
+    undivided,
+)
 from tapir.domain.instruction import instruction_id
 from tapir.domain.judgement import Judgement, Order
-from tests.domain.strategies import properties
+from tests.domain.strategies import LABELS, properties
 
 scores = st.floats(1, 10)
 orders = st.sampled_from(get_args(Order))
@@ -228,3 +238,121 @@ def test_a_score_outside_one_to_ten_is_refused(score: float) -> None:
         Judgement(score, 5.0, "alone", "why", "judge")
     with pytest.raises(ValueError, match="outside 1 to 10"):
         Judgement(5.0, score, "alone", "why", "judge")
+
+
+mosts = st.sampled_from((0.5, 2.0, 3.0, 8.5)) | st.floats(0.01, 9) | st.just(math.inf)
+limited = st.builds(lambda threshold, most: replace(threshold, most=most), thresholds, mosts)
+
+
+@properties
+@given(many_gaps, limited)
+def test_a_split_that_sets_the_hopeless_aside_is_a_partition(gaps: NDArray[np.float64], threshold: Threshold) -> None:
+    parts = split_of(gaps, threshold)
+    assert sorted(parts.hard + parts.easy + parts.hopeless + parts.unscored) == sorted(ids_for(gaps))
+    assert parts.withheld <= set(parts.easy)
+
+
+@properties
+@given(many_gaps, limited)
+def test_hopeless_means_strictly_more_than_most_and_nothing_else_does(
+    gaps: NDArray[np.float64], threshold: Threshold
+) -> None:
+    parts = split_of(gaps, threshold)
+    beyond = [name for name, one in zip(ids_for(gaps), gaps, strict=True) if one > threshold.most]
+    assert list(parts.hopeless) == beyond
+
+
+@properties
+@given(many_gaps, limited)
+def test_what_is_not_hopeless_is_split_as_if_the_hopeless_were_not_there(
+    gaps: NDArray[np.float64], threshold: Threshold
+) -> None:
+    parts = split_of(gaps, threshold)
+    kept = [place for place in range(len(gaps)) if not gaps[place] > threshold.most]
+    alone = split([ids_for(gaps)[place] for place in kept], gaps[kept], replace(threshold, most=math.inf))
+    assert (parts.hard, parts.easy, parts.unscored) == (alone.hard, alone.easy, alone.unscored)
+    assert parts.delta == alone.delta
+
+
+@properties
+@given(several_distinct_gaps, st.integers(0, 80), mosts)
+def test_a_budget_is_spent_on_what_is_not_hopeless(gaps: NDArray[np.float64], budget: int, most: float) -> None:
+    parts = split_of(gaps, Threshold("budget", budget, most))
+    room = int(np.sum((gaps <= most) & (gaps > 0)))
+    assert len(parts.hard) == min(budget, room)
+
+
+@properties
+@given(several_distinct_gaps, percents, mosts)
+def test_a_quantile_is_of_what_is_not_hopeless(gaps: NDArray[np.float64], percent: int, most: float) -> None:
+    parts = split_of(gaps, Threshold("quantile", percent / 100, most))
+    there = int(np.sum(gaps <= most))
+    assert len(parts.hard) == percent * there // 100
+
+
+@properties
+@given(many_gaps, limited)
+def test_the_share_kept_counts_the_hopeless_as_scored(gaps: NDArray[np.float64], threshold: Threshold) -> None:
+    parts = split_of(gaps, threshold)
+    scored = int(np.sum(~np.isnan(gaps)))
+    assert parts.hard_share == (len(parts.hard) / scored if scored else 0)
+
+
+def test_what_is_exactly_at_the_most_is_not_hopeless() -> None:
+    parts = split_of(np.array([8.0, 8.5, 9.0, 1.0]), Threshold("delta", 2.0, 8.5))
+    assert [len(part) for part in (parts.hard, parts.easy, parts.hopeless)] == [2, 1, 1]
+
+
+def test_where_all_is_hopeless_nothing_is_hard_or_easy() -> None:
+    for rule in ("delta", "quantile", "budget"):
+        parts = split_of(np.array([8.0, 9.0]), Threshold(rule, 0.5 if rule == "quantile" else 2, 5.0))
+        assert (parts.hard, parts.easy, len(parts.hopeless), parts.hard_share) == ((), (), 2, 0.0)
+
+
+@properties
+@given(st.lists(st.integers(), max_size=20, unique=True).map(lambda found: [instruction_id(str(one)) for one in found]))
+def test_a_corpus_whose_difficulty_nobody_measured_is_one_pool(ids: list[str]) -> None:
+    parts = undivided(ids)
+    assert parts == Split(tuple(ids), (), (), frozenset(), 0.0)
+
+
+tags = st.lists(st.sampled_from((*LABELS, "unknown", None)), min_size=40, max_size=40)
+
+
+def tagged(ids: list[str], labels: list[str | None]) -> dict[str, str]:
+    """The task of each id; None is an id that could not be tagged."""
+    return {name: label for name, label in zip(ids, labels, strict=False) if label is not None}
+
+
+@properties
+@given(many_gaps, limited, tags)
+def test_competence_is_between_zero_and_one_for_every_task(
+    gaps: NDArray[np.float64], threshold: Threshold, labels: list[str | None]
+) -> None:
+    found = competence(split_of(gaps, threshold), tagged(ids_for(gaps), labels), LABELS)
+    assert list(found) == list(LABELS)
+    assert all(0 < share < 1 for share in found.values())
+
+
+@properties
+@given(many_gaps, limited, tags, st.sets(st.integers(0, 39)))
+def test_competence_is_a_share_of_the_scored_items_that_are_not_left_out(
+    gaps: NDArray[np.float64], threshold: Threshold, labels: list[str | None], trained: set[int]
+) -> None:
+    ids = ids_for(gaps)
+    left_out = {ids[place] for place in trained if place < len(ids)}
+    parts, task_of = split_of(gaps, threshold), tagged(ids, labels)
+    found = competence(parts, task_of, LABELS, left_out)
+    for label in LABELS:
+        mine = {name for name in ids if task_of.get(name) == label and name not in left_out} - {*parts.unscored}
+        assert found[label] == pytest.approx((len(mine & {*parts.easy}) + 1) / (len(mine) + 2))
+
+
+def test_a_task_of_which_nothing_is_known_is_half_known() -> None:
+    assert competence(undivided([]), {}, LABELS) == dict.fromkeys(LABELS, 0.5)
+
+
+def test_an_answer_better_than_the_teachers_is_a_success_and_a_hopeless_item_is_none() -> None:
+    gaps = np.array([-3.0, 9.0, 9.0])
+    found = competence(split_of(gaps, Threshold("delta", 2.0, 8.0)), dict.fromkeys(ids_for(gaps), "Law"), LABELS)
+    assert found["Law"] == pytest.approx(2 / 5)

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tapir.domain.mixture import Pool, draw, hard_count, mix, resample
+from tapir.domain.mixture import Mixture, Pool, draw, hard_count, mix, mix_as_found, resample, resample_as_found
 from tapir.domain.task import TaskDistribution
 from tests.domain.strategies import (
     LABELS,
@@ -309,3 +309,72 @@ def test_a_round_of_nothing_is_nothing() -> None:
     target = TaskDistribution.of(dict.fromkeys(LABELS, 1.0))
     mixture = mix(empty, empty, 0, 0.3, target, 7)
     assert (mixture.size, mixture.hard_share, mixture.shortfall) == (0, 0.0, 0)
+
+
+def as_found(case: Round) -> Mixture:
+    return mix_as_found(case.hard, case.easy, case.size, case.share, case.seed)
+
+
+@properties
+@given(rounds())
+def test_as_found_each_pool_gives_its_part_or_all_it_has(case: Round) -> None:
+    mixture = as_found(case)
+    assert len(mixture.hard) == min(case.hard_wanted, len(case.hard.ids))
+    assert len(mixture.easy) == min(case.size - case.hard_wanted, len(case.easy.ids))
+    assert mixture.shortfall == case.size - mixture.size
+    assert (mixture.wanted_hard, mixture.wanted_easy) == (case.hard_wanted, case.size - case.hard_wanted)
+
+
+@properties
+@given(rounds())
+def test_as_found_nothing_is_repeated_and_the_counts_are_those_of_the_items(case: Round) -> None:
+    mixture = as_found(case)
+    assert len({*mixture.hard, *mixture.easy}) == mixture.size <= case.size
+    assert set(mixture.hard) <= set(case.hard.ids)
+    assert set(mixture.easy) <= set(case.easy.ids)
+    hard, easy = by_task(case.hard, mixture.hard), by_task(case.easy, mixture.easy)
+    assert mixture.counts == mixture.target == {label: hard[label] + easy[label] for label in LABELS}
+
+
+@properties
+@given(rounds())
+def test_as_found_tasks_have_the_shares_they_have_in_the_pool_to_within_one(case: Round) -> None:
+    mixture = as_found(case)
+    for pool, drawn in ((case.hard, mixture.hard), (case.easy, mixture.easy)):
+        counts, there = by_task(pool, drawn), by_task(pool, pool.ids)
+        for label in LABELS:
+            exact = len(drawn) * there[label] / max(1, len(pool.ids))
+            assert abs(counts[label] - exact) < 1 + 1e-6
+            assert counts[label] <= there[label]
+
+
+@properties
+@given(rounds())
+def test_as_found_what_resampling_draws_is_what_the_mixture_takes(case: Round) -> None:
+    drawn = resample_as_found(case.hard, case.easy, case.size, case.share, case.seed)
+    assert set(drawn.ids) == set(as_found(case).hard)
+    assert sum(drawn.got.values()) == len(drawn.ids)
+    wanted = case.hard_wanted if len(case.hard.ids) else 0  # an empty pool has no shares
+    assert sum(drawn.wanted.values()) == wanted
+    assert sum(drawn.shortfall.values()) == max(0, wanted - len(case.hard.ids))
+
+
+@properties
+@given(rounds(), st.data())
+def test_as_found_a_mixture_does_not_depend_on_the_order_of_the_pools(case: Round, data: st.DataObject) -> None:
+    hard = in_order(case.hard, data.draw(st.permutations(list(case.hard.ids))))
+    easy = in_order(case.easy, data.draw(st.permutations(list(case.easy.ids))))
+    assert mix_as_found(hard, easy, case.size, case.share, case.seed) == as_found(case)
+
+
+def test_as_found_a_shortfall_of_the_hard_pool_is_not_filled_with_easy_examples() -> None:
+    labels = ("Math", "Law")
+    mixture = mix_as_found(pool_of("hard", (3, 0), labels), pool_of("easy", (50, 50), labels), 20, 0.5, 7)
+    assert (len(mixture.hard), len(mixture.easy), mixture.shortfall) == (3, 10, 7)
+
+
+def test_as_found_another_seed_draws_others() -> None:
+    hard, easy = pool_of("hard", (40,) * len(LABELS)), pool_of("easy", (40,) * len(LABELS))
+    one, other = (mix_as_found(hard, easy, 60, 0.5, seed) for seed in (1, 2))
+    assert set(one.hard) != set(other.hard)
+    assert one.counts == other.counts

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tapir.domain.schedule import Schedule
+from tapir.domain.schedule import Schedule, following
 from tests.domain.strategies import alphas, properties
 
 numbers = st.integers(1, 30)
@@ -123,3 +123,23 @@ def test_a_round_after_the_last_has_no_share() -> None:
 def test_rounds_are_counted_from_one() -> None:
     with pytest.raises((IndexError, ValueError)):
         Schedule.paper(0.3, 0.2, 3).share(0)
+
+
+@properties
+@given(alphas, alphas, st.floats(0, 1))
+def test_a_share_that_follows_competence_lies_between_its_ends(start: float, end: float, able: float) -> None:
+    share = following(start, end, able)
+    assert min(start, end) - 1e-12 <= share <= max(start, end) + 1e-12
+    assert 0 <= share <= 1
+    assert following(start, end, 0.0) == start
+    assert following(start, end, 1.0) == pytest.approx(end)
+
+
+@properties
+@given(alphas, alphas, st.floats(0, 1), st.floats(0, 1))
+def test_a_student_that_can_do_more_is_given_a_share_nearer_to_the_end(
+    start: float, end: float, one: float, other: float
+) -> None:
+    less, more = sorted((one, other))
+    steps = following(start, end, less), following(start, end, more)
+    assert steps[0] <= steps[1] if start <= end else steps[0] >= steps[1]
