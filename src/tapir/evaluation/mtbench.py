@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from tapir.domain.round import EvalResult
 from tapir.errors import DataError
@@ -167,10 +168,22 @@ def _figure(cells: Sequence[_Cell], place: tuple[str, int], seed: int) -> Figure
     kept = [(one.value, one.question) for one in chosen if one.value is not None]
     if not kept:
         return Figure(None, unscored)
-    values, questions = [value for value, _ in kept], [question for _, question in kept]
+    values = [value for value, _ in kept]
     if len(set(values)) == 1:  # resampling equal values would feign certainty
         return Figure(EvalResult(values[0], len(values), math.nan, math.nan), unscored)
-    return Figure(bootstrap(np.mean, values, groups=questions, seed=seed), unscored)
+    totals: dict[int, list[float]] = {}
+    for value, question in kept:
+        total = totals.setdefault(question, [0.0, 0.0])
+        total[0] += value
+        total[1] += 1
+    sums, counts = np.array(list(totals.values())).T
+    found = bootstrap(_ratio, sums, counts, seed=seed)  # a question is drawn with all its grades
+    return Figure(replace(found, n=len(values)), unscored)
+
+
+def _ratio(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float:
+    """The mean grade of questions from the sum and the number of the grades of each."""
+    return float(sums.sum() / counts.sum())
 
 
 def settled(first: str, second: str) -> float:
@@ -262,11 +275,3 @@ def _no_bad(bad: Sequence[str], source: str, wanted: str) -> None:
             f"{source}: {len(bad):,} rows cannot be used; the first: {'; '.join(bad[:_NAMED])}",
             remedy=f"Every row needs {wanted}.",
         )
-
-
-def by_name(found: Iterable[TurnGrade], name: Callable[[TurnGrade], str]) -> dict[str, list[TurnGrade]]:
-    """Grades by model or by judge."""
-    groups: dict[str, list[TurnGrade]] = {}
-    for one in found:
-        groups.setdefault(name(one), []).append(one)
-    return groups
