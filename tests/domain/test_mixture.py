@@ -341,7 +341,7 @@ def test_as_found_nothing_is_repeated_and_the_counts_are_those_of_the_items(case
 def test_as_found_tasks_have_the_shares_they_have_in_the_pool_to_within_one(case: Round) -> None:
     mixture = as_found(case)
     for pool, drawn in ((case.hard, mixture.hard), (case.easy, mixture.easy)):
-        counts, there = by_task(pool, drawn), by_task(pool, pool.ids)
+        counts, there = by_task(pool, drawn), by_task(pool, tuple(pool.ids))
         for label in LABELS:
             exact = len(drawn) * there[label] / max(1, len(pool.ids))
             assert abs(counts[label] - exact) < 1 + 1e-6

@@ -15,6 +15,7 @@ Floats: TypeAlias = NDArray[np.float64]
 RESAMPLES = 4_000
 EXACT = 12  # paired differences up to which every one of the 2^n sign patterns is looked at
 _FEWEST = 2
+_ROUNDING = 1e-12  # of the sum of all sizes: equal sums may differ by so much
 
 
 def bootstrap(
@@ -94,7 +95,7 @@ def sign_flip(differences: ArrayLike, *, resamples: int = 20_000, seed: int = 0)
     values = values[values != 0]
     if not values.size:
         return 1.0
-    least = abs(values.sum()) * (1 - 1e-12)
+    least = abs(values.sum()) - _ROUNDING * np.abs(values).sum()
     if values.size <= EXACT:
         patterns = 1 - 2 * ((np.arange(2**values.size)[:, None] >> np.arange(values.size)) & 1)
         return float(np.mean(np.abs(patterns @ values) >= least))
