@@ -23,8 +23,6 @@ from answers import built, recorded
 from tapir.evaluation.ifeval_checks import followed, followed_loosely
 from tapir.evaluation.ifeval_words import SEED
 
-SHOWN = 3
-
 
 def main() -> None:
     """Print the share of equal verdicts by kind of instruction; the worst come last."""
@@ -32,10 +30,12 @@ def main() -> None:
     asked.add_argument("data", type=Path, help="the shared data: eval/, alpaca_eval/, mt_bench/")
     asked.add_argument("--recorded", type=int, required=True, help="recorded answers for each prompt")
     asked.add_argument("--prompts", type=int, default=0, help="only so many prompts; 0: all")
+    asked.add_argument("--kind", help="only prompts with this kind of instruction")
     asked.add_argument("--differences", type=Path, help="file for what differs")
     given = asked.parse_args()
     lines = gzip.decompress((given.data / "eval" / "ifeval_input_data.jsonl.gz").read_bytes()).splitlines()
     prompts = [json.loads(line) for line in lines]
+    prompts = [one for one in prompts if not given.kind or given.kind in one["instruction_id_list"]]
     prompts = prompts[: given.prompts or None]
     pool = recorded(given.data)
     began = time.monotonic()
