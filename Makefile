@@ -4,8 +4,10 @@ BIN := $(VENV)/bin
 RUN_DIR ?= runs/gym
 VLLM := .venv-vllm
 VLLM_VERSION := 0.32.0
+LM_EVAL := .venv-lm-eval
+LM_EVAL_VERSION := 0.4.13
 
-.PHONY: run test vllm check format bench clean
+.PHONY: run test vllm lm-eval check format bench clean
 
 run: $(VENV)/.ready-run
 	$(BIN)/tapir run gym --dir $(RUN_DIR)
@@ -52,5 +54,13 @@ $(VLLM)/.ready-$(VLLM_VERSION):
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
+# lm-evaluation-harness brings many packages that nothing else here needs.
+lm-eval: $(LM_EVAL)/.ready-$(LM_EVAL_VERSION)
+
+$(LM_EVAL)/.ready-$(LM_EVAL_VERSION):
+	$(PYTHON) -m venv $(LM_EVAL)
+	$(LM_EVAL)/bin/python -m pip install --quiet 'lm_eval[hf,ifeval]==$(LM_EVAL_VERSION)' torch==2.13.0 'transformers>=5.23'
+	@touch $@
+
 clean:
-	rm -rf $(VENV) $(VLLM) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) $(LM_EVAL) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
