@@ -169,14 +169,14 @@ def _figure(cells: Sequence[_Cell], place: tuple[str, int], seed: int) -> Figure
     if not kept:
         return Figure(None, unscored)
     values = [value for value, _ in kept]
-    if len(set(values)) == 1:  # resampling equal values would feign certainty
-        return Figure(EvalResult(values[0], len(values), math.nan, math.nan), unscored)
     totals: dict[int, list[float]] = {}
     for value, question in kept:
         total = totals.setdefault(question, [0.0, 0.0])
         total[0] += value
         total[1] += 1
     sums, counts = np.array(list(totals.values())).T
+    if len(set(sums / counts)) == 1:  # resampling equal questions would feign certainty
+        return Figure(EvalResult(float(np.mean(values)), len(values), math.nan, math.nan), unscored)
     found = bootstrap(_ratio, sums, counts, seed=seed)  # a question is drawn with all its grades
     return Figure(replace(found, n=len(values)), unscored)
 
