@@ -181,7 +181,8 @@ class Curriculum:
 
     def resample(self, goal: RoundPlan, split: Split) -> Draw:
         """How many examples of each task the round needs; what the hard pool lacks is a shortfall."""
-        return Resample().run(self.place, goal, self._pool(self._hard(split)), self._pool(self._easy(split)))
+        fresh = [name for name in self._hard(split) if name not in self._again()]
+        return Resample().run(self.place, goal, self._pool(fresh), self._pool(self._easy(split)))
 
     def expand(self, goal: RoundPlan, need: Draw, split: Split) -> None:
         """The teacher writes the shortfall from hard seeds of the same task; what is kept joins the hard pool."""
@@ -269,8 +270,12 @@ class Curriculum:
         """D without D_S, and without answers that the student beat."""
         return [name for name in split.easy if name not in split.withheld]
 
+    def _again(self) -> set[str]:
+        """What would be trained on again, where the recipe wants that only in need (beyond the paper)."""
+        return self.trained if self.recipe.curriculum.repeats == "last" else set()
+
     def _pool(self, ids: Sequence[str]) -> Pool:
-        return Pool.of(ids, self.task_of, self.roles.tagger.taxonomy.labels)
+        return Pool.of(ids, self.task_of, self.roles.tagger.taxonomy.labels, self._again())
 
     def _composed(self, mixture: Mixture) -> list[MixtureRow]:
         one_pool = self.recipe.curriculum.difficulty.kind == "none"

@@ -198,6 +198,8 @@ class Curriculum(Section):
     """once: MFD of the warm-up student throughout (paper); every-round: the last student answers again."""
     continue_from: Literal["previous", "warm-up"] = "previous"
     """previous: each round trains the last round's student (paper); warm-up: each starts again from S_0."""
+    repeats: Literal["drawn", "last"] = "drawn"
+    """drawn: every round draws from the whole pools; last: what a round trained on is drawn again only in need."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Passes over the corpus before the first round; 0 for a student that already follows instructions."""
     expand: bool = True
@@ -217,7 +219,7 @@ class Curriculum(Section):
         if self.difficulty.kind == "none":
             found |= dict.fromkeys(("schedule", "threshold", "rescoring"), "difficulty")
         if self.variant == "single-round":
-            found |= {"rounds": "variant", "schedule": "variant"}
+            found |= dict.fromkeys(("rounds", "schedule", "repeats"), "variant")
         if not self.expand:
             found |= {"expand_attempts": "expand", "novelty": "expand"}
         if not self.refine:

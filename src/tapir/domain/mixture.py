@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,18 +21,22 @@ class Pool:
         ids: n distinct instruction ids.
         tasks: shape (n,), for each item the index of its task in `labels`.
         labels: k task labels.
+        last: ids that are drawn only where their task has no others left, such as what was trained on before.
     """
 
     ids: Sequence[str]
     tasks: NDArray[np.int64]
     labels: tuple[str, ...]
+    last: Collection[str] = ()
 
     @classmethod
-    def of(cls, ids: Sequence[str], task_of: Mapping[str, str], labels: tuple[str, ...]) -> Pool:
+    def of(
+        cls, ids: Sequence[str], task_of: Mapping[str, str], labels: tuple[str, ...], last: Collection[str] = ()
+    ) -> Pool:
         """A pool from ids and the task of each; ids without a task are left out."""
         index = {label: place for place, label in enumerate(labels)}
         known = [name for name in ids if task_of.get(name) in index]
-        return cls(known, np.fromiter((index[task_of[name]] for name in known), np.int64, len(known)), labels)
+        return cls(known, np.fromiter((index[task_of[name]] for name in known), np.int64, len(known)), labels, last)
 
     @property
     def available(self) -> Counts:
@@ -109,7 +113,8 @@ def draw(pool: Pool, wanted: Sequence[int] | Counts, seed: int) -> Draw:
         seed: from `seed_for`; the same seed prefers the same items, whatever else is in the pool.
     """
     limit = np.minimum(np.asarray(wanted, np.int64), pool.available)
-    order = np.lexsort((priorities(pool.ids, seed), pool.tasks)) if len(pool.ids) else np.empty(0, np.int64)
+    late = np.fromiter((name in pool.last for name in pool.ids), np.bool_, len(pool.ids))
+    order = np.lexsort((priorities(pool.ids, seed), late, pool.tasks)) if len(pool.ids) else np.empty(0, np.int64)
     starts = np.concatenate(([0], np.cumsum(pool.available)[:-1]))
     rank = np.arange(order.size) - starts[pool.tasks[order]]
     chosen = order[rank < limit[pool.tasks[order]]]

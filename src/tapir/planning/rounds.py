@@ -56,23 +56,40 @@ class Round:
 
 @dataclass(slots=True)
 class _World:
-    """Hard and easy instructions of every task; ids are numbers as hexadecimal digits."""
+    """Hard and easy instructions of every task; ids are numbers as hexadecimal digits.
+
+    Attributes:
+        once: what was trained on is drawn again only in need.
+    """
 
     labels: tuple[str, ...]
     tasks: NDArray[np.int64]
     hard: NDArray[np.bool_]
+    once: bool
     refined: set[str] = field(default_factory=set)
+    trained: set[str] = field(default_factory=set)
 
     @classmethod
-    def of(cls, size: int, guess: Guess, labels: tuple[str, ...], seed: int) -> _World:
+    def of(cls, size: int, guess: Guess, labels: tuple[str, ...], seed: int, *, once: bool) -> _World:
         dice = np.random.default_rng(seed)
         weights = np.array([guess.tasks.get(label, 0.0) for label in labels])
         tasks = dice.choice(len(labels), size, p=weights / weights.sum())
-        return cls(labels, tasks, dice.random(size) < guess.hard)
+        return cls(labels, tasks, dice.random(size) < guess.hard, once)
 
     def pool(self, *, hard: bool) -> Pool:
         places = np.flatnonzero(self.hard == hard)
-        return Pool([f"{place:016x}" for place in places], self.tasks[places], self.labels)
+        last = self.trained if self.once else ()
+        return Pool([f"{place:016x}" for place in places], self.tasks[places], self.labels, last)
+
+    def fresh(self) -> Pool:
+        """The hard pool as far as it counts for what a round lacks."""
+        whole = self.pool(hard=True)
+        places = [place for place, name in enumerate(whole.ids) if name not in whole.last]
+        return Pool([whole.ids[place] for place in places], whole.tasks[places], whole.labels)
+
+    def train(self, mixture: Mixture) -> None:
+        """A round trains on these."""
+        self.trained |= {*mixture.hard, *mixture.easy}
 
     def add(self, shortfall: Mapping[str, int]) -> int:
         """New hard instructions; how many."""
@@ -102,7 +119,7 @@ def played(
         seed: of the recipe.
         at_once: new instructions asked for in one call.
     """
-    alpha, world, rounds = plan.alpha(), _World.of(size, guess, target.labels, seed), []
+    alpha, world, rounds = plan.alpha(), _World.of(size, guess, target.labels, seed, once=plan.repeats == "last"), []
     seeds = set(np.unique(world.tasks[world.hard]).tolist())
     known, added = Bounds.sure(size), Bounds()
     balance = target if plan.target.shares != "pool" else None
@@ -118,6 +135,7 @@ def played(
         requests, written = _asked(owed, plan.expand_attempts, guess.kept, at_once)
         kept = world.add(owed)
         mixture = _mixed(world, plan.size, share, balance, mixing)
+        world.train(mixture)
         worst = most * plan.expand_attempts if plan.expand else 0
         calls = min(most, most // at_once + len(target.labels)) * plan.expand_attempts if plan.expand else 0
         rounds.append(
@@ -146,7 +164,7 @@ def _highest(plan: Curriculum, share: float) -> float:
 
 
 def _needed(world: _World, size: int, share: float, balance: TaskDistribution | None, seed: int) -> Draw:
-    hard, easy = world.pool(hard=True), world.pool(hard=False)
+    hard, easy = world.fresh(), world.pool(hard=False)
     return (
         resample(hard, easy, size, share, balance, seed)
         if balance
