@@ -186,7 +186,7 @@ def share_of_first(text: str, at: int, tokens: Sequence[Token], letters: str) ->
         letter = written.strip().removeprefix(before).removesuffix(after)
         if letter in weights and written.strip() == f"{before}{letter}{after}":
             weights[letter] += math.exp(logarithm)
-    if not weights[text[at]]:
+    if not weights.get(text[at]):
         return None
     first, _, *tie = weights.values()
     return min(1.0, math.fsum([first, *(_TIE * one for one in tie)]) / math.fsum(weights.values()))
