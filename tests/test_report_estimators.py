@@ -365,5 +365,8 @@ def test_the_page_of_every_estimator_is_drawn_without_an_error(
         assert int(tab.ask(f"{root}.overflow")) <= 0
         assert tab.ask(f"{root}.ready") == str(5 - (kind == "none"))
         assert tab.complaints == []
+        labels = "document.querySelectorAll('[data-chart=difficulty] .role-axis-label text')"
+        ticks = tab.ask(f"[...{labels}].map((one) => one.textContent)")
+        assert not any("e" in tick for tick in ticks)  # 120, not 1.2e+2
     rows = tab.ask("document.querySelectorAll('.correlations tbody tr').length")
     assert rows == {"ifd": 3, "none": 1, "mfd": 6}.get(kind, 0)

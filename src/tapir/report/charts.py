@@ -187,7 +187,8 @@ def _across(found: Histogram, scale: Scale, cut: Cut) -> tuple[alt.Axis, list[fl
     if scale.kind == "pass-rate":
         edges = [_round(edge * scale.width) for edge in range(round(1 / scale.width) + 1)]
         return alt.Axis(values=edges, format=".0%", grid=False, labelOverlap="parity"), [-scale.width, 1.0]
-    return alt.Axis(tickCount=10, format=",~g", grid=False), [_round(found.low), _round(found.high)]
+    whole = {"format": ",d"} if scale.kind == "length" else {}
+    return alt.Axis(tickCount=10, grid=False, **whole), [_round(found.low), _round(found.high)]
 
 
 def _upright(value: float, text: str, below: int) -> list[alt.Chart]:
