@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tapir import assemble, session
+from tapir.curriculum import Curriculum
 from tapir.domain.completion import Completion, Usage
 from tapir.domain.task import TaskDistribution
 from tapir.errors import MissingExtra, RecipeError, StoreError
@@ -20,7 +21,6 @@ from tapir.llm.estimate import ANSWER, Bounds, cut, filler, tokens
 from tapir.llm.ledger import Entry, Ledger, Purpose
 from tapir.planning import Plan, StagePlan, plan, words
 from tapir.planning.rounds import Guess, played
-from tapir.curriculum import Curriculum
 from tapir.recipe import Recipe
 from tapir.recipe_file import parse
 from tests.recipes import api, endpoint
@@ -85,11 +85,13 @@ def test_pieces_are_counted(text: str, count: int) -> None:
     assert tokens(text) == count
 
 
+@settings(deadline=None)
 @given(st.text(max_size=80), st.text(max_size=80))
 def test_two_texts_have_at_most_the_tokens_of_both(one: str, other: str) -> None:
     assert tokens(one + other) <= tokens(one) + tokens(other)
 
 
+@settings(deadline=None)
 @given(st.integers(0, 2000), st.integers(0, 300))
 def test_a_filler_has_its_tokens_and_a_cut_text_no_more_than_its_limit(count: int, limit: int) -> None:
     assert tokens(filler(count)) == count
