@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from decimal import ROUND_HALF_UP, Decimal
 
 import numpy as np
@@ -371,6 +372,19 @@ def test_as_found_a_shortfall_of_the_hard_pool_is_not_filled_with_easy_examples(
     labels = ("Math", "Law")
     mixture = mix_as_found(pool_of("hard", (3, 0), labels), pool_of("easy", (50, 50), labels), 20, 0.5, 7)
     assert (len(mixture.hard), len(mixture.easy), mixture.shortfall) == (3, 10, 7)
+
+
+@properties
+@given(pools(), counts_by_label(), seeds, st.sets(st.integers(0, 80)))
+def test_what_is_to_be_drawn_last_is_drawn_only_where_its_task_has_no_others(
+    pool: Pool, wanted: list[int], seed: int, places: set[int]
+) -> None:
+    last = {name for place, name in enumerate(pool.ids) if place in places}
+    drawn, plain = draw(replace(pool, last=last), wanted, seed), draw(pool, wanted, seed)
+    assert (drawn.wanted, drawn.got) == (plain.wanted, plain.got)
+    of = task_of(pool)
+    left = {of[name] for name in pool.ids if name not in last and name not in drawn.ids}
+    assert not {of[name] for name in drawn.ids if name in last} & left
 
 
 def test_as_found_another_seed_draws_others() -> None:

@@ -34,7 +34,7 @@ def test_the_interval_of_a_mean_is_that_of_scipy() -> None:
     values = DICE.exponential(size=80)
     found = bootstrap(mean, values, resamples=20_000)
     theirs = stats.bootstrap((values,), np.mean, n_resamples=20_000, method="percentile", rng=1).confidence_interval
-    assert (found.value, found.n) == (pytest.approx(values.mean()), 80)
+    assert (found.value, found.n) == pytest.approx((values.mean(), 80))
     assert (found.low, found.high) == pytest.approx((theirs.low, theirs.high), abs=0.015)
 
 
@@ -204,7 +204,7 @@ def test_holm_of_one_is_itself_and_of_none_is_none() -> None:
 @given(st.lists(st.integers(0, 100).map(lambda percent: percent / 100), min_size=2, max_size=8))
 def test_a_mean_over_seeds_has_students_interval(values: list[float]) -> None:
     found = mean_over_seeds(values)
-    assert (found.value, found.n) == (pytest.approx(np.mean(values)), len(values))
+    assert (found.value, found.n) == pytest.approx((np.mean(values), len(values)))
     if len(set(values)) > 1:
         low, high = stats.t.interval(0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values))
         assert (found.low, found.high) == pytest.approx((low, high))

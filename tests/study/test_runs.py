@@ -175,7 +175,9 @@ def test_a_study_that_is_stopped_stops_its_runs_in_order_and_says_so(carried: Ca
 def test_the_same_command_goes_on_and_a_run_that_fails_does_not_stop_the_others(carried: Carried) -> None:
     code, output, errors = carried.done
     assert code == 1, output + errors
-    assert re.search(r"broken, seed 1: FAILED: .*config\.json.*\(exit status 1; ", output.replace("\n", " ")), output
+    assert re.search(
+        r"broken, seed 1: FAILED: no student can be loaded from .*\(exit status 1; ", output.replace("\n", " ")
+    ), output
     for name in ("first", "harder", "plain"):
         assert re.search(rf"{name}, seed 1: [\d.]+ min", output), output
         assert events(carried.folder / name / "seed-1")[-1] == "done"
