@@ -144,6 +144,8 @@ def status(folder: Folder) -> None:
         typer.echo(f"  {name}: {values}")
     if summary.trainings:
         typer.echo(f"  {terminal.training_line(summary.trainings[-1])}")
+    if line := terminal.agreement_line(summary.agreements):
+        typer.echo(f"  {line}")
     if summary.spending:
         calls, cost = sum(one.calls for one in summary.spending), sum(one.cost for one in summary.spending)
         typer.echo(f"  {calls:,} calls to models" + (f", {cost:.4f} spent" if cost else ""))

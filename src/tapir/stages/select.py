@@ -27,8 +27,8 @@ class Select:
         parts = split(ids, gaps, self.threshold)
         if ids and not (parts.hard or parts.easy or parts.hopeless):
             raise RoleError(
-                f"the judge scored none of the {len(ids)} answers",
-                remedy="Look at the column `unscored` of judgements.parquet, then change the judge or the student.",
+                f"none of the {len(ids)} instructions has a difficulty",
+                remedy="The column `unscored` of judgements.parquet or estimates.parquet says why; then change who measures.",
             )
         place.store.once(place.named("difficulty"), DifficultyRow, lambda: _rows(ids, found, parts))
         return parts

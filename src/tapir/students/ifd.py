@@ -35,8 +35,8 @@ class Ifd:
     without the instruction. Near 1 the instruction hardly helps: the student does not see how the two belong together.
     Above 1 it does harm, which speaks of a wrong answer (`curriculum.threshold.most = 1` sets those aside).
 
-    Both losses are over the same tokens: all of the answer where the tokenizer has a token to begin with, else all
-    but the first.
+    Both losses are over all tokens of the answer. Without the instruction it follows the token that begins a text, or,
+    where the tokenizer has none, the one that ends the text before.
     """
 
     name = "ifd"
@@ -62,21 +62,20 @@ class Ifd:
         self.rest()
 
     def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterator[tuple[str, Estimate | Unscored]]:
-        """The ratio for every pair; an answer without a token that has both losses, or too long to read, has none."""
+        """The ratio for every pair; an empty answer, or one too long to read, has none."""
         model, tokenizer = self._load(checkpoint)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
-        first = [tokenizer.bos_token_id] if tokenizer.bos_token_id is not None else []
-        skip = 0 if first else 1  # the first token of a text has no loss where nothing stands before it
+        first = [next(one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if one is not None)]
         fit: list[_Tokens] = []
         for one in self._tokens(tokenizer, pairs):
-            if len(one.answer) <= skip:
-                yield one.name, Unscored("the answer is too short", f"{len(one.answer)} tokens")
+            if not one.answer:
+                yield one.name, Unscored("the answer is empty")
             elif limit and len(one.prompt) + len(one.answer) > limit:
                 yield one.name, Unscored("too long for the student", f"{len(one.prompt) + len(one.answer)} tokens")
             else:
                 fit.append(one)
-        given = self._losses(model, tokenizer, [(one.prompt, one.answer) for one in fit], skip)
-        alone = self._losses(model, tokenizer, [(first, one.answer) for one in fit], skip)
+        given = self._losses(model, tokenizer, [(one.prompt, one.answer) for one in fit])
+        alone = self._losses(model, tokenizer, [(first, one.answer) for one in fit])
         for one, with_it, without in zip(fit, given, alone, strict=True):
             losses = f"loss {with_it:.4f} with, {without:.4f} without"
             if not (isfinite(with_it) and isfinite(without)):
@@ -104,21 +103,19 @@ class Ifd:
         ]
 
     @staticmethod
-    def _losses(
-        model: Any, tokenizer: Any, texts: Sequence[tuple[Sequence[int], Sequence[int]]], skip: int
-    ) -> list[float]:
-        """Mean loss per answer token after `skip` of them, for each (before, answer)."""
+    def _losses(model: Any, tokenizer: Any, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+        """Mean loss per answer token for each (before, answer)."""
         found: dict[int, float] = {}
         room = min(_BATCH_TOKENS, _LOGITS // model.get_input_embeddings().num_embeddings)
         order = sorted(range(len(texts)), key=lambda place: (len(texts[place][0]) + len(texts[place][1]), place))
         while order:
             longest = sum(map(len, texts[order[-1]]))
             rows, order = order[-max(1, room // longest) :], order[: -max(1, room // longest)]
-            found |= zip(rows, _batch(model, tokenizer.pad_token_id, [texts[row] for row in rows], skip), strict=True)
+            found |= zip(rows, _batch(model, tokenizer.pad_token_id, [texts[row] for row in rows]), strict=True)
         return [found[place] for place in range(len(texts))]
 
 
-def _batch(model: Any, pad: int, texts: Sequence[tuple[Sequence[int], Sequence[int]]], skip: int) -> list[float]:
+def _batch(model: Any, pad: int, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
     import torch
     from torch.nn.functional import cross_entropy
 
@@ -129,7 +126,7 @@ def _batch(model: Any, pad: int, texts: Sequence[tuple[Sequence[int], Sequence[i
     for row, (before, answer) in enumerate(texts):
         start, end = len(before), len(before) + len(answer)
         ids[row, :end] = torch.tensor([*before, *answer])
-        labels[row, start + skip : end] = ids[row, start + skip : end]
+        labels[row, start:end] = ids[row, start:end]
         mask[row, :end] = 1
     with torch.inference_mode():
         logits = model(ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1].float()
