@@ -38,7 +38,20 @@ def test_help_loads_nothing_heavy() -> None:
 
 def test_every_command_has_help() -> None:
     text = tapir("--help").stdout
-    for command in ("run", "plan", "resume", "status", "show", "report", "check", "recipe", "eval", "audit", "review", "compare"):
+    for command in (
+        "run",
+        "plan",
+        "resume",
+        "status",
+        "show",
+        "report",
+        "check",
+        "recipe",
+        "eval",
+        "audit",
+        "review",
+        "compare",
+    ):
         assert f"  {command} " in text
         assert tapir(command, "--help").returncode == 0
 

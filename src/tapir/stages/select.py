@@ -28,7 +28,7 @@ class Select:
         if ids and not (parts.hard or parts.easy or parts.hopeless):
             raise RoleError(
                 f"none of the {len(ids)} instructions has a difficulty",
-                remedy="The column `unscored` of judgements.parquet or estimates.parquet says why; then change who measures.",
+                remedy="The column `unscored` of judgements.parquet or estimates.parquet says why.",
             )
         place.store.once(place.named("difficulty"), DifficultyRow, lambda: _rows(ids, found, parts))
         return parts
