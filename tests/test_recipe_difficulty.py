@@ -154,8 +154,8 @@ def test_a_change_to_no_difficulty_takes_away_what_the_recipe_had_for_it() -> No
 @pytest.mark.parametrize(("kind", "filled"), [("ifd", Ifd), ("length", Length), ("pass-rate", PassRateEstimator)])
 def test_every_difficulty_has_somebody_who_measures_it(kind: str, filled: type) -> None:
     people = assemble.roles(load("gym", [f"curriculum.difficulty={kind}", "curriculum.threshold.value=0.5"]))
-    assert isinstance(people.estimator, filled)
-    assert people.estimator.name == kind
+    assert people.estimator is not None
+    assert (type(people.estimator), people.estimator.name) == (filled, kind)
     beside = assemble.roles(load("gym", [f'curriculum.compare=["{kind}"]']))
     assert beside.estimator is None
     assert [type(one) for one in beside.compared] == [filled]

@@ -17,6 +17,7 @@ from tapir.evaluating import Examinee
 from tapir.recipe import Recipe
 from tapir.recipe_file import load
 from tapir.roles import Rejected
+from tapir.store.files import read_json
 from tapir.store.run import RunStore
 from tapir.students.recorded import RecordedStudent
 
@@ -53,7 +54,7 @@ def source(text: str, recipe: str, changes: Iterable[str] = (), number: int | No
         RecipeError: there is nothing of that name, or no such round.
         DataError: the file holds no answers.
     """
-    path = Path(text).expanduser()
+    path, changes = Path(text).expanduser(), list(changes)
     if (path / "recipe.json").is_file():
         return _of_run(path, session.stored_recipe(path, changes), number)
     if number is not None:
@@ -79,8 +80,9 @@ def _of_run(folder: Path, recipe: Recipe, number: int | None) -> Source:
     else:
         chosen = number or there[-1]
         checkpoint = Checkpoint(str(store.round(chosen) / "checkpoint"), chosen)
-    name = f"{folder.name}/S_{checkpoint.round}"
-    facts = {"student": str(folder), "round": checkpoint.round, "answering": _answering(recipe)}
+    name = f"{folder.resolve().name}/S_{checkpoint.round}"
+    run = read_json(folder / "manifest.json").get("run")  # another run may have taken the folder's place since
+    facts = {"student": str(folder), "run": run, "round": checkpoint.round, "answering": _answering(recipe)}
     return Source(_answers_with(recipe, checkpoint), name, facts, recipe)
 
 
@@ -92,8 +94,16 @@ def _beginning(store: RunStore, recipe: Recipe) -> Checkpoint:
 def _model(text: str, recipe: Recipe) -> Source:
     assemble.check_student(recipe)
     checkpoint = Checkpoint(assemble.student_path(recipe), 0)
-    facts = {"student": text, "answering": _answering(recipe)}
+    facts = {"student": text, "answering": _answering(recipe), "files": _files(Path(text).expanduser())}
     return Source(_answers_with(recipe, checkpoint), text, facts, recipe)
+
+
+def _files(folder: Path) -> str:
+    """What tells a model folder from one with other weights of the same name; empty for what is no folder."""
+    if not folder.is_dir():
+        return ""
+    there = sorted((path.name, path.stat().st_size, path.stat().st_mtime_ns) for path in folder.iterdir())
+    return hashlib.blake2b(repr(there).encode(), digest_size=8).hexdigest()
 
 
 def _answers_with(recipe: Recipe, checkpoint: Checkpoint) -> Examinee:
@@ -117,11 +127,11 @@ def _recorded(path: Path, recipe: Recipe) -> Source:
             twice.append(one.instruction.text)
         else:
             answers[one.instruction.id] = one.response.text
-    if bad or not answers:
+    if bad or not any(answers.values()):
         raise DataError(
             f"{path}: {len(bad)} rows are no answers" + "".join(f"; {one.place}: {one.reason}" for one in bad[:3])
             if bad
-            else f"{path} holds no answers",
+            else f"{path} holds no answers" + (f": all {len(answers)} are empty" if answers else ""),
             remedy="Every row needs an instruction and an output, as in a model_outputs.json of AlpacaEval.",
         )
     if twice:
