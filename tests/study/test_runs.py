@@ -156,9 +156,8 @@ def carried(tmp_path_factory: pytest.TempPathFactory) -> Carried:
 @pytest.mark.slow
 def test_a_study_that_is_killed_takes_its_runs_with_it_in_order(carried: Carried) -> None:
     assert carried.alone
-    assert events(carried.folder / "first" / "seed-1")[:2] == ["session", "stopped"] or (
-        "stopped" in events(carried.folder / "first" / "seed-1")
-    )
+    found = [one for one in events(carried.folder / "first" / "seed-1") if one in {"session", "stopped", "done"}]
+    assert found == ["session", "stopped", "session", "stopped", "session", "done"]
 
 
 @pytest.mark.slow
@@ -168,7 +167,6 @@ def test_a_study_that_is_stopped_stops_its_runs_in_order_and_says_so(carried: Ca
     assert "first, seed 1: stopped" in output
     assert "every run keeps what it has finished" in errors
     assert "Traceback" not in output + errors
-    assert events(carried.folder / "first" / "seed-1").count("stopped") == 2
 
 
 @pytest.mark.slow
@@ -207,25 +205,26 @@ def test_the_table_has_every_finished_variant_and_the_untuned_student(carried: C
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", ["harder", "plain"])
-def test_a_run_that_took_over_a_beginning_ends_in_the_same_bytes_as_one_that_did_not(
-    carried: Carried, variant: str, tmp_path: Path
+def test_runs_that_took_over_a_beginning_end_in_the_same_bytes_as_runs_that_did_not(
+    carried: Carried, tmp_path: Path
 ) -> None:
-    job = carried.job(variant)
-    theirs = job.folder(carried.folder)
-    assert "from before" in (theirs / "study.log").read_text() or _began_later(theirs)
-    session.claim(job.recipe, tmp_path / "run", session.preflight(job.recipe))
+    jobs = [carried.job(variant) for variant in ("harder", "plain")]
+    for job in jobs:
+        session.claim(job.recipe, tmp_path / job.variant, session.preflight(job.recipe))
+        assert _began_later(job.folder(carried.folder))
+    both = "import sys, pathlib, tapir.session as one; list(map(one.resume, map(pathlib.Path, sys.argv[1:])))"
     result = subprocess.run(
-        [sys.executable, "-m", "tapir.cli", "resume", str(tmp_path / "run")],
+        [sys.executable, "-c", both, *(str(tmp_path / job.variant) for job in jobs)],
         capture_output=True,
         text=True,
         env=small.environment(),
         check=False,
     )
     assert result.returncode == 0, result.stdout + result.stderr
-    wanted, outcome = small.outcome(tmp_path / "run"), small.outcome(theirs)
-    assert [name for name in wanted.keys() | outcome.keys() if wanted.get(name) != outcome.get(name)] == []
-    assert sum(name.endswith("model.safetensors") for name in wanted) == 1
+    for job in jobs:
+        wanted, outcome = small.outcome(tmp_path / job.variant), small.outcome(job.folder(carried.folder))
+        assert [name for name in wanted.keys() | outcome.keys() if wanted.get(name) != outcome.get(name)] == []
+        assert sum(name.endswith("model.safetensors") for name in wanted) == 1
 
 
 def _began_later(run: Path) -> bool:

@@ -12,7 +12,7 @@ from tapir.errors import RecipeError, RoleError, RunExists, RunMismatch, TapirEr
 from tapir.store.files import disk_errors, read_json, write_json, write_text
 from tapir.store.lock import locked
 from tapir.study.figure import draw
-from tapir.study.grid import Job, Study, jobs, read, shipped
+from tapir.study.grid import Job, Study, jobs, leaves, read, shipped
 from tapir.study.results import StudyResult, results
 from tapir.study.runs import carry_out, finished
 from tapir.study.words import as_json, markdown
@@ -73,7 +73,7 @@ def check(study: Study, wanted: Sequence[Job]) -> None:
         TapirError: what keeps a variant from running.
         RecipeError: `benchmark` is none that the runs are measured with.
     """
-    for job in {job.variant: job for job in reversed(wanted)}.values():
+    for job in {job.variant: job for job in wanted}.values():
         try:
             names = [one.name for one in session.preflight(job.recipe).benchmarks]
         except TapirError as error:
@@ -98,8 +98,15 @@ def _claim(study: Study, folder: Path) -> None:
     path, ours = folder / _FILE, study.model_dump(mode="json")
     if path.exists():
         theirs = read_json(path)
-        keys = ("name", "recipe", "benchmark", "set")
-        differing = [f"{key}: {theirs.get(key)} -> {ours[key]}" for key in keys if theirs.get(key) != ours[key]]
+        facts = [
+            {key: one.get(key) for key in ("name", "recipe", "benchmark")} | dict(leaves(one.get("set", {}), "set."))
+            for one in (theirs, ours)
+        ]
+        differing = [
+            f"{key}: {facts[0].get(key, 'not set')} -> {facts[1].get(key, 'not set')}"
+            for key in sorted(facts[0].keys() | facts[1].keys())
+            if facts[0].get(key) != facts[1].get(key)
+        ]
         if differing:
             raise RunMismatch(
                 f"{folder} holds another study:\n  " + "\n  ".join(differing),

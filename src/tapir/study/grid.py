@@ -222,14 +222,14 @@ def _recipe(study: Study, name: str, seed: int) -> Recipe:
 
 
 def _changes(settings: Mapping[str, JsonValue]) -> list[str]:
-    return [f"{key}={_toml(value)}" for key, value in _leaves(settings)]
+    return [f"{key}={_toml(value)}" for key, value in leaves(settings)]
 
 
-def _leaves(settings: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
+def leaves(settings: Mapping[str, JsonValue], prefix: str = "") -> Iterator[tuple[str, JsonValue]]:
     """Dotted keys with their values, however the tables were written: curriculum.size = 5, or size in a table."""
     for key, value in settings.items():
         if isinstance(value, dict) and value:
-            yield from _leaves(value, f"{prefix}{key}.")
+            yield from leaves(value, f"{prefix}{key}.")
         else:
             yield f"{prefix}{key}", value
 
