@@ -11,11 +11,12 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from tapir.domain.completion import Failure
-from tapir.domain.difficulty import Difficulty
+from tapir.domain.difficulty import Difficulty, Threshold, split
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.domain.judgement import Judgement, Unscored, Verdict
 from tapir.domain.round import Checkpoint
@@ -165,11 +166,27 @@ def test_ifd_holds_one_model_at_a_time_and_gives_it_back(student: Checkpoint, tm
     estimator.close()
 
 
+def lengths(pairs: Sequence[Pair]) -> dict[str, float]:
+    return {name: one.value for name, one in Length().estimate(NOBODY, pairs) if isinstance(one, Found)}
+
+
 def test_a_longer_answer_is_harder_by_length() -> None:
-    found = dict(Length().estimate(NOBODY, PAIRS))
-    assert {name: one.value for name, one in found.items() if isinstance(one, Found)} == {
-        one.instruction.id: float(len(one.response.text)) for one in PAIRS
+    found = lengths(PAIRS)
+    assert {name: math.floor(value) for name, value in found.items()} == {
+        one.instruction.id: len(one.response.text) for one in PAIRS
     }
+    assert [one.detail for _, one in Length().estimate(NOBODY, PAIRS[:1]) if isinstance(one, Found)] == [
+        "18 characters"
+    ]
+
+
+def test_a_budget_of_the_longest_answers_is_spent_where_many_are_equally_long() -> None:
+    pairs = [pair(f"number {number}", "1" if number % 4 else "12") for number in range(400)]
+    gaps = np.array([lengths(pairs)[one.instruction.id] for one in pairs])
+    parts = split([one.instruction.id for one in pairs], gaps, Threshold("budget", 250))
+    assert len(parts.hard) == 250
+    assert {one.instruction.id for one in pairs if len(one.response.text) == 2} <= set(parts.hard)
+    assert lengths(pairs[::-1]) == lengths(pairs)
 
 
 @dataclass

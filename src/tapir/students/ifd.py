@@ -142,7 +142,13 @@ class Length:
     name = "length"
 
     def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterator[tuple[str, Estimate | Unscored]]:
-        """Longer is harder; the student is not asked."""
+        """Longer is harder; the student is not asked.
+
+        Many answers are equally long, and a threshold by quantile or budget never takes a part of equals. So each has a
+        fraction of a character more, which is its id's: as good as random, and the same in every run.
+        """
         del checkpoint
         for pair in pairs:
-            yield pair.instruction.id, Estimate(float(len(pair.response.text)))
+            length = len(pair.response.text)
+            fraction = int(pair.instruction.id, 16) / 16 ** len(pair.instruction.id)
+            yield pair.instruction.id, Estimate(length + fraction, f"{length} characters")
