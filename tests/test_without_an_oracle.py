@@ -39,7 +39,7 @@ ONLY = {
 def toml(folder: Path, **evaluation: object) -> Path:
     lines = []
     for section, content in (ONLY | {"evaluation": ONLY["evaluation"] | evaluation}).items():  # type: ignore[operator]
-        lines += [f"[{section}]", *(f"{key} = {_value(value)}" for key, value in content.items())]  # type: ignore[attr-defined]
+        lines += [f"[{section}]", *(f"{key} = {_value(value)}" for key, value in content.items())]
     path = folder / "nobody.toml"
     path.write_text("\n".join(['name = "nobody"', "chunk = 32", *lines, "[training]", "epochs = 1"]) + "\n")
     return path
