@@ -7,7 +7,7 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tapir.study.efficiency import Curve, crossing, efficiency
@@ -50,6 +50,7 @@ def test_a_higher_goal_never_needs_fewer_examples(curve: Curve, one: float, othe
 
 @properties
 @given(curves())
+@example(((0.0, 0.69), (109.0, 0.81)))
 def test_a_variant_needs_at_most_all_of_its_own_examples(curve: Curve) -> None:
     found = efficiency([(curve, curve)])
     assert 0 <= found.share <= 1

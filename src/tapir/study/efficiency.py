@@ -78,5 +78,5 @@ def crossing(curve: Curve, goal: float) -> float:
         return curve[0][0]
     for (before, low), (after, high) in itertools.pairwise(curve):
         if high >= goal:
-            return before + (after - before) * (goal - low) / (high - low)
+            return before + (after - before) * ((goal - low) / (high - low))
     return math.inf
