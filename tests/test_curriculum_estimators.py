@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -35,7 +35,10 @@ class Numbers:
     name: str = "ifd"
     asked: list[tuple[int, str]] = field(default_factory=list)
 
-    def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterator[tuple[str, Estimate | Unscored]]:
+    def estimate(
+        self, checkpoint: Checkpoint, pairs: Sequence[Pair], tasks: Mapping[str, str]
+    ) -> Iterator[tuple[str, Estimate | Unscored]]:
+        del tasks
         for one in pairs:
             self.asked.append((checkpoint.round, one.instruction.id))
             number = number_of(one)
@@ -121,8 +124,10 @@ class DyingStudent(fakes.Student):
 class DyingEstimator(Numbers):
     life: Dying = field(default_factory=lambda: Dying(10**9))
 
-    def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterator[tuple[str, Estimate | Unscored]]:
-        for one in super().estimate(checkpoint, pairs):
+    def estimate(
+        self, checkpoint: Checkpoint, pairs: Sequence[Pair], tasks: Mapping[str, str]
+    ) -> Iterator[tuple[str, Estimate | Unscored]]:
+        for one in super().estimate(checkpoint, pairs, tasks):
             self.life.breathe()
             yield one
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -91,7 +91,7 @@ def by_hand(student: Checkpoint, pairs: Sequence[Pair]) -> dict[str, float]:
 
 
 def values(estimator: Ifd, student: Checkpoint, pairs: Sequence[Pair]) -> dict[str, float]:
-    found = dict(estimator.estimate(student, pairs))
+    found = dict(estimator.estimate(student, pairs, {}))
     assert found.keys() == {one.instruction.id for one in pairs}
     return {name: one.value for name, one in found.items() if isinstance(one, Found)}
 
@@ -133,7 +133,7 @@ def test_a_large_vocabulary_makes_smaller_batches(student: Checkpoint, monkeypat
 def test_what_is_empty_or_too_long_is_unscored_and_the_rest_is_measured(student: Checkpoint) -> None:
     odd = {"empty": "", "long": "tapir " * small_model.CONTEXT}
     pairs = [*PAIRS[:1], *(pair(text, answer) for text, answer in odd.items())]
-    found = dict(Ifd(ModelSettings("float32")).estimate(student, pairs))
+    found = dict(Ifd(ModelSettings("float32")).estimate(student, pairs, {}))
     assert [type(found[one.instruction.id]) for one in pairs] == [Found, Unscored, Unscored]
     reasons = [one.reason for one in found.values() if isinstance(one, Unscored)]
     assert reasons == ["the answer is empty", "too long for the student"]
@@ -146,7 +146,7 @@ def test_a_single_token_is_measured_too(student: Checkpoint) -> None:
 
 def test_a_loss_that_is_no_number_is_unscored(student: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ifd, "_batch", lambda _model, _pad, texts: [math.nan] * len(texts))
-    found = dict(Ifd(ModelSettings("float32")).estimate(student, PAIRS))
+    found = dict(Ifd(ModelSettings("float32")).estimate(student, PAIRS, {}))
     assert {one.reason for one in found.values() if isinstance(one, Unscored)} == {"the loss is no number"}
     assert all(isinstance(one, Unscored) for one in found.values())
 
@@ -154,10 +154,10 @@ def test_a_loss_that_is_no_number_is_unscored(student: Checkpoint, monkeypatch: 
 def test_ifd_holds_one_model_at_a_time_and_gives_it_back(student: Checkpoint, tmp_path: Path) -> None:
     estimator = Ifd(ModelSettings("float32"))
     estimator.open(tmp_path, SilentWatch())
-    list(estimator.estimate(student, PAIRS[:1]))
+    list(estimator.estimate(student, PAIRS[:1], {}))
     assert estimator._loaded is not None
     first = estimator._loaded[1]
-    list(estimator.estimate(student, PAIRS[1:2]))
+    list(estimator.estimate(student, PAIRS[1:2], {}))
     assert estimator._loaded[1] is first
     estimator.rest()
     assert estimator._loaded is None
@@ -167,7 +167,7 @@ def test_ifd_holds_one_model_at_a_time_and_gives_it_back(student: Checkpoint, tm
 
 
 def lengths(pairs: Sequence[Pair]) -> dict[str, float]:
-    return {name: one.value for name, one in Length().estimate(NOBODY, pairs) if isinstance(one, Found)}
+    return {name: one.value for name, one in Length().estimate(NOBODY, pairs, {}) if isinstance(one, Found)}
 
 
 def test_a_longer_answer_is_harder_by_length() -> None:
@@ -175,7 +175,7 @@ def test_a_longer_answer_is_harder_by_length() -> None:
     assert {name: math.floor(value) for name, value in found.items()} == {
         one.instruction.id: len(one.response.text) for one in PAIRS
     }
-    assert [one.detail for _, one in Length().estimate(NOBODY, PAIRS[:1]) if isinstance(one, Found)] == [
+    assert [one.detail for _, one in Length().estimate(NOBODY, PAIRS[:1], {}) if isinstance(one, Found)] == [
         "18 characters"
     ]
 
@@ -221,11 +221,13 @@ class Verdicts:
     """8 for the teacher; "better", "equal" and "worse" are what they say, "odd" is worse in one order of two."""
 
     name: str = "verdicts"
+    tasks: list[str] = field(default_factory=list)
 
     def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[str, Verdict]]:
         scores = {"better": (9.0, 9.0), "equal": (8.0, 8.0), "worse": (7.0, 7.0), "odd": (8.0, 7.0)}
         for one in comparisons:
             assert one.reference == "taught"
+            self.tasks.append(one.task)
             if one.student == "garbled":
                 yield one.instruction.id, Unscored("no score found")
             else:
@@ -246,7 +248,7 @@ class Verdicts:
     ],
 )
 def test_the_pass_rate_is_of_the_samples_that_were_judged(samples: str, difficulty: float) -> None:
-    found = dict(PassRate(Sampling(), Verdicts(), 4).estimate(NOBODY, [pair(samples, "taught")]))
+    found = dict(PassRate(Sampling(), Verdicts(), 4).estimate(NOBODY, [pair(samples, "taught")], {}))
     (estimate,) = found.values()
     assert isinstance(estimate, Found)
     assert estimate.value == pytest.approx(difficulty)
@@ -255,19 +257,25 @@ def test_the_pass_rate_is_of_the_samples_that_were_judged(samples: str, difficul
 def test_every_sample_has_an_id_of_its_own_and_the_estimate_that_of_the_instruction() -> None:
     student = Sampling()
     pairs = [pair("worse equal worse", "taught"), pair("equal equal equal", "taught")]
-    found = dict(PassRate(student, Verdicts(), 3).estimate(NOBODY, pairs))
+    found = dict(PassRate(student, Verdicts(), 3).estimate(NOBODY, pairs, {}))
     assert found.keys() == {one.instruction.id for one in pairs}
     assert len({one.id for one in student.asked}) == len(student.asked) == 6
     assert not {one.id for one in student.asked} & found.keys()
     assert Counter(one.text for one in student.asked) == {one.instruction.text: 3 for one in pairs}
     again = Sampling()
-    list(PassRate(again, Verdicts(), 3).estimate(NOBODY, pairs[::-1]))
+    list(PassRate(again, Verdicts(), 3).estimate(NOBODY, pairs[::-1], {}))
     assert {one.id for one in again.asked} == {one.id for one in student.asked}
+
+
+def test_the_judge_is_told_the_task_of_every_sample() -> None:
+    judge, (one, other) = Verdicts(), (pair("worse worse", "taught"), pair("equal equal", "taught"))
+    list(PassRate(Sampling(), judge, 2).estimate(NOBODY, [one, other], {one.instruction.id: "code"}))
+    assert judge.tasks == ["code", "code", "", ""]
 
 
 def test_without_a_judged_sample_there_is_no_pass_rate() -> None:
     pairs = [pair("silent silent", "taught"), pair("garbled silent", "taught"), pair("worse silent", "taught")]
-    found = list(dict(PassRate(Sampling(), Verdicts(), 2).estimate(NOBODY, pairs)).values())
+    found = list(dict(PassRate(Sampling(), Verdicts(), 2).estimate(NOBODY, pairs, {})).values())
     assert [type(one) for one in found] == [Unscored, Unscored, Found]
 
 
@@ -291,8 +299,10 @@ class Scripted:
     name: str = "scripted"
     asked: list[str] = field(default_factory=list)
 
-    def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterator[tuple[str, Found | Unscored]]:
-        del checkpoint
+    def estimate(
+        self, checkpoint: Checkpoint, pairs: Sequence[Pair], tasks: Mapping[str, str]
+    ) -> Iterator[tuple[str, Found | Unscored]]:
+        del checkpoint, tasks
         for one in reversed(pairs):
             self.asked.append(one.instruction.text)
             if one.response.text == "unread":
@@ -310,7 +320,7 @@ SEVEN = [pair(f"number {number}", answer) for number, answer in enumerate(ANSWER
 
 
 def test_what_cannot_be_measured_is_unscored_with_its_reason(tmp_path: Path) -> None:
-    found = Estimate(Scripted(), 3).run(place(tmp_path), NOBODY, SEVEN)
+    found = Estimate(Scripted(), 3, {}).run(place(tmp_path), NOBODY, SEVEN)
     by_answer = {one.response.text: found[one.instruction.id] for one in SEVEN}
     assert by_answer["1.5"] == Difficulty(1.5, 0.0)
     assert by_answer["-2"] == Difficulty(-2.0, 0.0)
@@ -327,7 +337,7 @@ def test_what_cannot_be_measured_is_unscored_with_its_reason(tmp_path: Path) -> 
 
 def test_pairs_of_like_length_stand_together_whatever_their_order(tmp_path: Path) -> None:
     pairs = [pair("x" * (number % 5 + 1) + str(number), "1") for number in range(20)]
-    there, back = Estimate(Scripted(), 4), Estimate(Scripted(), 4)
+    there, back = Estimate(Scripted(), 4, {}), Estimate(Scripted(), 4, {})
     assert there.run(place(tmp_path / "a"), NOBODY, pairs) == back.run(place(tmp_path / "b"), NOBODY, pairs[::-1])
     tables = [(tmp_path / name / "round-0/estimates.parquet").read_bytes() for name in "ab"]
     assert tables[0] == tables[1]
@@ -336,32 +346,32 @@ def test_pairs_of_like_length_stand_together_whatever_their_order(tmp_path: Path
 def test_a_stop_keeps_what_was_measured_and_the_rest_is_owed(tmp_path: Path) -> None:
     whole, first, second = Scripted(), Scripted(), Scripted()
     pairs = [pair(f"number {number}", str(number)) for number in range(10)]
-    Estimate(whole, 3).run(place(tmp_path / "whole"), NOBODY, pairs)
+    Estimate(whole, 3, {}).run(place(tmp_path / "whole"), NOBODY, pairs)
     with pytest.raises(Interrupted):
-        Estimate(first, 3).run(place(tmp_path / "part", Watcher(stop_after=4)), NOBODY, pairs)
+        Estimate(first, 3, {}).run(place(tmp_path / "part", Watcher(stop_after=4)), NOBODY, pairs)
     assert len(first.asked) == 6
-    Estimate(second, 3).run(place(tmp_path / "part"), NOBODY, pairs)
+    Estimate(second, 3, {}).run(place(tmp_path / "part"), NOBODY, pairs)
     assert len(second.asked) == 4
     assert sorted(first.asked + second.asked) == sorted(whole.asked)
     tables = [(tmp_path / name / "round-0/estimates.parquet").read_bytes() for name in ("whole", "part")]
     assert tables[0] == tables[1]
     third = Scripted()
-    Estimate(third, 3).run(place(tmp_path / "part"), NOBODY, pairs)
+    Estimate(third, 3, {}).run(place(tmp_path / "part"), NOBODY, pairs)
     assert not third.asked
 
 
 def test_where_nothing_can_be_measured_the_estimator_fails_and_says_why(tmp_path: Path) -> None:
     with pytest.raises(RoleError, match="scripted could not be measured for any of 2 instructions: ") as caught:
-        Estimate(Scripted(), 3).run(place(tmp_path), NOBODY, SEVEN[1:3])
+        Estimate(Scripted(), 3, {}).run(place(tmp_path), NOBODY, SEVEN[1:3])
     assert "round-0/estimates.parquet" in caught.value.remedy
 
 
 def test_nothing_to_measure_is_nothing_wrong(tmp_path: Path) -> None:
-    assert Estimate(Scripted(), 3).run(place(tmp_path), NOBODY, []) == {}
+    assert Estimate(Scripted(), 3, {}).run(place(tmp_path), NOBODY, []) == {}
 
 
 def test_what_is_only_compared_has_a_table_and_a_name_of_its_own(tmp_path: Path) -> None:
     watch = Watcher()
-    Estimate(Length(), 3, "compared-length").run(place(tmp_path, watch), NOBODY, SEVEN)
+    Estimate(Length(), 3, {}, "compared-length").run(place(tmp_path, watch), NOBODY, SEVEN)
     assert len(RunStore(tmp_path).read("round-0/compared-length", EstimateRow)) == 7
     assert [stage for _, stage, _, _ in watch.started] == ["compare length"]

@@ -220,6 +220,8 @@ def test_a_quantile_is_a_share_below_one(value: float) -> None:
         ({"rounds": 3}, "rounds"),
         ({"schedule": {"kind": "constant", "share": 0.5}}, "schedule"),
         ({"rounds": 1, "schedule": {"kind": "paper"}}, "rounds and schedule"),
+        ({"rescoring": "every-round"}, "rescoring"),
+        ({"continue_from": "warm-up"}, "continue_from"),
     ],
 )
 def test_a_single_round_refuses_what_it_would_ignore(settings: dict[str, Any], named: str) -> None:

@@ -86,7 +86,9 @@ def test_a_server_that_died_while_nobody_asked_is_started_once_more(fake: Fake, 
     with student(fake.python, tmp_path, watch, while_training="keep") as one:
         list(one.answer(NANO, instructions(3)))
         (start,) = fake.starts()
+        guard = os.getpgid(start.pid)
         os.kill(start.pid, signal.SIGKILL)
+        assert eventually(lambda: not runs(guard))
         assert eventually(lambda: not runs(start.child))
         one.rest()
         assert len(list(one.answer(NANO, instructions(3)))) == 3

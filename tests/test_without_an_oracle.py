@@ -115,9 +115,7 @@ def test_a_near_copy_of_an_evaluation_item_is_removed_where_the_recipe_looks_for
     sets.write_text(json.dumps({"turns": ["Say hello.", near]}) + "\n")
     tables = ONLY | {
         "corpus": {"kind": "file", "path": str(tmp_path / "corpus.jsonl")},
-        "curriculum": {**ONLY["curriculum"], "expand": True, "novelty": {"rule": "near"}},  # type: ignore[dict-item]
-        "teacher": {"kind": "llm", "endpoints": ["one"]},
-        "endpoints": {"one": {"base_url": "http://localhost:1/v1", "model": "none"}},
+        "curriculum": {**ONLY["curriculum"], "novelty": {"rule": "near"}},  # type: ignore[dict-item]
         "evaluation": {**ONLY["evaluation"], "protect": [str(sets)]},  # type: ignore[dict-item]
     }
     recipe = parse(tables)

@@ -117,7 +117,7 @@ class Curriculum:
             return {}
         pairs = list(self.pairs.values())
         if self.roles.estimator:
-            return Estimate(self.roles.estimator, self.recipe.chunk).run(self.place, student, pairs)
+            return Estimate(self.roles.estimator, self.recipe.chunk, self.task_of).run(self.place, student, pairs)
         answers = Answer(self.roles.student, self.recipe.chunk).run(
             self.place, student, [pair.instruction for pair in pairs]
         )
@@ -127,7 +127,7 @@ class Curriculum:
     def compare(self, student: Checkpoint) -> None:
         """What other estimators say of the corpus, for the rank correlations; it changes nothing."""
         for one in self.roles.compared:
-            stage = Estimate(one, self.recipe.chunk, f"compared-{one.name}")
+            stage = Estimate(one, self.recipe.chunk, self.task_of, f"compared-{one.name}")
             stage.run(self.place, student, list(self.pairs.values()))
 
     def canary(self) -> None:

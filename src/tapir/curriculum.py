@@ -161,10 +161,10 @@ class Target(Section):
 
 
 class Novelty(Section):
-    """When an instruction the teacher wrote is new."""
+    """When an instruction is new: none that the teacher wrote repeats a known one, and none repeats a held-out one."""
 
     rule: Literal["exact", "near"] = "exact"
-    """exact: no known instruction has the same text; near: none resembles it either (paper)."""
+    """exact: no such instruction has the same text; near: none resembles it either (paper)."""
     rouge: Share = 0.7
     """With rule = "near": a ROUGE-L above this is a near-duplicate."""
     minhash: Share = 0.7
@@ -207,7 +207,7 @@ class Curriculum(Section):
     expand_attempts: Count = 3
     """How often the teacher is asked again for what a task still lacks."""
     novelty: Novelty = Novelty()
-    """When an instruction the teacher wrote is new."""
+    """When an instruction is new."""
     refine: bool = True
     """Have the teacher rewrite the answers in the manner of their task."""
     refine_keep: Literal["always", "judge"] = "always"
@@ -219,9 +219,9 @@ class Curriculum(Section):
         if self.difficulty.kind == "none":
             found |= dict.fromkeys(("schedule", "threshold", "rescoring"), "difficulty")
         if self.variant == "single-round":
-            found |= dict.fromkeys(("rounds", "schedule", "repeats"), "variant")
+            found |= dict.fromkeys(("rounds", "schedule", "repeats", "rescoring", "continue_from"), "variant")
         if not self.expand:
-            found |= {"expand_attempts": "expand", "novelty": "expand"}
+            found |= {"expand_attempts": "expand"}
         if not self.refine:
             found |= {"refine_keep": "refine"}
         return found

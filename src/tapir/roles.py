@@ -260,8 +260,10 @@ class Estimator(Protocol):
     def name(self) -> str:
         """E.g. "ifd"."""
 
-    def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterable[tuple[str, Estimate | Unscored]]:
-        """Instruction id and estimate for each pair, in any order."""
+    def estimate(
+        self, checkpoint: Checkpoint, pairs: Sequence[Pair], tasks: Mapping[str, str]
+    ) -> Iterable[tuple[str, Estimate | Unscored]]:
+        """Instruction id and estimate for each pair, in any order; `tasks` has the label of each id that is tagged."""
 
 
 class Judge(Protocol):

@@ -296,7 +296,7 @@ def test_a_file_is_read_as_its_rows_are_asked_for(container: str, tmp_path: Path
         ("c.json", b"[\n]\n"),
         ("c.csv", b""),
         ("c.csv", b"instruction,input,output\n"),
-        ("c.json.gz", gzip.compress(b"")),
+        ("c.json.gz", gzip.compress(b"", mtime=0)),
         ("c.parquet", b""),
         ("c.parquet", as_parquet(numbered(1)[:0])),
     ],

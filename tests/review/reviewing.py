@@ -108,7 +108,7 @@ class Reviewing:
 
 @contextmanager
 def reviewing(folder: Path, *options: str) -> Iterator[Reviewing]:
-    """Start the command on a run and wait for the address it prints."""
+    """Start the command on a run and wait for all that it prints before it serves, the address among it."""
     command = [sys.executable, "-u", "-m", "tapir.cli", "review", str(folder), "--no-open", *options]
     environment = {**os.environ, "NO_COLOR": "1", "COLUMNS": "120"}
     with subprocess.Popen(
@@ -125,12 +125,14 @@ def _address(process: subprocess.Popen[str]) -> tuple[str, str]:
     assert process.stdout is not None
     patience = threading.Timer(PATIENCE, process.kill)
     patience.start()
-    said = ""
+    said = address = ""
     try:
         for line in iter(process.stdout.readline, ""):
             said += line
             if line.startswith("open http://"):
-                return line.removeprefix("open ").strip(), said
+                address = line.removeprefix("open ").strip()
+            elif address:
+                return address, said
     finally:
         patience.cancel()
     raise AssertionError(f"no address was printed: {said}")

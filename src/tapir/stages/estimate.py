@@ -24,11 +24,13 @@ class Estimate:
     """The estimator looks at every pair; what it cannot measure stays unscored.
 
     Attributes:
+        tasks: the label of each instruction.
         table: where its figures are kept.
     """
 
     estimator: Estimator
     chunk: int
+    tasks: Mapping[str, str]
     table: str = TABLE
 
     def run(self, place: Place, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> dict[str, Difficulty | Unscored]:
@@ -41,7 +43,7 @@ class Estimate:
 
         def do(chunks: Iterator[Sequence[tuple[str, Pair]]]) -> Iterator[tuple[int, list[EstimateRow]]]:
             for number, chunk in enumerate(chunks):
-                found = dict(self.estimator.estimate(checkpoint, [pair for _, pair in chunk]))
+                found = dict(self.estimator.estimate(checkpoint, [pair for _, pair in chunk], self.tasks))
                 yield number, [self._row(name, found) for name, _ in chunk]
 
         rows = keep(place, Work(self._stage(), self.table, self.chunk), EstimateRow, items, do)

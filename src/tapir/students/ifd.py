@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -61,8 +61,11 @@ class Ifd:
         """As `rest`."""
         self.rest()
 
-    def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterator[tuple[str, Estimate | Unscored]]:
+    def estimate(
+        self, checkpoint: Checkpoint, pairs: Sequence[Pair], tasks: Mapping[str, str]
+    ) -> Iterator[tuple[str, Estimate | Unscored]]:
         """The ratio for every pair; an empty answer, or one too long to read, has none."""
+        del tasks
         model, tokenizer = self._load(checkpoint)
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         first = [next(one for one in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if one is not None)]
@@ -141,13 +144,15 @@ class Length:
 
     name = "length"
 
-    def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterator[tuple[str, Estimate | Unscored]]:
+    def estimate(
+        self, checkpoint: Checkpoint, pairs: Sequence[Pair], tasks: Mapping[str, str]
+    ) -> Iterator[tuple[str, Estimate | Unscored]]:
         """Longer is harder; the student is not asked.
 
         Many answers are equally long, and a threshold by quantile or budget never takes a part of equals. So each has a
         fraction of a character more, which is its id's: as good as random, and the same in every run.
         """
-        del checkpoint
+        del checkpoint, tasks
         for pair in pairs:
             length = len(pair.response.text)
             fraction = int(pair.instruction.id, 16) / 16 ** len(pair.instruction.id)

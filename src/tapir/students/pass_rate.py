@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -43,7 +43,9 @@ class PassRate:
         if isinstance(self._student, Resource):
             self._student.close()
 
-    def estimate(self, checkpoint: Checkpoint, pairs: Sequence[Pair]) -> Iterator[tuple[str, Estimate | Unscored]]:
+    def estimate(
+        self, checkpoint: Checkpoint, pairs: Sequence[Pair], tasks: Mapping[str, str]
+    ) -> Iterator[tuple[str, Estimate | Unscored]]:
         """The share of failures; samples that were not answered or judged do not count, none left means no estimate."""
         copies: dict[str, tuple[Pair, Instruction]] = {}
         for pair in pairs:
@@ -52,7 +54,7 @@ class PassRate:
                 copies[name] = pair, replace(pair.instruction, id=name)
         answers = dict(self._student.answer(checkpoint, [one for _, one in copies.values()]))
         asked = [
-            Comparison(one, pair.response.text, reply.text)
+            Comparison(one, pair.response.text, reply.text, tasks.get(pair.instruction.id, ""))
             for name, (pair, one) in copies.items()
             if isinstance(reply := answers[name], Completion)
         ]
