@@ -81,7 +81,12 @@ def test_scores_that_are_all_nan_are_unreadable(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("words", "why"),
-    [(["none.jsonl"], "is not there"), (["empty.jsonl"], "is empty"), (["."], "is not the folder of a run")],
+    [
+        (["none.jsonl"], "is not there"),
+        (["empty.jsonl"], "is empty"),
+        (["."], "is not the folder of a run"),
+        (["/dev/null"], "is neither a file"),
+    ],
 )
 def test_what_cannot_be_audited_is_one_error_and_no_traceback(tmp_path: Path, words: list[str], why: str) -> None:
     (tmp_path / "empty.jsonl").touch()

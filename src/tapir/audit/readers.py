@@ -74,7 +74,8 @@ def read_file(path: Path, layout: str = "auto", judge: str = "") -> Source:
         DataError: the file is missing, empty, in no format known here, or no row can be used.
     """
     if not path.is_file():
-        raise DataError(f"{path} is not there", remedy="Name a file of judged pairs, or the folder of a run.")
+        why = "is neither a file nor the folder of a run" if path.exists() else "is not there"
+        raise DataError(f"{path} {why}", remedy="Name a file of judged pairs, or the folder of a run.")
     stream = records(path)
     head = list(islice(stream, _LOOKED_AT))
     if not head:

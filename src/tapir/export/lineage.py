@@ -29,8 +29,8 @@ class Example:
         author: who wrote the answer before any refinement.
         refined: whether the response is y', the answer rewritten in the manner of its task.
         refiner: who rewrote it; empty where nobody did.
-        gap: MFD, teacher minus student, as last measured by the last of its rounds; None for what was written
-            since then.
+        gap: its difficulty (teacher minus student with MFD), as last measured by the last of its rounds; None for
+            what was written since then.
         rounds: those that trained on it with this response.
     """
 
