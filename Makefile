@@ -7,13 +7,19 @@ VLLM_VERSION := 0.32.0
 LM_EVAL := .venv-lm-eval
 LM_EVAL_VERSION := 0.4.13
 
-.PHONY: run test vllm lm-eval check format bench clean
+# Beside each other, a file a process; each has one core, as they share the machine.
+TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
+
+.PHONY: run test coverage vllm lm-eval check format bench clean
 
 run: $(VENV)/.ready-run
 	$(BIN)/tapir run gym --dir $(RUN_DIR)
 
 test: $(VENV)/.ready-dev
-	$(BIN)/python -m pytest -q --cov --cov-report=term:skip-covered
+	$(TESTS)
+
+coverage: $(VENV)/.ready-dev
+	$(TESTS) --cov --cov-report=term:skip-covered
 
 vllm: $(VLLM)/.ready-$(VLLM_VERSION)
 
