@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,7 @@ from tapir.llm import lane as lane_module
 from tapir.llm.endpoint import Endpoint
 from tapir.llm.lane import Lane, Trouble, _retry_after
 from tapir.llm.limits import FIRST
+from tapir.llm.wire import Request
 from tests.llm.calling import Outcome, answering, asking, collect, engine, rows
 from tests.server import Behaviour, serving
 
@@ -47,11 +49,14 @@ def test_the_last_call_of_a_stage_may_hang_too(tmp_path: Path) -> None:
         serving(Behaviour(latency=0.02)) as server,
         engine(Endpoint("e", server.url, "m", concurrency=8, timeout=300.0), tmp_path) as made,
     ):
-        outcome = Outcome()
-        for key, reply in made.stream(["e"], rows(100)):
-            outcome.replies[key] = reply
-            if len(outcome.replies) == 85:
-                server.set(hang_share=0.5)
+
+        def asked() -> Iterator[tuple[int, Request]]:
+            for key, request in rows(100):
+                if key == 85:
+                    server.set(hang_share=0.5)
+                yield key, request
+
+        outcome = collect(made, asked())
         assert server.stats().faults["hang"] > 0
     assert outcome.ends == {"done": 100}
 
