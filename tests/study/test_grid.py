@@ -114,6 +114,11 @@ def test_the_shipped_studies_can_be_run() -> None:
     [
         ('baseline = "random"', 'baseline = "randm"', "baseline: there is no variant 'randm'; did you mean random?"),
         ('baseline = "random"', 'baseline = "zzz"', "there are tapir, random"),
+        (
+            'baseline = "random"',
+            'baseline = "random"\nmethod = "tapr"',
+            "method: there is no variant 'tapr'; did you mean tapir?",
+        ),
         ("seeds = [1, 2]", "seeds = [1, 1, 2]", "seeds: 1 more than once"),
         ("seeds = [1, 2]", "seeds = []", "seeds: Tuple should have at least 1 item"),
         ("seeds = [1, 2]", "seeds = [-1]", "seeds.0: Input should be greater than or equal to 0"),

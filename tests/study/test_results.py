@@ -10,7 +10,7 @@ import pytest
 from scipy import stats
 
 from tapir.store.files import write_json
-from tapir.study import Study, StudyResult, jobs, results
+from tapir.study import Study, StudyResult, jobs, results, words
 from tapir.study.effort import Effort, effort
 from tapir.study.grid import UNTUNED
 from tapir.study.results import VariantResult
@@ -148,6 +148,28 @@ def test_runs_that_are_not_finished_are_missing_and_the_rest_is_told(tmp_path: P
     found = carried_out(tmp_path, None, some)
     assert found.missing == [("tapir", 2), ("random", 2)]
     assert named(found, "tapir").seeds == (1,)
+
+
+def test_every_variant_is_compared_with_the_method_too(tmp_path: Path) -> None:
+    found = carried_out(tmp_path, made.study(method="tapir"))
+    parts = {one.name: one for one in found.parts}
+    assert parts["random"].against["in-distribution"].mean_of_tasks.by_seed == {
+        1: pytest.approx(-0.2),
+        2: pytest.approx(-0.3),
+    }
+    assert not parts["tapir"].against
+    assert named(found, "tapir").against["in-distribution"].mean_of_tasks.difference.value == pytest.approx(0.25)
+    page = words.markdown(found)
+    assert "## Against tapir, on the seeds that both have" in page
+    assert [line.split(" | ")[:2] for line in page.splitlines() if "[" in line and "-25.0" in line] == [
+        ["| random", "2"]
+    ]
+    assert {one["name"] for one in words.as_json(found)["against_method"]} == {UNTUNED, "tapir", "random"}
+
+
+def test_without_a_method_the_parts_are_not_compared(whole: StudyResult) -> None:
+    assert not whole.parts
+    assert "## Against" not in words.markdown(whole)
 
 
 def test_without_the_baseline_nothing_is_compared(tmp_path: Path) -> None:

@@ -63,6 +63,8 @@ class Study(Section):
     """Every variant is run with each of them; the same seed means the same corpus for all."""
     baseline: Text
     """The variant that all others are compared with."""
+    method: str = ""
+    """The variant that others leave a part out of: they are compared with it too. Empty for none."""
     benchmark: Text = "in-distribution"
     """The held-out set that decides."""
     set: Settings = Field(default_factory=dict)
@@ -71,9 +73,11 @@ class Study(Section):
     """Every variant in a table [variants.NAME]."""
 
     @model_validator(mode="after")
-    def _has_its_baseline(self) -> Study:
+    def _has_what_it_names(self) -> Study:
         if self.baseline not in {*self.variants, UNTUNED}:
             raise ValueError(f"baseline: there is no variant {self.baseline!r}; {_meant(self.baseline, self.variants)}")
+        if self.method not in {*self.variants, ""}:
+            raise ValueError(f"method: there is no variant {self.method!r}; {_meant(self.method, self.variants)}")
         return self
 
     @model_validator(mode="after")

@@ -72,6 +72,7 @@ class StudyResult:
 
     Attributes:
         missing: variant and seed of the runs that are not finished.
+        parts: every variant again, its differences being those to the study's `method`; empty without one.
         failed: those of them that were tried, with what they ended with.
     """
 
@@ -79,6 +80,7 @@ class StudyResult:
     variants: Sequence[VariantResult]
     missing: Sequence[tuple[str, int]]
     failed: Sequence[tuple[str, int, str]] = ()
+    parts: Sequence[VariantResult] = ()
 
 
 def results(study: Study, jobs: Sequence[Job], folder: Path) -> StudyResult:
@@ -97,9 +99,14 @@ def results(study: Study, jobs: Sequence[Job], folder: Path) -> StudyResult:
         else:
             missing.append((job.variant, job.seed))
     done = _with_untuned(done)
-    base = done.get(study.baseline, {})
-    found = [_variant(study, name, runs, base) for name, runs in done.items()]
-    return StudyResult(study, _adjusted(found, study.benchmark), missing)
+    parts = _against(study, study.method, done) if study.method in done else ()
+    return StudyResult(study, _against(study, study.baseline, done), missing, parts=parts)
+
+
+def _against(study: Study, baseline: str, done: Mapping[str, Mapping[int, Measured]]) -> list[VariantResult]:
+    """Every variant, with its difference to one of them."""
+    found = [_variant(study, name, runs, baseline, done.get(baseline, {})) for name, runs in done.items()]
+    return _adjusted(found, study.benchmark)
 
 
 def _measured(job: Job, folder: Path, benchmark: str) -> Measured:
@@ -133,7 +140,9 @@ def _with_untuned(done: Mapping[str, Mapping[int, Measured]]) -> dict[str, dict[
     return {UNTUNED: dict(sorted(untuned.items())), **{name: dict(runs) for name, runs in done.items()}}
 
 
-def _variant(study: Study, name: str, runs: Mapping[int, Measured], base: Mapping[int, Measured]) -> VariantResult:
+def _variant(
+    study: Study, name: str, runs: Mapping[int, Measured], baseline: str, base: Mapping[int, Measured]
+) -> VariantResult:
     benchmarks = next(iter(runs.values())).success if runs else {}
     success = {one: mean_over_seeds([run.success[one] for run in runs.values()]) for one in benchmarks}
     lengths = {len(run.curve) for run in runs.values()}
@@ -147,12 +156,12 @@ def _variant(study: Study, name: str, runs: Mapping[int, Measured], base: Mappin
     about = "before any round" if name == UNTUNED else study.variants[name].about
     plain = VariantResult(name, about, tuple(runs), success, curve, Effort.mean([run.effort for run in runs.values()]))
     shared = sorted(runs.keys() & base.keys())
-    if name == study.baseline or not shared:
+    if name == baseline or not shared:
         return plain
     ours, theirs = ({seed: side[seed].rows for seed in shared} for side in (runs, base))
     against = {one: over_seeds(ours, theirs, one) for one in benchmarks}
     curves = [(runs[seed].curve, base[seed].curve) for seed in shared]
-    return replace(plain, against=against, efficiency=None if UNTUNED in {name, study.baseline} else efficiency(curves))
+    return replace(plain, against=against, efficiency=None if UNTUNED in {name, baseline} else efficiency(curves))
 
 
 def _adjusted(found: Sequence[VariantResult], benchmark: str) -> list[VariantResult]:

@@ -62,6 +62,14 @@ def task_rows(found: StudyResult, name: str) -> Iterator[list[str]]:
         yield [task, f"{100 * one.a:.1f} %", f"{100 * one.b:.1f} %", points(one.difference), p, adjusted]
 
 
+def part_rows(found: StudyResult) -> Iterator[list[str]]:
+    """Variants against the method: the seeds both have, difference, p (paired t), p Holm; the largest loss first."""
+    benchmark = found.study.benchmark
+    compared = [one for one in found.parts if benchmark in one.against]
+    for one in sorted(compared, key=lambda one: one.against[benchmark].mean_of_tasks.difference.value):
+        yield [one.name, str(one.against[benchmark].mean_of_tasks.difference.n), *_difference(one, benchmark)]
+
+
 def markdown(found: StudyResult) -> str:
     """The whole study as a page of Markdown."""
     study = found.study
@@ -71,6 +79,9 @@ def markdown(found: StudyResult) -> str:
         columns = ["task", best.name, study.baseline, "difference (points)", "p", "p Holm"]
         lines += ["", f"## {best.name} against {study.baseline}, task by task", ""]
         lines += _table(columns, list(task_rows(found, best.name)))
+    if found.parts:
+        lines += ["", f"## Against {study.method}, on the seeds that both have", ""]
+        lines += _table(["variant", "seeds", "difference (points)", "p", "p Holm"], list(part_rows(found)))
     lines += ["", "## Variants", ""]
     lines += [f"- `{one.name}`: {one.about}; seeds {', '.join(map(str, one.seeds))}" for one in found.variants]
     if found.missing:
@@ -104,6 +115,14 @@ def as_json(found: StudyResult) -> dict[str, Any]:
         "variants": [asdict(one) for one in found.variants],
         "missing": [list(one) for one in found.missing],
         "failed": [list(one) for one in found.failed],
+        "against_method": [
+            {
+                "name": one.name,
+                "against": {name: asdict(side) for name, side in one.against.items()},
+                "p_holm": one.p_holm,
+            }
+            for one in found.parts
+        ],
     }
     cleaned: dict[str, Any] = _finite(content)
     return cleaned
