@@ -164,6 +164,7 @@ def test_every_variant_is_compared_with_the_method_too(tmp_path: Path) -> None:
     assert [line.split(" | ")[:2] for line in page.splitlines() if "[" in line and "-25.0" in line] == [
         ["| random", "2"]
     ]
+    assert "## tapir against random, task by task" in page
     assert {one["name"] for one in words.as_json(found)["against_method"]} == {UNTUNED, "tapir", "random"}
 
 

@@ -74,11 +74,11 @@ def markdown(found: StudyResult) -> str:
     """The whole study as a page of Markdown."""
     study = found.study
     lines = [f"# Study {study.name}", "", *_prose(found), "", *_table(head(found), list(rows(found)))]
-    best = _best(found)
-    if best:
-        columns = ["task", best.name, study.baseline, "difference (points)", "p", "p Holm"]
-        lines += ["", f"## {best.name} against {study.baseline}, task by task", ""]
-        lines += _table(columns, list(task_rows(found, best.name)))
+    shown = _shown_by_task(found)
+    if shown:
+        columns = ["task", shown.name, study.baseline, "difference (points)", "p", "p Holm"]
+        lines += ["", f"## {shown.name} against {study.baseline}, task by task", ""]
+        lines += _table(columns, list(task_rows(found, shown.name)))
     if found.parts:
         lines += ["", f"## Against {study.method}, on the seeds that both have", ""]
         lines += _table(["variant", "seeds", "difference (points)", "p", "p Holm"], list(part_rows(found)))
@@ -138,10 +138,11 @@ def _finite(value: Any) -> Any:
     return value
 
 
-def _best(found: StudyResult) -> VariantResult | None:
-    """The best variant other than the baseline that was compared with it."""
+def _shown_by_task(found: StudyResult) -> VariantResult | None:
+    """The method; without one the best variant that was compared with the baseline."""
     compared = [one for one in found.variants if found.study.benchmark in one.against]
-    return max(compared, key=lambda one: _value(one, found.study.benchmark), default=None)
+    method = next((one for one in compared if one.name == found.study.method), None)
+    return method or max(compared, key=lambda one: _value(one, found.study.benchmark), default=None)
 
 
 def _benchmarks(found: StudyResult) -> list[str]:
