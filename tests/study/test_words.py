@@ -168,6 +168,19 @@ def test_where_nothing_was_compared_the_figure_has_its_curves_alone() -> None:
     assert len(chart(WHOLE)["vconcat"]) == 2
 
 
+def test_every_line_has_a_colour_of_its_own_or_is_one_of_the_others() -> None:
+    few = _lines(WHOLE)
+    assert few == {"tapir", "sometimes", "never", "once"}
+    many = result(*(variant(f"v{number}", 0.01 * number, REACHED) for number in range(12)))
+    assert _lines(many) == {"v0", "the others"}
+    assert _lines(replace(many, study=many.study.model_copy(update={"method": "v7"}))) == {"v7", "the others"}
+
+
+def _lines(found: StudyResult) -> set[object]:
+    """What the curves are called; the baseline of these has none."""
+    return {row["line"] for data in _values(chart(found)) for row in data if "line" in row}
+
+
 def test_a_difference_is_marked_as_clear_only_where_its_interval_leaves_out_zero() -> None:
     spec = json.dumps(chart(WHOLE), allow_nan=False)
     rows = [row for data in _values(json.loads(spec)) for row in data if "points" in row]

@@ -12,7 +12,9 @@ from tapir.study.results import StudyResult, VariantResult
 
 _WIDTH = 460
 _ROW = 22
-_BASELINE, _OTHER, _GREY = "#b4531a", "#1f6f8b", "#888888"
+_BASELINE, _OTHER, _GREY, _PALE = "#b4531a", "#1f6f8b", "#888888", "#cfcfcf"
+_PALETTE = (_OTHER, "#5b8c2a", "#7a4fa3", "#c2417c", "#3d7fd6", "#8a6d1f", "#2aa198", "#666666")
+_REST = "the others"
 
 
 def draw(found: StudyResult, path: Path) -> None:
@@ -49,15 +51,19 @@ def _curves(found: StudyResult) -> Any:
     import altair as alt
 
     shown = [one for one in found.variants if len(one.curve) > 1]
+    colours = _colours(found, [one.name for one in shown])
     rows = [
-        {"variant": one.name, "examples": examples, "success": at.value, **_bounds(at.low, at.high, at.value)}
+        {
+            "variant": one.name,
+            "line": one.name if one.name in colours else _REST,
+            "examples": examples,
+            "success": at.value,
+            **_bounds(at.low, at.high, at.value),
+        }
         for one in shown
         for examples, at in one.curve
     ]
-    colours = [_BASELINE if one.name == found.study.baseline else _colour(place) for place, one in enumerate(shown)]
-    colour = alt.Color(
-        "variant:N", scale=alt.Scale(domain=[one.name for one in shown], range=colours), legend=alt.Legend(title=None)
-    )
+    rows.sort(key=lambda row: row["line"] != _REST)  # what has a name is drawn above the rest
     base = alt.Chart(alt.Data(values=rows)).encode(
         x=alt.X("examples:Q", title="training examples"),
         y=alt.Y(
@@ -66,7 +72,12 @@ def _curves(found: StudyResult) -> Any:
             axis=alt.Axis(format=".0%"),
             scale=alt.Scale(zero=False),
         ),
-        color=colour,
+        color=alt.Color(
+            "line:N",
+            scale=alt.Scale(domain=list(colours), range=list(colours.values())),
+            legend=alt.Legend(title=None),
+        ),
+        detail="variant:N",
     )
     bars = base.mark_rule(strokeOpacity=0.35).encode(y=alt.Y("low:Q"), y2="high:Q")
     return alt.layer(bars, base.mark_line(strokeWidth=2), base.mark_point(filled=True, size=40)).properties(
@@ -104,6 +115,11 @@ def _bounds(low: float, high: float, value: float) -> dict[str, float]:
     return {"low": low, "high": high} if isfinite(low) and isfinite(high) else {"low": value, "high": value}
 
 
-def _colour(place: int) -> str:
-    palette = ("#1f6f8b", "#5b8c2a", "#7a4fa3", "#c2417c", "#3d7fd6", "#8a6d1f", "#2aa198", "#666666")
-    return palette[place % len(palette)]
+def _colours(found: StudyResult, names: Sequence[str]) -> dict[str, str]:
+    """A colour for each line; where there are more than colours, only baseline and method (or the first) have one."""
+    if len(names) <= len(_PALETTE):
+        return {
+            name: _BASELINE if name == found.study.baseline else _PALETTE[place] for place, name in enumerate(names)
+        }
+    shown = {found.study.method or names[0]: _OTHER, found.study.baseline: _BASELINE}
+    return {name: colour for name, colour in shown.items() if name in names} | {_REST: _PALE}
