@@ -1,17 +1,20 @@
 """Success by level: does a variant win on what is easy or on what is hard?
 
-    python lab/study/levels.py studies/gym > lab/study/gym/levels.md
+    python lab/study/levels.py studies/gym tapir > lab/study/gym/levels.md
 
-Reads the finished runs of a study of the gym. The in-distribution prompts come in equal parts from levels 1 to 3.
+Reads the finished runs of a study of the gym, of which one variant is compared with all others on the seeds that both
+have. The in-distribution prompts come in equal parts from levels 1 to 3.
 """
 
 from __future__ import annotations
 
 import sys
 from collections import defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from statistics import fmean
 
+from tapir.domain.round import EvalResult
 from tapir.evaluation.resampling import mean_over_seeds
 from tapir.gym.benchmarks import benchmarks
 from tapir.recipe import Recipe
@@ -23,15 +26,28 @@ from tapir.store.run import RunStore
 
 
 def main() -> None:
-    """Print a table: a variant a line, a level a column, the mean over its seeds with a 95 % interval."""
-    study = Path(sys.argv[1])
+    """Print two tables, a variant a line, a level a column: success, and the difference to one variant."""
+    study, method = Path(sys.argv[1]), sys.argv[2]
     found = {folder.name: by_seed for folder in sorted(study.iterdir()) if (by_seed := dict(_seeds(folder)))}
     levels = sorted({level for by_seed in found.values() for scores in by_seed.values() for level in scores})
+    success = {name: {level: [one[level] for one in by.values()] for level in levels} for name, by in found.items()}
+    print("# Success by level\n\nMeans over the seeds with 95 % t intervals, in percent.\n")
+    _table(success, levels, "{:.1f}")
+    theirs = found.pop(method)
+    differences = {
+        name: {level: [by[seed][level] - theirs[seed][level] for seed in by.keys() & theirs.keys()] for level in levels}
+        for name, by in found.items()
+    }
+    print(f"\n# Difference to {method}\n\nIn points, paired by seed, with 95 % t intervals.\n")
+    _table(differences, levels, "{:+.1f}")
+
+
+def _table(rows: Mapping[str, Mapping[int, Sequence[float]]], levels: Sequence[int], style: str) -> None:
     print("| variant | seeds |", " | ".join(f"level {level}" for level in levels), "|")
-    print("| --- | --- |", " | ".join("---" for _ in levels), "|")
-    rows = {name: [_cell(by_seed, level) for level in levels] for name, by_seed in found.items()}
-    for name, cells in sorted(rows.items(), key=lambda row: row[1][-1], reverse=True):
-        print(f"| `{name}` | {len(found[name])} |", " | ".join(cells), "|")
+    print("| --- | ---: |", " | ".join("---:" for _ in levels), "|")
+    for name, row in sorted(rows.items(), key=lambda one: -fmean(one[1][levels[-1]])):
+        cells = [_cell(mean_over_seeds(row[level]), style) for level in levels]
+        print(f"| {name} | {len(row[levels[0]])} |", " | ".join(cells), "|")
 
 
 def _seeds(folder: Path) -> Iterator[tuple[int, Mapping[int, float]]]:
@@ -59,10 +75,9 @@ def _by_level(rows: list[EvaluationRow], level_of: Mapping[str, int]) -> Mapping
     return {level: sum(found) / len(found) for level, found in successes.items()}
 
 
-def _cell(by_seed: Mapping[int, Mapping[int, float]], level: int) -> str:
-    found = mean_over_seeds([scores[level] for scores in by_seed.values()])
-    interval = f" [{100 * found.low:.1f}, {100 * found.high:.1f}]" if found.n > 1 else ""
-    return f"{100 * found.value:.1f} %{interval}"
+def _cell(found: EvalResult, style: str) -> str:
+    values = [style.format(100 * one) for one in (found.value, found.low, found.high)]
+    return f"{values[0]} [{values[1]}, {values[2]}]" if found.n > 1 else values[0]
 
 
 if __name__ == "__main__":
