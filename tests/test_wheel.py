@@ -39,14 +39,11 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     assert "expand" in plan
     assert "pip install 'tapir-distill[gym]'" in plan
     assert 'name = "gym"' in tapir("recipe", "show", "gym")
-    shipped = zipfile.ZipFile(wheel).namelist()
-    parts = (
-        *("gym/nano/model.safetensors", "recipes/taxonomies/paper.toml", "recipes/alpaca-api.toml", "py.typed"),
-        *("report/template.html.j2", "report/macros.html.j2", "llm/prompts/judge-pairwise.txt"),
-        "llm/prompts/refine/manners.toml",
-    )
-    for part in parts:
-        assert f"tapir/{part}" in shipped
+    for command in ("eval", "audit", "review", "compare"):
+        assert f"tapir {command}" in tapir(command, "--help")
+    source = root / "src"
+    files = [path for path in (source / "tapir").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    assert {path.relative_to(source).as_posix() for path in files} <= set(zipfile.ZipFile(wheel).namelist())
     assert not list(elsewhere.iterdir())
 
 
