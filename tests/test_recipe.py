@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from tapir.errors import RecipeError
 from tapir.recipe import Recipe
-from tapir.recipe_file import load, parse, shipped
+from tapir.recipe_file import differences, load, parse, restored, shipped
 from tapir.sections import GymCorpus, Section
 from tests.recipes import refusal, refusal_of
 
@@ -397,3 +397,34 @@ def test_what_a_change_sets_is_what_the_recipe_holds(seed: int, rounds: int, siz
     found = load("gym", changes)
     assert (found.seed, found.curriculum.rounds, found.curriculum.size) == (seed, rounds, size)
     assert found.curriculum.alpha().rounds == rounds
+
+
+# Recipes of earlier versions
+
+
+def test_a_stored_recipe_is_read_without_the_keys_that_have_no_effect_any_more() -> None:
+    ours = load("gym", ["curriculum.variant=single-round"])
+    stored = ours.resolved()
+    stored["curriculum"] |= {"rescoring": "every-round", "continue_from": "previous"}
+    with pytest.raises(RecipeError, match="continue_from and rescoring have no effect"):
+        parse(stored)
+    assert restored(stored) == ours
+    assert differences(ours, stored) == []
+    assert stored["curriculum"]["rescoring"] == "every-round"
+
+
+def test_a_key_that_a_stored_recipe_did_not_have_yet_has_its_default() -> None:
+    ours = load("gym", ["curriculum.expand=false"])
+    stored = ours.resolved()
+    del stored["curriculum"]["novelty"]
+    assert differences(ours, stored) == []
+    near = load("gym", ["curriculum.expand=false", "curriculum.novelty.rule=near"])
+    assert "curriculum.novelty.rule: exact -> near" in differences(near, stored)
+
+
+def test_a_stored_recipe_of_another_version_differs_in_what_this_one_does_not_know() -> None:
+    ours = load("gym")
+    stored = ours.resolved() | {"sorcery": 3}
+    with pytest.raises(RecipeError, match="sorcery: no such key"):
+        restored(stored)
+    assert differences(ours, stored) == ["sorcery: 3 -> not set"]

@@ -42,8 +42,14 @@ def test_the_wheel_works_in_an_empty_environment(tmp_path: Path) -> None:
     for command in ("eval", "audit", "review", "compare"):
         assert f"tapir {command}" in tapir(command, "--help")
     source = root / "src"
-    files = [path for path in (source / "tapir").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
-    assert {path.relative_to(source).as_posix() for path in files} <= set(zipfile.ZipFile(wheel).namelist())
+    paths = [path for path in (source / "tapir").rglob("*") if path.is_file() and "__pycache__" not in path.parts]
+    files = {path.relative_to(source).as_posix() for path in paths}
+    parts = (
+        *("gym/nano/model.safetensors", "recipes/taxonomies/paper.toml", "recipes/alpaca-api.toml", "py.typed"),
+        *("report/template.html.j2", "report/macros.html.j2", "llm/prompts/judge-pairwise.txt"),
+        *("llm/prompts/refine/manners.toml", "review/page.html", "recipes/studies/gym.toml"),
+    )
+    assert {f"tapir/{part}" for part in parts} <= files <= set(zipfile.ZipFile(wheel).namelist())
     assert not list(elsewhere.iterdir())
 
 

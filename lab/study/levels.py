@@ -18,9 +18,8 @@ from tapir.domain.round import EvalResult
 from tapir.evaluation.resampling import mean_over_seeds
 from tapir.gym.benchmarks import benchmarks
 from tapir.recipe import Recipe
-from tapir.recipe_file import parse
 from tapir.sections import GymCorpus, GymEvaluation
-from tapir.store.files import read_json
+from tapir.session import stored_recipe
 from tapir.store.rows import EvaluationRow
 from tapir.store.run import RunStore
 
@@ -52,7 +51,7 @@ def _table(rows: Mapping[str, Mapping[int, Sequence[float]]], levels: Sequence[i
 
 def _seeds(folder: Path) -> Iterator[tuple[int, Mapping[int, float]]]:
     for run in sorted(folder.glob("seed-*")):
-        store, recipe = RunStore(run), parse(read_json(run / "recipe.json"))
+        store, recipe = RunStore(run), stored_recipe(run)
         last = f"round-{recipe.curriculum.alpha().rounds}/evaluation"
         if store.has(last):
             yield recipe.seed, _by_level(store.read(last, EvaluationRow), _level_of(recipe))

@@ -87,6 +87,12 @@ def left_over(error: ValidationError, changed: Collection[str]) -> list[str]:
     return [key for key in found if not any(f"{name}.".startswith(f"{key}.") for name in changed)]
 
 
+def idle(error: ValidationError) -> list[str]:
+    """Keys that have no effect beside others."""
+    found = [(_locate(problem["loc"]), problem) for problem in error.errors() if problem["type"] == "no_effect"]
+    return [spot.below(key) for spot, problem in found for key in problem["ctx"]["idle"]]
+
+
 def _outdated(problem: ErrorDetails, changed: Collection[str]) -> Iterator[str]:
     spot = _locate(problem["loc"])
     if problem["type"] == "no_effect":

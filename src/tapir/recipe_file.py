@@ -7,7 +7,7 @@ import difflib
 import json
 import re
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from importlib import resources
 from pathlib import Path
 from typing import Any, get_args
@@ -16,7 +16,7 @@ from pydantic import JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
 from tapir.errors import RecipeError
-from tapir.mistakes import explain, kind_of, left_over, sections
+from tapir.mistakes import explain, idle, kind_of, left_over, sections
 from tapir.recipe import Recipe
 from tapir.sections import Section
 
@@ -46,15 +46,7 @@ def load(source: str, changes: Iterable[str] = (), base: Iterable[str] = ()) -> 
     for change in base:
         _apply(content, change)
     changed = {_apply(content, change) for change in changes}
-    while True:
-        try:
-            return Recipe.model_validate(content)
-        except ValidationError as error:
-            stale = left_over(error, changed)
-            if not stale:
-                raise _explained(error, content) from error
-            for key in stale:
-                _remove(content, key)
+    return _validated(content, lambda error: left_over(error, changed))
 
 
 def changed(content: Mapping[str, Any], changes: Iterable[str]) -> Recipe:
@@ -75,10 +67,37 @@ def parse(content: Mapping[str, Any]) -> Recipe:
     Raises:
         RecipeError: a key or value is wrong; every problem is named with the nearest right name.
     """
+    return _validated(dict(content), lambda _error: ())
+
+
+def restored(content: Mapping[str, Any]) -> Recipe:
+    """The recipe of a run as its folder keeps it, without keys of an earlier version that have no effect in this one.
+
+    Raises:
+        RecipeError: it is not one that this version knows.
+    """
+    return _validated(copy.deepcopy(dict(content)), idle)
+
+
+def differences(recipe: Recipe, content: Mapping[str, Any]) -> list[str]:
+    """Where a recipe differs from that of a run as its folder keeps it, as `Recipe.differences` says it."""
     try:
-        return Recipe.model_validate(content)
-    except ValidationError as error:
-        raise _explained(error, content) from error
+        return recipe.differences(restored(content).resolved())
+    except RecipeError:
+        return recipe.differences(content)
+
+
+def _validated(content: dict[str, Any], stale: Callable[[ValidationError], Collection[str]]) -> Recipe:
+    """A recipe from its tables, of which the keys that `stale` finds in an error are taken away."""
+    while True:
+        try:
+            return Recipe.model_validate(content)
+        except ValidationError as error:
+            found = stale(error)
+            if not found:
+                raise _explained(error, content) from error
+            for key in found:
+                _remove(content, key)
 
 
 def _explained(error: ValidationError, content: Mapping[str, Any]) -> RecipeError:

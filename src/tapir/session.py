@@ -25,7 +25,7 @@ from tapir.domain.instruction import Pair
 from tapir.domain.round import Checkpoint
 from tapir.errors import DataError, RunExists, RunMismatch, StoreError, StoreFull
 from tapir.recipe import Recipe
-from tapir.recipe_file import changed, parse
+from tapir.recipe_file import changed, differences, parse, restored
 from tapir.report.summary import Summary, summarise
 from tapir.roles import Rejected, Roles, Watch
 from tapir.sections import GymCorpus
@@ -120,7 +120,7 @@ def stored_recipe(folder: Path, changes: Iterable[str] = ()) -> Recipe:
         found = (folder / "recipe.json").exists()
     if not found:
         raise StoreError(f"{folder} is not a run directory", remedy="Name the folder of a run, e.g. runs/gym.")
-    return changed(read_json(folder / "recipe.json", _RESTORE), changes)
+    return changed(restored(read_json(folder / "recipe.json", _RESTORE)).resolved(), changes)
 
 
 def preflight(recipe: Recipe) -> Roles:
@@ -196,7 +196,7 @@ def _check_space(recipe: Recipe, folder: Path, rows: int) -> None:
 
 def _check_same(recipe: Recipe, folder: Path, people: Roles) -> None:
     manifest, taxonomy = read_json(folder / "manifest.json", _RESTORE), people.tagger.taxonomy
-    differing = recipe.differences(read_json(folder / "recipe.json", _RESTORE))
+    differing = differences(recipe, read_json(folder / "recipe.json", _RESTORE))
     if manifest["target"] != dict(taxonomy.target.shares):
         differing.append(f"the shares in the taxonomy {taxonomy.name}")
     inputs = manifest.get("inputs", {})

@@ -38,6 +38,9 @@ def refused(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str])
 def test_two_raters_at_once_see_the_same_sample_and_not_each_other(tmp_path: Path) -> None:
     folder = reviewable(tmp_path / "run").folder
     with reviewing(folder, "--n", "5", "--rater", "anna") as anna, reviewing(folder, "--n", "5", "--rater", "bo") as bo:
+        assert bo.said.endswith(
+            "every rating is on disk at once; Ctrl-C ends the review and the same command goes on\n"
+        )
         pairs = anna.pairs()
         assert pairs == bo.pairs()
         for pair in pairs[:3]:

@@ -184,6 +184,17 @@ def test_a_run_of_another_recipe_is_not_read(tmp_path: Path) -> None:
     assert len(results(other, jobs(other), tmp_path).missing) == 4
 
 
+def test_a_run_of_an_earlier_version_with_a_key_without_effect_is_read(tmp_path: Path) -> None:
+    rounds = {"set": {"curriculum.variant": "single-round"}, "about": "x"}
+    grid = made.study({"tapir": rounds, "random": {"about": "y"}})
+    job = made.job_of(grid, "tapir", 1)
+    store = made.finish(job, tmp_path, SUCCESS["tapir", 1][:2])
+    earlier = job.recipe.resolved()
+    earlier["curriculum"]["rescoring"] = "every-round"
+    write_json(store.folder / "recipe.json", earlier)
+    assert ("tapir", 1) not in results(grid, jobs(grid), tmp_path).missing
+
+
 def test_equal_runs_differ_by_nothing(tmp_path: Path) -> None:
     same = {key: SUCCESS["random", key[1]] for key in SUCCESS}
     tapir = named(carried_out(tmp_path, None, same), "tapir")

@@ -174,6 +174,9 @@ def test_every_line_has_a_colour_of_its_own_or_is_one_of_the_others() -> None:
     many = result(*(variant(f"v{number}", 0.01 * number, REACHED) for number in range(12)))
     assert _lines(many) == {"v0", "the others"}
     assert _lines(replace(many, study=many.study.model_copy(update={"method": "v7"}))) == {"v7", "the others"}
+    scale = chart(many)["vconcat"][0]["layer"][0]["encoding"]["color"]["scale"]
+    assert scale["domain"] == ["v0", "the others"]
+    assert len(set(scale["range"])) == 2
 
 
 def _lines(found: StudyResult) -> set[object]:

@@ -13,7 +13,7 @@ from tapir.export.folder import Exported, Mark, drafted, run_id
 from tapir.export.lineage import Example, chosen_rounds, examples
 from tapir.export.texts import environment
 from tapir.recipe import Recipe
-from tapir.recipe_file import parse
+from tapir.recipe_file import restored
 from tapir.store.files import read_json, write_text
 from tapir.store.rows import ContrastRow
 from tapir.store.run import RunStore
@@ -66,7 +66,7 @@ def recipe_of(store: RunStore) -> Recipe:
         StoreError: the folder is no run directory.
         RecipeError: this version cannot read it.
     """
-    return parse(read_json(store.folder / "recipe.json", "Name the folder of a run, e.g. runs/gym."))
+    return restored(read_json(store.folder / "recipe.json", "Name the folder of a run, e.g. runs/gym."))
 
 
 def as_record(one: Example) -> dict[str, Any]:

@@ -121,5 +121,6 @@ def _colours(found: StudyResult, names: Sequence[str]) -> dict[str, str]:
         return {
             name: _BASELINE if name == found.study.baseline else _PALETTE[place] for place, name in enumerate(names)
         }
-    shown = {found.study.method or names[0]: _OTHER, found.study.baseline: _BASELINE}
+    first = next(name for name in names if name != found.study.baseline)
+    shown = {found.study.method or first: _OTHER, found.study.baseline: _BASELINE}
     return {name: colour for name, colour in shown.items() if name in names} | {_REST: _PALE}

@@ -14,6 +14,7 @@ from pathlib import Path
 
 from tapir import session
 from tapir.errors import Interrupted, RunMismatch, TapirError
+from tapir.recipe_file import differences
 from tapir.store.files import disk_errors, read_json
 from tapir.study.beginning import take_over
 from tapir.study.grid import Job
@@ -46,7 +47,7 @@ def finished(job: Job, study: Path) -> bool:
     rounds = job.recipe.curriculum.alpha().rounds
     if not (folder / f"round-{rounds}" / "metrics.json").exists():
         return False
-    return not job.recipe.differences(read_json(folder / "recipe.json"))
+    return not differences(job.recipe, read_json(folder / "recipe.json"))
 
 
 def carry_out(
@@ -100,7 +101,7 @@ def carry_out(
 def _see_that_folders_fit(jobs: Sequence[Job], study: Path) -> None:
     for job in jobs:
         path = job.folder(study) / "recipe.json"
-        if path.exists() and (differing := job.recipe.differences(read_json(path))):
+        if path.exists() and (differing := differences(job.recipe, read_json(path))):
             raise RunMismatch(
                 f"{job.folder(study)} holds a run of another recipe:\n  " + "\n  ".join(differing),
                 remedy="Give the changed variant another name, remove that folder, or choose another with --dir.",
