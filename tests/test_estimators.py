@@ -162,7 +162,7 @@ def test_ifd_holds_one_model_at_a_time_and_gives_it_back(student: Checkpoint, tm
     estimator.rest()
     assert estimator._loaded is None
     with pytest.raises(RoleError):
-        list(estimator.estimate(Checkpoint(str(tmp_path), 1), PAIRS[:1]))
+        list(estimator.estimate(Checkpoint(str(tmp_path), 1), PAIRS[:1], {}))
     estimator.close()
 
 
