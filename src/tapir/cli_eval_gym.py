@@ -224,7 +224,10 @@ def _rows(text: str) -> list[EvaluationRow]:
     if (place / "evaluation.json").is_file() and number is None:
         if store.has(TABLE):
             return store.read(TABLE, EvaluationRow)
-        raise DataError(f"{place} is an evaluation that is not finished", remedy="Give the same `tapir eval` again.")
+        raise DataError(
+            f"{place} has no graded answers: it is not finished, or not of a benchmark with right and wrong answers",
+            remedy="Give the same `tapir eval` again; gym, ifeval, gsm8k and bbh can be compared.",
+        )
     if not (place / "recipe.json").is_file():
         raise DataError(
             f"{text} is neither the folder of an evaluation nor of a run",

@@ -61,7 +61,19 @@ def mt_bench(  # noqa: PLR0913, PLR0917 (one parameter for each option)
     from tapir.comparing import Asked
 
     if judgments:
-        _refuse_with_judgments(student, references, recipe, against)
+        _refuse_with_judgments(
+            {
+                "SOURCE": student,
+                "--references": references,
+                "--recipe": recipe,
+                "--against": against,
+                "--dir": folder,
+                "--model": model,
+                "--round": number,
+                "--set": changes,
+                "--without-references": without_references,
+            }
+        )
         _show_recorded(ready.recorded_judgments(tuple(judgments), questions))
         return
     if not student or questions is None or folder is None:
@@ -75,6 +87,12 @@ def mt_bench(  # noqa: PLR0913, PLR0917 (one parameter for each option)
             "either --references FILE or --without-references, and not both",
             remedy="Mathematics, reasoning and coding are graded with references: bring a file, or say there is none.",
         )
+    if model and student == against:
+        raise RecipeError(
+            f"--model {model} is meant for both sides, and {student} is both: its answers would be compared with"
+            " themselves",
+            remedy="Write the answers of the two models into files of their own.",
+        )
     from tapir import terminal
 
     asked = Asked(student, recipe, tuple(changes or ()), number)
@@ -83,14 +101,9 @@ def mt_bench(  # noqa: PLR0913, PLR0917 (one parameter for each option)
     attended.do(one.run, lambda console, found: _show(console, found, folder, official=ready.official(references)))
 
 
-def _refuse_with_judgments(student: str, references: Path | None, recipe: str, against: str) -> None:
-    for name, value in {
-        "SOURCE": student,
-        "--references": references,
-        "--recipe": recipe,
-        "--against": against,
-    }.items():
-        if value:
+def _refuse_with_judgments(given: Mapping[str, object]) -> None:
+    for name, value in given.items():
+        if value not in (None, "", False):
             raise RecipeError(
                 f"{name} has no effect with --judgments, which are recorded already", remedy="Leave one of the two out."
             )

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import shlex
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from enum import StrEnum
@@ -76,9 +78,7 @@ def ifeval(
         return figures
 
     facts = {"prompts": _digest([(one.prompt, one.instructions) for one in items])}
-    _Job(who, folder, facts, f"tapir eval ifeval {source} --prompts {prompts} --dir {folder}").do(
-        task.IfevalBenchmark(lambda: items), finish
-    )
+    _Job(who, folder, facts).do(task.IfevalBenchmark(lambda: items), finish)
 
 
 @task_evals.command("gsm8k")
@@ -109,7 +109,7 @@ def gsm8k(  # noqa: PLR0913 (one parameter for each option)
         "asked": "shots" if worked else ask.value,
         "shots": _digest([asdict(one) for one in worked]) if worked else "",
     }
-    _Job(who, folder, facts, f"tapir eval gsm8k {source} --prompts {prompts} --dir {folder}").do(
+    _Job(who, folder, facts).do(
         task.Gsm8kBenchmark(lambda: problems, asking),
         lambda rows: task.figures(problems, asking, rows, who.name),
     )
@@ -130,7 +130,7 @@ def bbh(
     problems = task.read(_rows(prompts))
     who = _source(source, changes, number)
     facts = {"prompts": _digest([asdict(one) for one in problems]), "asked": ask.value}
-    _Job(who, folder, facts, f"tapir eval bbh {source} --prompts {prompts} --dir {folder}").do(
+    _Job(who, folder, facts).do(
         task.BbhBenchmark(lambda: problems, ask.value), lambda rows: task.figures(problems, ask.value, rows, who.name)
     )
 
@@ -159,11 +159,17 @@ def harness(  # noqa: PLR0913 (one parameter for each option)
     who = _source(source, changes, number)
     if "answers" in who.facts:
         raise RecipeError(f"{source} holds answers; the harness asks a model", remedy="Give a run or a model.")
+    for one in changes or ():
+        if one.startswith("student."):
+            raise RecipeError(
+                f"--set {one} has no effect: the harness generates with settings of its own",
+                remedy='Give them after --, e.g. -- --gen_kwargs "max_gen_toks=1280".',
+            )
     job = program.Harness(
         python, who.who.checkpoint.path, program.tasks_of(tasks), tuple(options or ()), chat, who.recipe.seed
     )
     evaluating.claim(folder, program.facts(job, job.check(), who.facts))
-    Attended(folder, f"tapir eval harness {source} --tasks {tasks} --dir {folder}").do(
+    Attended(folder, _command()).do(
         lambda watch: _kept(folder, who.name, job.run(folder, watch)),
         lambda console, found: _show(console, found, who.name, folder),
     )
@@ -176,7 +182,6 @@ class _Job:
     who: Source
     folder: Path
     facts: Mapping[str, Any]
-    command: str
 
     def do(self, benchmark: Benchmark, finish: Callable[[Sequence[EvaluationRow]], Figures]) -> None:
         """Answer, grade, keep the figures, and show them."""
@@ -199,9 +204,14 @@ class _Job:
             return _kept(self.folder, self.who.name, finish(evaluating.graded(self.folder)))
 
         evaluating.claim(self.folder, facts)
-        Attended(self.folder, self.command).do(
+        Attended(self.folder, _command()).do(
             work, lambda console, found: _show(console, found, self.who.name, self.folder)
         )
+
+
+def _command() -> str:
+    """What goes on where this evaluation was stopped."""
+    return shlex.join(["tapir", *sys.argv[1:]])
 
 
 def _source(text: str, changes: Sequence[str] | None, number: int | None) -> Source:

@@ -27,7 +27,16 @@ from tapir.students.conversing import Conversation, Conversing
 from tapir.watching import Diary
 
 JUDGMENTS = "judgments.json"
-PROMPTS = ("judge-single", "prefer", "reply-prefer-reasoned", "judge-repair", "rubric-turn", "rubric-reference")
+PROMPTS = (
+    "judge-single",
+    "reply-single-tagged",
+    "reply-single-json",
+    "prefer",
+    "reply-prefer-reasoned",
+    "judge-repair",
+    "rubric-turn",
+    "rubric-reference",
+)
 _NAMED = 5
 
 Answers: TypeAlias = Mapping[tuple[int, int], AnswerRow]

@@ -10,7 +10,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import cohen_kappa_score
 
-from tapir.audit.measures import Figure, _kappa, _weights, difference, excess, kappa, mean, ranks, share, spread
+from tapir.audit.measures import (
+    Figure,
+    _kappa,
+    _weights,
+    difference,
+    excess,
+    kappa,
+    mean,
+    ranks,
+    share,
+    spread,
+    win_share,
+)
 
 CHOICES = ("a", "b", "tie")
 CHOICE = st.sampled_from(CHOICES)
@@ -135,3 +147,20 @@ def test_rows_of_one_prompt_have_a_value_and_no_interval() -> None:
     found = mean([1.0, 2.0], ["x", "x"], "nothing")
     assert (found.value, found.low, found.high) == (1.5, None, None)
     assert "one prompt" in found.why
+
+
+def test_a_share_of_one_prompt_has_no_interval_either() -> None:
+    for hits in ([True], [True, True], [True, False]):
+        found = share(hits, ["x"] * len(hits), "nothing")
+        assert (found.value, found.low, found.high) == (sum(hits) / len(hits), None, None)
+        assert "one prompt" in found.why
+
+
+def test_a_judge_that_was_never_won_over_may_be_the_next_time() -> None:
+    never, now_and_then = win_share([0.0] * 20, names(20), "nothing"), win_share([0.0, 0.5] * 10, names(20), "nothing")
+    assert never.high is not None
+    assert now_and_then.low is not None
+    assert (never.value, never.low) == (0, 0)
+    assert 0.1 < never.high < 0.2
+    assert now_and_then.value == 0.25
+    assert now_and_then.low > 0

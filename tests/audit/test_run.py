@@ -118,7 +118,7 @@ def test_the_judge_of_a_run_is_audited_without_labels_too(tmp_path: Path) -> Non
     assert value(judge["constant_wins"]) == 0
     assert judge["money"].value == pytest.approx(20.0)
     assert column(found, "the-judge").unreadable == {"no score found": 1}
-    assert judge["unreadable"].n == 2 * 38 + 1 + 2 * 5, "an answer that never came was not put to the judge"
+    assert judge["unreadable"].n == 2 * 38 + 1, "an answer that never came was not put to the judge"
     assert "there is no reference" in judge["agreement"].why
 
 
@@ -197,3 +197,22 @@ def test_reviews_of_another_run_are_an_error(tmp_path: Path) -> None:
     other = reviews_of(tmp_path, [review("elsewhere", "tie", 1)])
     with pytest.raises(DataError, match=f"no item in common: the first has {NAMES[0]}, the second elsewhere"):
         audited(run, labels=(other,))
+
+
+def test_runs_with_other_answers_of_their_students_cannot_be_put_together(tmp_path: Path) -> None:
+    one, same, other = (run_of(tmp_path / name) for name in ("one", "same", "other"))
+    assert audited(one, same).sections
+    again = [AnswerRow(name, f"another {name}!", "stop", 1, None) for name in NAMES]
+    RunStore(other).write("round-0/answers", AnswerRow, again)
+    with pytest.raises(DataError, match="one and other had different answers judged to 39 of 39") as caught:
+        audited(one, other)
+    assert "one run at a time" in caught.value.remedy
+
+
+def test_a_constant_answer_that_cannot_be_read_is_no_unreadable_judgement_of_the_run(tmp_path: Path) -> None:
+    run = run_of(tmp_path / "run")
+    before = figures(audited(run), "the-judge")["unreadable"]
+    lost = [JudgementRow(name, "alone", None, None, "", "the-judge", "no score found", "Hm.") for name in NAMES[:5]]
+    again = run_of(tmp_path / "again", canary=False)
+    RunStore(again).write("round-0/canary", JudgementRow, lost)
+    assert figures(audited(again), "the-judge")["unreadable"] == before

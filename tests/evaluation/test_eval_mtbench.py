@@ -19,6 +19,7 @@ from tapir.students.local import AnswerSettings
 from tapir.two_turns_ready import Material, official, prepared
 from tapir.watching import SilentWatch
 from tests import small_model
+from tests.evaluation.checking import tapir
 from tests.evaluation.pairs import SHARED, always, judged_by, part, prefers_good, write
 from tests.scripted import Watcher
 from tests.server import Behaviour, Brain, Server, serving
@@ -251,3 +252,15 @@ def test_a_model_is_asked_both_turns_and_graded(tmp_path: Path, questions: Path,
     assert len(rows) == 8
     assert found.overall.result is not None
     assert (tmp_path / "out" / "round-0" / "answers-2.parquet").exists()
+
+
+@pytest.mark.parametrize("option", [("--dir", "out"), ("--model", "x"), ("--round", "1"), ("--set", "seed=1")])
+def test_what_has_no_effect_on_recorded_judgments_is_refused(tmp_path: Path, option: tuple[str, str]) -> None:
+    done = tapir("eval", "mt-bench", "--judgments", tmp_path / "j.jsonl", *option, cwd=tmp_path)
+    assert (done.returncode, f"{option[0]} has no effect with --judgments" in done.stderr) == (2, True)
+
+
+def test_one_model_of_a_file_is_not_compared_with_itself(tmp_path: Path, questions: Path, mine: Path) -> None:
+    call = ("--against", mine, "--model", "small", "--questions", questions, "--without-references")
+    done = tapir("eval", "mt-bench", mine, *call, "--dir", tmp_path / "out", cwd=tmp_path)
+    assert (done.returncode, "compared with themselves" in done.stderr) == (2, True)

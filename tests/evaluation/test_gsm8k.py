@@ -78,6 +78,7 @@ def test_no_text_breaks_the_search_for_numbers(text: str) -> None:
         ("The answer is 4.", False, True),
         ("#### 4\nThat took 3 steps.", True, False),
         ("#### 5", False, False),
+        ("#### The answer is 4", False, True),
         ("#### 4\n\nQuestion: Three and three?\nAnswer: #### 6", True, True),
         ("####", False, False),
         ("", False, False),

@@ -171,6 +171,8 @@ def test_the_command_refuses_recorded_answers_and_names_what_is_missing(tmp_path
     call = ("--tasks", "good", "--dir", tmp_path / "out", "--python", tmp_path / "nowhere")
     refused = tapir("eval", "harness", given, *call, cwd=tmp_path)
     assert (refused.returncode, "the harness asks a model" in refused.stderr) == (2, True)
+    idle = tapir("eval", "harness", "nano", *call, "--set", "student.max_new_tokens=9", cwd=tmp_path)
+    assert (idle.returncode, "--set student.max_new_tokens=9 has no effect" in idle.stderr) == (2, True)
     missing = tapir("eval", "harness", "nano", *call, cwd=tmp_path)
     assert (missing.returncode, "cannot be run" in missing.stderr) == (1, True)
     assert not (tmp_path / "out").exists()

@@ -104,3 +104,20 @@ def test_rates_come_by_category_where_there_are_several() -> None:
     rows = by_model(read(row(0, 2), row(1, 1, dataset="vicuna"), row(2, 1)))["small"]
     found = win_rate(rows, seed=0)
     assert {name: (one.value, one.n) for name, one in found.categories.items()} == {"koala": (0.5, 2), "vicuna": (0, 1)}
+
+
+def full(instruction: str, model: str) -> dict[str, Any]:
+    answers = {"output_1": "long", "output_2": "short", "generator_1": "big", "generator_2": model}
+    return {"instruction": instruction, "preference": 2, **answers}
+
+
+def test_rows_in_another_order_than_those_of_another_model_are_no_pairs() -> None:
+    one, other = read(full("a", "x"), full("b", "x")), read(full("b", "y"), full("a", "y"))
+    with pytest.raises(DataError, match="the rows of y are in another order: prompt 0") as caught:
+        by_model([*one, *other])
+    assert "--prompts" in caught.value.remedy
+
+
+def test_a_row_beyond_the_prompts_is_refused_and_not_passed_over() -> None:
+    with pytest.raises(DataError, match="index 5 is beyond the 2 prompts"):
+        parsed([("a.jsonl:1", row(5, 2))], "a.jsonl", {"x": 0, "y": 1})

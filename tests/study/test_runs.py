@@ -8,7 +8,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,9 +17,10 @@ import pytest
 
 from tapir import session
 from tapir import study as studies
-from tapir.errors import Interrupted, RoleError, RunExists, RunLocked, RunMismatch
+from tapir.errors import Interrupted, RecipeError, RoleError, RunExists, RunLocked, RunMismatch
+from tapir.recipe import Recipe
 from tapir.store.lock import locked
-from tapir.study import Job
+from tapir.study import Job, runs
 from tests import small
 from tests.study import made
 
@@ -287,3 +288,25 @@ def test_a_signal_between_two_runs_starts_no_other(tmp_path: Path, monkeypatch: 
     assert said == ["[0/2] random, seed 1: stopped"]
     assert not (tmp_path / "random" / "seed-2").exists()
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_study_with_a_mistake_leaves_its_folder_free(tmp_path: Path) -> None:
+    wrong = made.study(benchmark="unseen")
+    with pytest.raises(RecipeError, match="benchmark = 'unseen'"):
+        studies.compare(wrong, tmp_path, studies.jobs(wrong), at_once=1, threads=1, say=print)
+    assert not (tmp_path / "study.json").exists()
+
+
+def test_a_part_of_a_study_takes_over_what_other_parts_have(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    everything = studies.jobs(made.study())
+    seen: list[Path] = []
+
+    def enough(_recipe: Recipe, _folder: Path, others: Sequence[Path]) -> None:
+        seen.extend(others)
+        raise RoleError("enough", remedy="")
+
+    monkeypatch.setattr(runs, "take_over", enough)
+    ((job, why),) = runs.carry_out(everything[:1], tmp_path, known=everything, at_once=1, threads=1, say=print)
+    assert (job, why) == (everything[0], "enough")
+    assert seen == [one.folder(tmp_path) for one in everything[1:] if one.seed == job.seed]
+    assert seen

@@ -131,7 +131,7 @@ def _ratings(panel: Panel, raters: Sequence[str]) -> list[Rating]:
 def _column(
     panel: Panel, name: str, figures: dict[str, Figure], said: Sequence[Vote | Rating], *, reference: bool
 ) -> Column:
-    none, kinds = biases.unreadable(panel, said)
+    none, kinds = biases.unreadable(panel, [one for one in said if not panel.items[one.item].constant])
     raters = dict.fromkeys(one.rater for one in said)
     costs = [panel.costs[one] for one in raters if one in panel.costs]
     return Column(name, reference, figures | {"unreadable": none} | dict(_cost(costs)), kinds)

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import TypeAlias
 
 from tapir.audit.families import family
-from tapir.audit.measures import Figure, difference, excess, mean, share, spread, undefined
+from tapir.audit.measures import Figure, difference, excess, mean, share, spread, undefined, win_share
 from tapir.audit.pairs import Choice, Item, Order, Rating, Vote
 from tapir.audit.panel import Panel, most, sign, verdicts
 
@@ -111,7 +111,7 @@ def own_kin(panel: Panel, rater: str, choices: Mapping[str, Choice], labels: Map
     both = [name for name in sides if name in labels]
     wins = {name: _won(choices[name], mine) for name, mine in sides.items()}
     return {
-        "own": mean(list(wins.values()), [panel.prompt(one) for one in wins], nothing),
+        "own": win_share(list(wins.values()), [panel.prompt(one) for one in wins], nothing),
         "own_excess": mean(
             [wins[one] - _won(labels[one], sides[one]) for one in both],
             [panel.prompt(one) for one in both],
@@ -197,7 +197,7 @@ def canary(panel: Panel, rater: str) -> Figures:
     scored = [panel.prompt(name) for name in constant]
     without = "constant answers have no scores" if votes else nothing
     return {
-        "constant_wins": mean(list(wins.values()), prompts, nothing),
+        "constant_wins": win_share(list(wins.values()), prompts, nothing),
         "constant_score": mean([fmean(some) for some in constant.values()], scored, without),
         "other_score": mean([fmean(some) for some in other.values()], scored, without),
     }

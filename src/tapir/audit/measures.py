@@ -59,6 +59,8 @@ def share(hits: Sequence[bool], prompts: Sequence[str], nothing: str) -> Figure:
     if not hits:
         return undefined(nothing)
     held, groups = sum(hits), len(set(prompts))
+    if groups == 1:
+        return Figure(held / len(hits), len(hits), why="no interval: all of it is about one prompt")
     if groups == len(hits):
         found = success_rate(held, len(hits))
         return Figure(found.value, len(hits), found.low, found.high)
@@ -66,6 +68,13 @@ def share(hits: Sequence[bool], prompts: Sequence[str], nothing: str) -> Figure:
         found = success_rate(groups if held else 0, groups)
         return Figure(found.value, len(hits), found.low, found.high)
     return mean([float(hit) for hit in hits], prompts, nothing)
+
+
+def win_share(values: Sequence[float], prompts: Sequence[str], nothing: str) -> Figure:
+    """The share of wins, where a draw is a half; without draws it is a share like any other."""
+    if set(values) <= {0.0, 1.0}:
+        return share([value == 1 for value in values], prompts, nothing)
+    return mean(values, prompts, nothing)
 
 
 def mean(values: Sequence[float], prompts: Sequence[str], nothing: str) -> Figure:

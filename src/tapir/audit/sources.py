@@ -5,13 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from importlib.util import find_spec
+from itertools import combinations
 from pathlib import Path
 
 from tapir.audit.pairs import Source
 from tapir.audit.panel import Panel, gather
 from tapir.audit.readers import read_file
 from tapir.audit.runs import is_reviews, is_run, read_reviews, read_run, reviews_of, round_of
-from tapir.errors import MissingExtra
+from tapir.errors import DataError, MissingExtra
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,26 @@ def open_all(sources: Sequence[Path], labels: Sequence[Path], reading: Reading, 
         reviews = [reviews_of(one, reading.round) for one in sources if is_run(one)]
         chosen = [one for one in reviews if one.is_file()]
     plain = Reading("auto", "", None)
-    return gather(
-        [read_source(one, reading) for one in sources], [read_source(one, plain) for one in chosen], reference
-    )
+    found = [read_source(one, reading) for one in sources]
+    _see_that_answers_agree([one for one, path in zip(found, sources, strict=True) if is_run(path)])
+    return gather(found, [read_source(one, plain) for one in chosen], reference)
+
+
+def _see_that_answers_agree(runs: Sequence[Source]) -> None:
+    """Judges of several runs can be compared where these had the same answers judged.
+
+    Raises:
+        DataError: two runs have different answers of their students to an instruction.
+    """
+    for first, second in combinations(runs, 2):
+        shared = [name for name in first.items.keys() & second.items.keys() if not first.items[name].constant]
+        other = [name for name in shared if first.items[name].length_a != second.items[name].length_a]
+        if other:
+            raise DataError(
+                f"{first.name} and {second.name} had different answers judged to {len(other):,} of {len(shared):,}"
+                " instructions: these judges cannot be compared",
+                remedy="Audit one run at a time.",
+            )
 
 
 def read_source(path: Path, reading: Reading) -> Source:

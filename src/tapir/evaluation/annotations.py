@@ -97,6 +97,8 @@ def _annotation(fields: Mapping[str, Any], turn: int, order: Mapping[str, int] |
         raise KeyError("index")
     else:
         prompt = ""
+        if order is not None and index >= len(order):
+            raise ValueError(f"index {index} is beyond the {len(order):,} prompts")
     first, of = fields.get("shown_first") or (0, 0)
     return Annotation(
         str(model),
@@ -149,7 +151,8 @@ def by_model(found: Sequence[Annotation], prompts: Sequence[int] | None = None) 
         prompts: the places that make the set; None takes every place that any of the models has, from 0 on.
 
     Raises:
-        DataError: there are two baselines, or two different rows of one model for one prompt.
+        DataError: there are two baselines, two different rows of one model for one prompt, or two prompts in one
+            place.
     """
     baselines = sorted({one.baseline for one in found})
     if len(baselines) > 1:
@@ -159,7 +162,14 @@ def by_model(found: Sequence[Annotation], prompts: Sequence[int] | None = None) 
         )
     places = sorted(set(prompts) if prompts is not None else range(1 + max(one.index or 0 for one in found)))
     models: dict[str, dict[int, Annotation]] = {}
+    asked: dict[int, str] = {}
     for one in found:
+        if one.index is not None and one.prompt and asked.setdefault(one.index, one.prompt) != one.prompt:
+            raise DataError(
+                f"the rows of {one.model} are in another order: prompt {one.index} is not the one that other rows have"
+                " there",
+                remedy="Give --prompts, so that rows are matched by their instructions.",
+            )
         rows = models.setdefault(one.model, {})
         place = -1 if one.index is None else one.index
         before = rows.setdefault(place, one)

@@ -53,6 +53,8 @@ _ANNOUNCED = re.compile(
 )
 _OPTION = re.compile(r"^\(([A-Z])\)[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _LETTER = re.compile(r"\(([A-Z])\)")
+_COMPLETE = r"(?=[*_)\]\"']*(?:[.,:;!\n]|$|\s+(?:because|since|as)\b))"
+"""After a word at the beginning of a text that is the answer, not the beginning of a sentence about the question."""
 _BARE = re.compile(r"\W*(?:[Oo]ption\s+)?\(?([A-Z])\)?(?!['\u2019\w])")
 _WORD = re.compile(r"[\w'&-]+")
 _RUN = re.compile(r"[\[\](){}<>](?:[\s,]*[\[\](){}<>])*")
@@ -135,7 +137,7 @@ def _target(problem: Problem) -> str:
 def _allowed(problem: Problem, text: str, pick: Pick) -> str | None:
     """Yes or no, true or false, valid or invalid."""
     words = "|".join(_WORDS[problem.task])
-    if opening := re.match(rf"\W*({words})\b", text, re.IGNORECASE):
+    if opening := re.match(rf"\W*({words})\b{'' if pick == 0 else _COMPLETE}", text, re.IGNORECASE):
         return opening[1].casefold()
     found: list[str] = re.findall(rf"\b(?:{words})\b", text, re.IGNORECASE)
     return found[pick].casefold() if found else None
@@ -169,6 +171,8 @@ def _number(problem: Problem, text: str, pick: Pick) -> str | None:  # noqa: ARG
     first = text.strip().split("\n")[0]
     if pick == 0 and (found := (number if "=" in first else first_number)(first)) is not None:
         return found
+    if re.fullmatch(r"\W*\d[\d,.]*\W*", first):
+        return number(first)
     counts = [_COUNTED[word] for word in _WORD.findall(text.casefold()) if word in _COUNTED]
     return number(text) or (counts[pick] if counts else None)
 

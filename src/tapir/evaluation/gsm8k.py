@@ -21,6 +21,7 @@ Ask: TypeAlias = Literal["steps", "question"]
 """steps: think aloud, then "#### number" (the default format of GSM8K); question: nothing but the question."""
 
 _MARK = "####"
+_DIRECTLY = re.compile(r"[ \t]*[-\u2212]?[$€£¥]?[-\u2212]?[\d.]")
 _CALCULATOR = re.compile(r"<<[^>]*>>")
 _ANOTHER = re.compile(r"\n\s*Question:")
 _STEPS = (
@@ -98,9 +99,9 @@ def chosen_shots(train: Sequence[Problem], tested: Sequence[Problem], n: int, se
 
 
 def strict(answer: str) -> str | None:
-    """The number after the first ####, as it is asked for; None without one."""
+    """The number that stands directly after the first ####, as it is asked for; None without one."""
     _, mark, rest = _one(answer).partition(_MARK)
-    return first_number(rest.split("\n")[0]) if mark else None
+    return first_number(rest.split("\n")[0]) if mark and _DIRECTLY.match(rest) else None
 
 
 def flexible(answer: str) -> str | None:

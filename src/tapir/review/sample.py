@@ -152,8 +152,8 @@ def _answers(source: Source) -> set[str]:
         there = f"rounds with answers: {rounds}; choose one with --round" if rounds else "no round has answers yet"
         raise DataError(
             f"{_table(store, name)} is missing or unfinished: there is nothing to compare ({there})",
-            remedy=f"`tapir resume {store.folder}` makes it, or makes it again; a run that measures no difficulty"
-            " has none.",
+            remedy=f"`tapir resume {store.folder}` makes it, or makes it again; a run whose difficulty is not mfd has"
+            " none.",
         )
     return {row.id for row in store.each(name, AnswerRow) if row.text is not None}
 

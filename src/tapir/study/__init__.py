@@ -52,9 +52,9 @@ def compare(
     with disk_errors(folder):
         folder.mkdir(parents=True, exist_ok=True)
     with locked(folder):
-        _claim(study, folder)
         check(study, [job for job in wanted if not finished(job, folder)])
-        failed = carry_out(wanted, folder, at_once=at_once, threads=threads, say=say)
+        _claim(study, folder)
+        failed = carry_out(wanted, folder, known=jobs(study), at_once=at_once, threads=threads, say=say)
         found = results(study, jobs(study), folder)
         if failed and not found.variants[0].seeds:
             raise RoleError(

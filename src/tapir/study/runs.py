@@ -51,13 +51,20 @@ def finished(job: Job, study: Path) -> bool:
 
 
 def carry_out(
-    jobs: Sequence[Job], study: Path, *, at_once: int, threads: int, say: Callable[[str], None]
+    jobs: Sequence[Job],
+    study: Path,
+    *,
+    known: Sequence[Job] = (),
+    at_once: int,
+    threads: int,
+    say: Callable[[str], None],
 ) -> list[tuple[Job, str]]:
     """Run every job that is not finished; a run that fails is reported and does not stop the others.
 
     Args:
         jobs: in the order they are begun.
         study: folder of the study.
+        known: further jobs of the study, whose finished parts are taken over where they are the same.
         at_once: runs beside each other.
         threads: CPU threads of each.
         say: is told a line for each run that ends.
@@ -71,6 +78,7 @@ def carry_out(
     """
     _see_that_folders_fit(jobs, study)
     waiting = [job for job in jobs if not finished(job, study)]
+    known = [*jobs, *(job for job in known if job not in jobs)]
     progress = Progress(len(jobs), len(jobs) - len(waiting))
     before, began = progress.done, time.monotonic()
     if before:
@@ -80,7 +88,7 @@ def carry_out(
     with _stopping(active) as stopped:
         while waiting or active:
             while waiting and len(active) < at_once and not stopped():
-                _begin(waiting.pop(0), jobs, study, threads=threads, active=active, progress=progress, say=say)
+                _begin(waiting.pop(0), known, study, threads=threads, active=active, progress=progress, say=say)
             if stopped():
                 _pass_on(active.keys() - told, at_once=False)
                 told |= active.keys()
@@ -120,7 +128,7 @@ def _line(progress: Progress, job: Job, seconds: float, left: float) -> str:
 
 def _begin(
     job: Job,
-    jobs: Sequence[Job],
+    known: Sequence[Job],
     study: Path,
     *,
     threads: int,
@@ -130,7 +138,7 @@ def _begin(
 ) -> None:
     """Start a run; one that cannot be started is a run that failed."""
     try:
-        process = _start(job, jobs, study, threads)
+        process = _start(job, known, study, threads)
     except TapirError as error:
         progress.failed.append((job, str(error)))
         say(_line(progress, job, 0, 0))
@@ -138,11 +146,11 @@ def _begin(
         active[process] = (job, time.monotonic())
 
 
-def _start(job: Job, jobs: Sequence[Job], study: Path, threads: int) -> subprocess.Popen[bytes]:
+def _start(job: Job, known: Sequence[Job], study: Path, threads: int) -> subprocess.Popen[bytes]:
     """Claim the run's folder, give it the beginning that another run of the seed has, and start it."""
     folder = job.folder(study)
     session.claim(job.recipe, folder, session.preflight(job.recipe))
-    take_over(job.recipe, folder, [one.folder(study) for one in jobs if one != job and one.seed == job.seed])
+    take_over(job.recipe, folder, [one.folder(study) for one in known if one != job and one.seed == job.seed])
     environment = {**os.environ, **_threads(threads), "TAPIR_LIFELINE": str(_PATIENCE), "NO_COLOR": "1"}
     command = [sys.executable, "-m", "tapir.training.lifeline", "tapir.cli", "resume", str(folder)]
     with disk_errors(folder / LOG), (folder / LOG).open("ab") as log:
