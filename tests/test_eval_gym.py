@@ -320,7 +320,7 @@ def test_folders_without_an_evaluation_are_errors(tmp_path: Path) -> None:
     for folder, message in (
         (tmp_path, "neither the folder of an evaluation nor of a run"),
         (tmp_path / "nowhere", "neither the folder"),
-        (tmp_path / "begun", "an evaluation that is not finished"),
+        (tmp_path / "begun", "has no graded answers: it is not finished"),
         (tmp_path / "young", "has no evaluation; rounds: []"),
     ):
         error = complaint("eval", "pair", good, folder)

@@ -374,7 +374,7 @@ def test_differences_name_the_keys_and_both_values() -> None:
     ours = load("gym", ["seed=8", "curriculum.rounds=2", 'corpus.skills=["gcd"]'])
     assert ours.differences(theirs) == [
         "corpus.skills: [] -> ['gcd']",
-        "curriculum.rounds: 4 -> 2",
+        "curriculum.rounds: 3 -> 2",
         "seed: 7 -> 8",
     ]
 
