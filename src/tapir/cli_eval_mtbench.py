@@ -87,12 +87,8 @@ def mt_bench(  # noqa: PLR0913, PLR0917 (one parameter for each option)
             "either --references FILE or --without-references, and not both",
             remedy="Mathematics, reasoning and coding are graded with references: bring a file, or say there is none.",
         )
-    if model and student == against:
-        raise RecipeError(
-            f"--model {model} is meant for both sides, and {student} is both: its answers would be compared with"
-            " themselves",
-            remedy="Write the answers of the two models into files of their own.",
-        )
+    if model and against:
+        _see_that_sides_differ(student, against, model)
     from tapir import terminal
 
     asked = Asked(student, recipe, tuple(changes or ()), number)
@@ -101,9 +97,18 @@ def mt_bench(  # noqa: PLR0913, PLR0917 (one parameter for each option)
     attended.do(one.run, lambda console, found: _show(console, found, folder, official=ready.official(references)))
 
 
+def _see_that_sides_differ(student: str, against: str, model: str) -> None:
+    if Path(student).resolve() == Path(against).resolve():
+        raise RecipeError(
+            f"--model {model} is meant for both sides, and {student} is both: its answers would be compared with"
+            " themselves",
+            remedy="Write the answers of the two models into files of their own.",
+        )
+
+
 def _refuse_with_judgments(given: Mapping[str, object]) -> None:
     for name, value in given.items():
-        if value not in (None, "", False):
+        if value is not None and value is not False and value != "":  # round 0 is a round
             raise RecipeError(
                 f"{name} has no effect with --judgments, which are recorded already", remedy="Leave one of the two out."
             )

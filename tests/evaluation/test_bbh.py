@@ -46,6 +46,7 @@ CASES = {
         ("truth", "not True is False, and False and True is False", False, True),
         ("yes", "**No**\nYes would need a turn.", False, True),
         ("yes", "Yes turns are taken, 3 of them: No", False, True),
+        ("yes", "No - yes would need a turn.", False, True),
         ("truth", "True and False is False.", False, True),
         ("valid", "It looks valid. The answer is invalid.", True, True),
         ("valid", "The argument is valid.", False, False),

@@ -254,7 +254,7 @@ def test_a_model_is_asked_both_turns_and_graded(tmp_path: Path, questions: Path,
     assert (tmp_path / "out" / "round-0" / "answers-2.parquet").exists()
 
 
-@pytest.mark.parametrize("option", [("--dir", "out"), ("--model", "x"), ("--round", "1"), ("--set", "seed=1")])
+@pytest.mark.parametrize("option", [("--dir", "out"), ("--model", "x"), ("--round", "0"), ("--set", "seed=1")])
 def test_what_has_no_effect_on_recorded_judgments_is_refused(tmp_path: Path, option: tuple[str, str]) -> None:
     done = tapir("eval", "mt-bench", "--judgments", tmp_path / "j.jsonl", *option, cwd=tmp_path)
     assert (done.returncode, f"{option[0]} has no effect with --judgments" in done.stderr) == (2, True)
@@ -262,5 +262,5 @@ def test_what_has_no_effect_on_recorded_judgments_is_refused(tmp_path: Path, opt
 
 def test_one_model_of_a_file_is_not_compared_with_itself(tmp_path: Path, questions: Path, mine: Path) -> None:
     call = ("--against", mine, "--model", "small", "--questions", questions, "--without-references")
-    done = tapir("eval", "mt-bench", mine, *call, "--dir", tmp_path / "out", cwd=tmp_path)
+    done = tapir("eval", "mt-bench", mine.name, *call, "--dir", tmp_path / "out", cwd=tmp_path)
     assert (done.returncode, "compared with themselves" in done.stderr) == (2, True)

@@ -53,10 +53,10 @@ def open_all(sources: Sequence[Path], labels: Sequence[Path], reading: Reading, 
 
 
 def _see_that_answers_agree(runs: Sequence[Source]) -> None:
-    """Judges of several runs can be compared where these had the same answers judged.
+    """Judges of several runs can be compared where these had the same answers judged; lengths tell.
 
     Raises:
-        DataError: two runs have different answers of their students to an instruction.
+        DataError: the students of two runs have answers of different lengths to an instruction.
     """
     for first, second in combinations(runs, 2):
         shared = [name for name in first.items.keys() & second.items.keys() if not first.items[name].constant]

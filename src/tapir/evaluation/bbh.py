@@ -53,7 +53,7 @@ _ANNOUNCED = re.compile(
 )
 _OPTION = re.compile(r"^\(([A-Z])\)[ \t]*(.*?)[ \t]*$", re.MULTILINE)
 _LETTER = re.compile(r"\(([A-Z])\)")
-_COMPLETE = r"(?=[*_)\]\"']*(?:[.,:;!\n]|$|\s+(?:because|since|as)\b))"
+_COMPLETE = r"(?=[*_)\]\"']*(?:[.,:;!\n]|$|\s+(?:because|since|as)\b|\s+[-\u2013\u2014]\s))"
 """After a word at the beginning of a text that is the answer, not the beginning of a sentence about the question."""
 _BARE = re.compile(r"\W*(?:[Oo]ption\s+)?\(?([A-Z])\)?(?!['\u2019\w])")
 _WORD = re.compile(r"[\w'&-]+")
