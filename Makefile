@@ -4,19 +4,26 @@ BIN := $(VENV)/bin
 RUN_DIR ?= runs/gym
 VLLM := .venv-vllm
 VLLM_VERSION := 0.32.0
-LM_EVAL := .venv-lm-eval
-LM_EVAL_VERSION := 0.4.13
 
-# Beside each other, a file a process; each has one core, as they share the machine.
+# Files in parallel, one core each.
 TESTS := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n auto --maxprocesses 8 --dist loadfile
 
-.PHONY: run test coverage vllm lm-eval check format bench clean
+.PHONY: run test test-slow test-all coverage vllm models models-judge check format bench clean
 
 run: $(VENV)/.ready-run
-	$(BIN)/tapir run gym --dir $(RUN_DIR)
+	$(BIN)/tapir run gym --out $(RUN_DIR)
 
+# The fast tests: minutes.
 test: $(VENV)/.ready-dev
 	$(TESTS)
+
+# What `make test` leaves out.
+test-slow: $(VENV)/.ready-dev
+	$(TESTS) -m "slow or gpu or ray or vllm or chromium or harness" --durations=10
+
+# Every test: slow ones, Chromium, Ray, lm-evaluation-harness, vLLM and real models where `make vllm`, `make models` have run.
+test-all: $(VENV)/.ready-dev
+	$(TESTS) -m "" --durations=10
 
 coverage: $(VENV)/.ready-dev
 	$(TESTS) --cov --cov-report=term:skip-covered
@@ -36,10 +43,11 @@ format: $(VENV)/.ready-dev
 bench: $(VENV)/.ready-dev
 	$(BIN)/python benchmarks/startup.py
 	$(BIN)/python benchmarks/selection.py
-	$(BIN)/python benchmarks/engine.py
+	$(BIN)/python benchmarks/client.py
 	$(BIN)/python benchmarks/faults.py
 	$(BIN)/python benchmarks/answering.py
 	$(BIN)/python benchmarks/training.py
+	$(BIN)/python benchmarks/busy.py
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
@@ -60,13 +68,13 @@ $(VLLM)/.ready-$(VLLM_VERSION):
 	$(VLLM)/bin/python -m pip uninstall --quiet --yes torchvision torchaudio torchcodec
 	@touch $@
 
-# lm-evaluation-harness brings many packages that nothing else here needs.
-lm-eval: $(LM_EVAL)/.ready-$(LM_EVAL_VERSION)
+# Small real models for experiments, outside the repository (TAPIR_MODELS, ~/.cache/tapir/models); docs/real-models.md.
+models: $(VENV)/.ready-run
+	OMP_NUM_THREADS=1 $(BIN)/python lab/real/models.py
 
-$(LM_EVAL)/.ready-$(LM_EVAL_VERSION):
-	$(PYTHON) -m venv $(LM_EVAL)
-	$(LM_EVAL)/bin/python -m pip install --quiet 'lm_eval[hf,ifeval]==$(LM_EVAL_VERSION)' torch==2.13.0 'transformers>=5.23'
-	@touch $@
+# The teacher and judge of 1.1 GB, and llama.cpp's server.
+models-judge: $(VENV)/.ready-run
+	$(BIN)/python lab/real/models.py judge
 
 clean:
-	rm -rf $(VENV) $(VLLM) $(LM_EVAL) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+	rm -rf $(VENV) $(VLLM) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis

@@ -22,12 +22,13 @@ from typing import Any
 import torch
 from transformers import ContinuousBatchingConfig, GenerationConfig
 
+from tapir.config.student import LocalStudentConfig
 from tapir.domain.completion import Completion
 from tapir.domain.instruction import Instruction
 from tapir.domain.round import Checkpoint
 from tapir.gym.corpus import BY_FREQUENCY, corpus
-from tapir.students.load import load
-from tapir.students.local import AnswerSettings, LocalStudent
+from tapir.models.local.generate import LocalStudent
+from tapir.models.local.loading import load
 
 NANO = Checkpoint(str(resources.files("tapir.gym") / "nano"), 0)
 LONGEST = 112
@@ -108,7 +109,7 @@ def continuous(model: Any, tokenizer: Any, items: Sequence[Instruction], most: i
 
 def ours(items: Sequence[Instruction], chunk: int) -> Iterator[tuple[str, str, int]]:
     """The student of a run."""
-    student = LocalStudent(AnswerSettings(LONGEST, ROWS, 0, 0.0, 0))
+    student = LocalStudent(LocalStudentConfig(max_new_tokens=LONGEST, batch_size=ROWS), seed=0)
     ordered = sorted(items, key=lambda one: (len(one.text), one.id))
     for start in range(0, len(ordered), chunk):
         for name, reply in student.answer(NANO, ordered[start : start + chunk]):

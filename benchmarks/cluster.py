@@ -21,25 +21,25 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from functools import partial
 from importlib import resources
 from itertools import islice
 from pathlib import Path
 
 import psutil
 
-from tapir.cluster.connection import RayCluster, RaySettings
-from tapir.cluster.student import RayStudent
+from tapir.config.student import LocalStudentConfig, RayEngineConfig
 from tapir.domain.instruction import Instruction, Origin
+from tapir.domain.progress import Alone
+from tapir.domain.roles import Reply, Student, answers
 from tapir.domain.round import Checkpoint
 from tapir.gym.skills import TRAINED
 from tapir.gym.world import stream
-from tapir.roles import Reply, Student, answers
-from tapir.students.local import AnswerSettings, LocalStudent
-from tapir.tagging.alone import Alone
+from tapir.models.local.generate import LocalStudent
+from tapir.models.local.ray import RayStudent
+from tapir.models.local.ray_cluster import RayCluster
 
 NANO = Checkpoint(str(resources.files("tapir.gym") / "nano"), 0)
-SETTINGS = AnswerSettings(max_new_tokens=96, batch_size=32, batch_tokens=0, temperature=0.0, seed=7)
+SECTION = LocalStudentConfig(max_new_tokens=96, batch_size=32)
 CHUNK = 32
 
 
@@ -100,22 +100,22 @@ def here(chunks: Sequence[Sequence[Instruction]], threads: int) -> Measured:
     import torch
 
     torch.set_num_threads(threads)
-    student: Student = LocalStudent(SETTINGS)
+    student: Student = LocalStudent(SECTION, seed=7)
     return timed(answers(student, NANO, chunks), 1, time.process_time)
 
 
 def there(chunks: Sequence[Sequence[Instruction]], cluster: RayCluster, workers: int) -> Measured:
     """A worker for each core."""
-    student = RayStudent(cluster, partial(LocalStudent, SETTINGS))
+    student = RayStudent(cluster, SECTION, seed=7)
     return timed(student.answer_all(NANO, chunks), workers, by_all)
 
 
 def opened(workers: int, folder: Path) -> RayCluster:
     """A cluster on this machine that has done some work, so that it is started."""
-    cluster = RayCluster(RaySettings(workers=workers))
+    cluster = RayCluster(RayEngineConfig(kind="ray", workers=workers))
     cluster.open(folder, Alone())
     began = time.monotonic()
-    list(RayStudent(cluster, partial(LocalStudent, SETTINGS)).answer_all(NANO, prompts(CHUNK)))
+    list(RayStudent(cluster, SECTION, seed=7).answer_all(NANO, prompts(CHUNK)))
     print(f"Ray and its first work, {workers} workers: {time.monotonic() - began:.1f} s")
     return cluster
 

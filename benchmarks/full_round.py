@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from transformers import AutoTokenizer, LlamaConfig, LlamaForCausalLM
 
-from tapir import session
-from tapir.recipe_file import load
-from tapir.store.rows import AnswerRow
-from tapir.store.run import RunStore
+from tapir.config.toml import load
+from tapir.data.run.rows import AnswerRow
+from tapir.data.run.store import RunStore
+from tapir.runs import session
 
 HALF_A_BILLION = {"hidden_size": 896, "intermediate_size": 4864, "num_hidden_layers": 24, "num_attention_heads": 14}
 TINY = {"hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2}

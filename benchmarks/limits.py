@@ -1,4 +1,4 @@
-"""A server with a rate limit and an engine that was told nothing of it: time and refused calls, in one run.
+"""A server with a rate limit and a client that does not know it: time and refused calls, in one run.
 
     python benchmarks/limits.py                      # 200 requests per 10 s, 2,000 rows: about 100 s for each kind
     python benchmarks/limits.py --only "fixed float"
@@ -16,14 +16,13 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
-from tests.server import Behaviour, serving
-
+from support.server import Behaviour, serving
+from tapir.config.endpoints import EndpointConfig
 from tapir.domain.completion import Completion
-from tapir.llm.endpoint import Endpoint
-from tapir.llm.engine import Engine, Settings
-from tapir.llm.wire import Request, Sampling
+from tapir.models.api.client import ApiClient
+from tapir.models.api.protocol import Request, Sampling
 
 KINDS = tuple(f"{window} {said}" for said in ("float", "integer", "date", "none") for window in ("fixed", "sliding"))
 
@@ -46,14 +45,15 @@ def limited(kind: str, options: argparse.Namespace, folder: Path) -> str:
         retry_after=said,
     )
     ideal = options.rows / options.limit * options.window
-    with serving(behaviour) as server:
-        engine = Engine([Endpoint("e", server.url, "model")], Settings(folder / f"{kind}.sqlite"), lambda: False)
+    with serving(behaviour, thread=False) as server:
+        endpoint = EndpointConfig(base_url=server.url, model="model")
+        client = ApiClient({"e": endpoint}, folder / f"{kind}.sqlite")
         try:
             began = time.perf_counter()
-            done = sum(isinstance(reply, Completion) for _, reply in engine.stream(["e"], requests(options.rows)))
+            done = sum(isinstance(reply, Completion) for _, reply in client.stream(["e"], requests(options.rows)))
             took = time.perf_counter() - began
         finally:
-            engine.close()
+            client.close()
         stats = server.stats()
     refused = stats.by_status.get("429", 0)
     return (

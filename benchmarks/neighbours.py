@@ -20,8 +20,9 @@ from pathlib import Path
 
 from rapidfuzz.distance import LCSseq
 
-from tapir.data.neighbours import Neighbours, words
-from tapir.data.readers import Row, read_file
+from tapir.data.duplicates import NearDuplicates, words
+from tapir.data.layouts import Row
+from tapir.data.readers import read_file
 
 MADE_UP = 52_002
 CHECKED = 1_000
@@ -62,9 +63,9 @@ def variants(known: Sequence[str]) -> list[str]:
     return found
 
 
-def collection(known: Sequence[str], *, minhash: float) -> Neighbours:
+def collection(known: Sequence[str], *, minhash: float) -> NearDuplicates:
     """All known texts, named by their numbers."""
-    neighbours = Neighbours(rouge=ROUGE, minhash=minhash)
+    neighbours = NearDuplicates(rouge=ROUGE, minhash=minhash)
     for number, text in enumerate(known):
         neighbours.add(str(number), text)
     return neighbours

@@ -9,7 +9,7 @@ import time
 PROGRAMS = {
     "python -c pass": [sys.executable, "-c", "pass"],
     "import tapir": [sys.executable, "-c", "import tapir"],
-    "tapir --help": [sys.executable, "-m", "tapir.cli", "--help"],
+    "tapir --help": [sys.executable, "-m", "tapir.cli.main", "--help"],
 }
 
 

@@ -1,36 +1,33 @@
-"""Encoder taggers: texts per second against a bare transformers loop, and accuracy beside TF-IDF.
+"""Encoder taggers: texts per second against a bare transformers loop (accuracy: benchmarks/taggers.py).
 
-    python benchmarks/tagging.py             made-up texts; accuracy where ../shared/data/task_types has labels
+    python benchmarks/tagging.py             made-up texts
     python benchmarks/tagging.py FILE        speed on the instructions of FILE (alpaca_data.json.gz, say)
     python benchmarks/tagging.py --busy      one core, seconds of the processor: for a machine with other work
 
-The encoders are made on the spot, with random weights: their speed is that of their size, and what they know they
-learnt here. The bare loop tokenizes, pads and reads the texts in their order, in batches of one size; its best size
-counts. Rounds alternate, the best of each counts, and labels must be the same.
+The encoders are made on the spot, with random weights: their speed is that of their size. The bare loop tokenizes,
+pads and reads the texts in their order, in batches of one size; its best size counts. Rounds alternate, the best of
+each counts, and labels must be the same.
 """
 
 from __future__ import annotations
 
 import argparse
-import gzip
-import json
 import logging
 import random
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 import torch
 
-from tapir.data.readers import Row, read_file
+from tapir.config.annotators import EncoderTaggerConfig
+from tapir.data.layouts import Row
+from tapir.data.readers import read_file
 from tapir.domain.instruction import Instruction, Origin
 from tapir.domain.task import TaskDistribution, TaskTag, Taxonomy
-from tapir.roles import TaggerReport
-from tapir.tagging.encoder import EncoderSettings, EncoderTagger
-from tapir.tagging.measure import macro_f1
-from tapir.tagging.tfidf import TfidfTagger
+from tapir.models.taggers.encoder import EncoderTagger
 
 Clock: TypeAlias = Callable[[], float]
 
@@ -38,10 +35,10 @@ TEXTS = 1_000
 ROUNDS = 3
 BATCHES = (8, 16, 32, 64)
 MAX_LENGTH = 256
-LABELLED = Path(__file__).resolve().parents[1].parent / "shared" / "data" / "task_types" / "dolly_3k.jsonl.gz"
 SIZES = {"hidden_size": 128, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 256}
 MARKS = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
-SETTINGS = {"revision": "", "held_out": 0.25, "max_length": MAX_LENGTH, "abstain_below": 0.0, "chunk": 512}
+SECTION = EncoderTaggerConfig(kind="encoder", held_out=0.25, max_length=MAX_LENGTH, batch_size=32)
+CHUNK = 512
 
 
 def made_up() -> list[str]:
@@ -146,8 +143,8 @@ def speed(texts: Sequence[str], clock: Clock) -> None:
         with tempfile.TemporaryDirectory() as folder:
             made = encoder(Path(folder), kind, texts, labels)
             loop = bare(made)
-            fixed = EncoderSettings(model=folder, labelled=0, epochs=1, learning_rate=1e-3, batch_size=32, **SETTINGS)
-            tagger = EncoderTagger(taxonomy, lambda _: [], fixed, 7)
+            fixed = SECTION.model_copy(update={"model": folder, "labelled": 0})
+            tagger = EncoderTagger(fixed, taxonomy, lambda _: [], 7, CHUNK)
             tagger.fit([])
 
             def ours(tagger: EncoderTagger = tagger) -> list[str]:
@@ -168,53 +165,8 @@ def speed(texts: Sequence[str], clock: Clock) -> None:
             )
 
 
-def labelled() -> list[tuple[Instruction, str]]:
-    """Instructions with the category that people gave them."""
-    with gzip.open(LABELLED, "rt", encoding="utf-8") as lines:
-        rows = [json.loads(line) for line in lines]
-    found = {}
-    for row in rows:
-        one = Instruction.of("\n\n".join(filter(None, (row["instruction"], row["input"]))), Origin("corpus"))
-        found[one.id] = (one, row["category"])
-    return list(found.values())
-
-
-def accuracy(clock: Clock) -> None:
-    """Print how well TF-IDF and an encoder without pre-training learn the same labels."""
-    pairs = labelled()
-    truth = {one.id: category for one, category in pairs}
-    labels = sorted(set(truth.values()))
-    taxonomy = Taxonomy("categories", "1", TaskDistribution.of(dict.fromkeys(labels, 1.0)))
-    items = [one for one, _ in pairs]
-
-    def label(several: Iterable[Instruction]) -> Iterator[tuple[str, TaskTag]]:
-        return ((one.id, TaskTag(truth[one.id])) for one in several)
-
-    def learn(tagger: TfidfTagger | EncoderTagger) -> tuple[float, TaggerReport]:
-        sample = tagger.sample(items, 7)
-        began = clock()
-        found = tagger.fit([(one, truth[one.id]) for one in sample])
-        assert found is not None
-        return clock() - began, found
-
-    print(f"\n{len(items):,} instructions with {len(labels)} categories of people, a quarter held out\n")
-    print(f"{'':<26}{'seconds':>9}{'accuracy':>10}{'macro F1':>10}{'calibration error':>19}")
-    with tempfile.TemporaryDirectory() as folder:
-        encoder(Path(folder), "ModernBERT", [one.text for one in items], labels)
-        rows = {"TF-IDF": TfidfTagger(taxonomy, label, labelled=len(items), held_out=0.25)}
-        taggers: dict[str, TfidfTagger | EncoderTagger] = {**rows}
-        for epochs, rate in ((5, 1e-3), (10, 1e-3)):
-            learning = {"epochs": epochs, "learning_rate": rate, "batch_size": 32}
-            settings = EncoderSettings(model=folder, labelled=len(items), **learning, **SETTINGS)
-            taggers[f"ModernBERT {epochs} epochs {rate:g}"] = EncoderTagger(taxonomy, label, settings, 7)
-        for name, tagger in taggers.items():
-            seconds, found = learn(tagger)
-            figures = f"{found.accuracy:>10.3f}{macro_f1(found.f1):>10.3f}{found.calibration_error:>19.3f}"
-            print(f"{name:<26}{seconds:>9.1f}{figures}")
-
-
 def main() -> None:
-    """Measure speed, and accuracy where there are labels."""
+    """Measure speed."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("file", nargs="?", type=Path, help="a corpus file")
     parser.add_argument("--busy", action="store_true", help="one core, seconds of the processor")
@@ -224,10 +176,6 @@ def main() -> None:
         torch.set_num_threads(1)
     logging.getLogger("transformers").setLevel(logging.ERROR)
     speed(instructions(asked.file) if asked.file else made_up(), clock)
-    if LABELLED.exists():
-        accuracy(clock)
-    else:
-        print("\nno labelled instructions in ../shared/data/task_types: accuracy not measured")
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from pathlib import Path
 from pretrain import DIET
 from safetensors import safe_open
 
+from tapir.config.student import LocalStudentConfig
 from tapir.domain.completion import Completion
 from tapir.domain.round import Checkpoint
 from tapir.evaluation.statistics import summarise
-from tapir.gym.benchmarks import benchmarks
+from tapir.gym.roles import benchmarks
 from tapir.gym.skills import TRAIN_LEVELS, TRAINED
 from tapir.gym.world import from_address
-from tapir.students.local import AnswerSettings, LocalStudent
+from tapir.models.local.generate import LocalStudent
 
 CARD = """---
 license: apache-2.0
@@ -66,14 +67,16 @@ def main() -> None:
     parser.add_argument("--per-task", type=int, default=60)
     arguments = parser.parse_args()
     (benchmark,) = benchmarks([skill.name for skill in TRAINED], per_task=arguments.per_task, harder=0, unseen=0)
-    student = LocalStudent(AnswerSettings(112, 128, 0, 0.0, 0))
+    student = LocalStudent(LocalStudentConfig(), seed=0)
     prompts = benchmark.prompts()
     replies = dict(student.answer(Checkpoint(str(arguments.folder), 0), [one.instruction for one in prompts]))
     by_level: dict[str, dict[int, list[bool]]] = defaultdict(lambda: defaultdict(list))
     outcomes = []
     for one in prompts:
         reply = replies[one.instruction.id]
-        success = isinstance(reply, Completion) and benchmark.grade(one, reply.text) >= 0.99
+        success = isinstance(reply, Completion) and all(
+            grade.success for _, grade in benchmark.grade([(one, reply.text)])
+        )
         by_level[one.task][from_address(one.instruction.origin.source).level].append(success)
         outcomes.append((one.task, success))
     found = summarise("in-distribution", 0, outcomes)

@@ -23,8 +23,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from tapir.gym.skills import TRAINED, UNSEEN
-from tapir.gym.steps import worked
-from tapir.gym.world import Item, is_reserved, item
+from tapir.gym.steps import worked_answer
+from tapir.gym.world import GymItem, is_reserved, item
 
 # skill -> (weight, levels, with worked steps)
 DIET: dict[str, tuple[float, tuple[int, ...], bool]] = {
@@ -69,7 +69,7 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
             seen: Counter[str] = Counter()
             for index in range(250):
                 found = item(skill.name, level, index)
-                seen.update(set(re.findall(r"[A-Za-z]{2,}", f"{found.question} {worked(found)}")))
+                seen.update(set(re.findall(r"[A-Za-z]{2,}", f"{found.question} {worked_answer(found)}")))
                 characters |= set(found.question) | set(found.answer)
             words.update(word for word, count in seen.items() if count >= 5)  # 2 % of the instances
     vocabulary = [*SPECIAL, "####", " ####"]
@@ -122,14 +122,14 @@ def build_model(tokenizer: PreTrainedTokenizerFast) -> LlamaForCausalLM:
     )
 
 
-def draw(generator: random.Random) -> tuple[Item, str]:
+def draw(generator: random.Random) -> tuple[GymItem, str]:
     """One instruction of the diet with its answer."""
     while True:
         name = generator.choices(list(DIET), [weight for weight, _, _ in DIET.values()])[0]
         _, levels, with_steps = DIET[name]
         found = item(name, generator.choice(levels), generator.randrange(2**31 - 1))
         if not is_reserved(found.question):
-            return found, worked(found) if with_steps else found.answer
+            return found, worked_answer(found) if with_steps else found.answer
 
 
 def document(generator: random.Random, words: list[str]) -> list[tuple[str, bool]]:

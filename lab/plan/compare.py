@@ -12,17 +12,17 @@ import argparse
 import tempfile
 from collections import defaultdict
 from collections.abc import Sequence
+from contextlib import closing
 from pathlib import Path
 
-from tests.server import Behaviour, serving
-
-from tapir import session
-from tapir.llm.ledger import read_only_spent
-from tapir.llm.switchboard import LEDGER
-from tapir.planning import Plan, plan
-from tapir.recipe import Recipe
-from tapir.recipe_file import changed, parse
-from tapir.store.files import read_json
+from support.server import Behaviour, serving
+from tapir.config.recipe import Recipe
+from tapir.config.toml import changed, parse
+from tapir.data.files import read_json
+from tapir.models.api.ledger import Ledger
+from tapir.models.api.session import LEDGER
+from tapir.runs import session
+from tapir.runs.plan import Plan, plan
 
 _FIGURES = ("calls", "in", "out", "money")
 
@@ -50,7 +50,9 @@ def billed(folder: Path) -> dict[tuple[int, str], Sequence[float]]:
     """Calls, tokens in and out, and money of every stage, as the server counted them."""
     run = str(read_json(folder / "manifest.json", "")["run"])
     found: dict[tuple[int, str], list[float]] = defaultdict(lambda: [0.0] * len(_FIGURES))
-    for one in read_only_spent(folder / LEDGER, run):
+    with closing(Ledger(folder / LEDGER)) as ledger:
+        spent = ledger.spent(run)
+    for one in spent:
         figures = (one.calls, one.usage.prompt_tokens, one.usage.completion_tokens, one.cost)
         total = found[one.purpose.round, one.purpose.stage]
         for place, figure in enumerate(figures):

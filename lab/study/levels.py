@@ -14,14 +14,15 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean
 
-from tapir.domain.round import EvalResult
-from tapir.evaluation.resampling import mean_over_seeds
-from tapir.gym.benchmarks import benchmarks
-from tapir.recipe import Recipe
-from tapir.sections import GymCorpus, GymEvaluation
-from tapir.session import stored_recipe
-from tapir.store.rows import EvaluationRow
-from tapir.store.run import RunStore
+from tapir.config.corpus import GymCorpusConfig
+from tapir.config.evaluation import GymEvaluationConfig
+from tapir.config.recipe import Recipe
+from tapir.data.run.rows import EvaluationRow
+from tapir.data.run.store import RunStore
+from tapir.domain.evaluation import EvalResult
+from tapir.evaluation.statistics import mean_over_seeds
+from tapir.gym.roles import benchmarks
+from tapir.runs.session import stored_recipe
 
 
 def main() -> None:
@@ -60,7 +61,7 @@ def _seeds(folder: Path) -> Iterator[tuple[int, Mapping[int, float]]]:
 def _level_of(recipe: Recipe) -> Mapping[str, int]:
     """The level of each in-distribution prompt, which is part of its address gym:SKILL:LEVEL:INDEX."""
     corpus, wanted = recipe.corpus, recipe.evaluation
-    if not isinstance(corpus, GymCorpus) or not isinstance(wanted, GymEvaluation):
+    if not isinstance(corpus, GymCorpusConfig) or not isinstance(wanted, GymEvaluationConfig):
         sys.exit(f"{recipe.name} is no study of the gym: only there do instructions have levels")
     (held_out,) = benchmarks(corpus.skills, per_task=wanted.per_task, harder=0, unseen=0, sample=wanted.sample)
     return {one.instruction.id: int(one.instruction.origin.source.split(":")[2]) for one in held_out.prompts()}

@@ -17,9 +17,9 @@ from statistics import fmean
 
 from scipy import stats
 
-from tapir.evaluation.resampling import mean_over_seeds
-from tapir.store.rows import DifficultyRow, TagRow
-from tapir.store.run import RunStore
+from tapir.data.run.rows import DifficultyRow, TagRow
+from tapir.data.run.store import RunStore
+from tapir.evaluation.statistics import mean_over_seeds
 
 ESTIMATORS = {"MFD": "tapir", "IFD": "ifd", "pass rate": "pass-rate", "length": "longest"}
 

@@ -10,15 +10,17 @@ from __future__ import annotations
 import os
 from typing import TYPE_CHECKING, Any
 
+from tapir.version import __version__
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
-    from tapir.recipe import Recipe
-    from tapir.roles import Roles, Watch
-    from tapir.session import RunResult
+    from tapir.config.recipe import Recipe
+    from tapir.domain.progress import Progress
+    from tapir.domain.roles import Roles
+    from tapir.runs.session import RunResult
 
-__version__ = "0.1.0"
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")  # no telemetry, from the libraries of the hub neither
 __all__ = ["__version__", "resume", "run"]
 
@@ -26,7 +28,7 @@ __all__ = ["__version__", "resume", "run"]
 def run(
     recipe: Recipe | Mapping[str, Any] | str,
     folder: str | Path,
-    watch: Watch | None = None,
+    progress: Progress | None = None,
     roles: Roles | None = None,
 ) -> RunResult:
     """Run a recipe (an object, its tables, a TOML file or a shipped name) in `folder`.
@@ -39,12 +41,15 @@ def run(
     """
     from pathlib import Path
 
-    from tapir import session
+    from tapir.models.memory import limit_threads
 
-    return session.run(session.recipe_of(recipe), Path(folder), watch, roles)
+    limit_threads()  # before torch is loaded
+    from tapir.runs import session
+
+    return session.run(session.recipe_of(recipe), Path(folder), progress, roles)
 
 
-def resume(folder: str | Path, watch: Watch | None = None) -> RunResult:
+def resume(folder: str | Path, progress: Progress | None = None) -> RunResult:
     """Go on with the run in `folder`.
 
     Raises:
@@ -52,6 +57,9 @@ def resume(folder: str | Path, watch: Watch | None = None) -> RunResult:
     """
     from pathlib import Path
 
-    from tapir import session
+    from tapir.models.memory import limit_threads
 
-    return session.resume(Path(folder), watch)
+    limit_threads()
+    from tapir.runs import session
+
+    return session.resume(Path(folder), progress)

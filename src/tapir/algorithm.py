@@ -1,65 +1,57 @@
 """TAPIR: task-aware curriculum planning for instruction refinement (METHOD section 3).
 
-The method and nothing else. Every verb is a stage that keeps what is finished, so the whole function
-may be run again on the same folder and goes on where it was.
+The loop of the paper, one method per step. Every step is a stage that keeps what is finished, so running the whole
+function again on the same folder continues where it stopped.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 
-from tapir.curriculum import CompetenceSchedule
-from tapir.data.novelty import Novelty
+from tapir.config.recipe import Recipe
+from tapir.data.duplicates import DuplicateIndex
+from tapir.domain.curriculum import target_distribution
 from tapir.domain.difficulty import Difficulty, Split, competence, undivided
-from tapir.domain.instruction import Instruction, Pair, Response
+from tapir.domain.evaluation import Evaluation
+from tapir.domain.instruction import Pair
 from tapir.domain.judgement import Unscored
-from tapir.domain.mixture import Draw, Mixture, Pool
-from tapir.domain.randomness import priorities, seed_for
-from tapir.domain.round import Checkpoint, Evaluation, RoundPlan
-from tapir.domain.schedule import following
-from tapir.domain.task import TaskDistribution
-from tapir.recipe import Recipe
-from tapir.roles import Example, Preference, Roles
-from tapir.stages.answer import Answer
-from tapir.stages.estimate import Estimate
+from tapir.domain.mixture import Draw, Mixture, Pool, easy_ids, hard_ids
+from tapir.domain.roles import Roles
+from tapir.domain.round import Checkpoint, RoundPlan
+from tapir.domain.training import Example
+from tapir.stages.answer import Answer, Respond
+from tapir.stages.base import StageContext
 from tapir.stages.evaluate import Evaluate
-from tapir.stages.expand import Expand, draw_rows, pair_of
-from tapir.stages.judge import Score
-from tapir.stages.label import Label
-from tapir.stages.mix import Mix
+from tapir.stages.expand import Expand, pair_of, record_draws, seeds_by_task
+from tapir.stages.judge import Canary, EstimateDifficulty, Score
+from tapir.stages.mix import Compose, Mix, Resample
 from tapir.stages.refine import Refine
-from tapir.stages.resample import Resample
-from tapir.stages.respond import Respond
 from tapir.stages.select import Select
-from tapir.stages.tag import Tag
-from tapir.stages.train import Train
-from tapir.store.keep import Place
-from tapir.store.rows import AnswerRow, ContrastRow, DrawRow, MixtureRow
-
-NULL_ANSWER = "I am not sure, but I hope this helps."
+from tapir.stages.tag import FitTagger, Tag
+from tapir.stages.train import Train, contrast
 
 
 @dataclass(slots=True)
 class Curriculum:
-    """The loop and what it knows so far.
+    """The loop and its state.
 
     Attributes:
-        forbidden: the texts of every evaluation set; nothing trained on may repeat one of them.
-        known: the texts of everything that may be trained on, filled when the first expansion needs it.
-        pairs: everything that may be trained on, by id: the corpus and all expansions kept.
+        forbidden: texts of every evaluation set; no training example may repeat one of them.
+        known: texts of everything that may be trained on, filled when the first expansion needs it.
+        pairs: everything that may be trained on, by id: the corpus and all kept expansions.
         task_of: t(x) by id.
         refined: y' by id.
-        answered: ỹ by id, as it was scored last.
-        trained: ids of every example of the rounds so far.
+        answered: ỹ by id, as scored last.
+        trained: ids of the examples of all rounds so far.
     """
 
     recipe: Recipe
     roles: Roles
-    place: Place
-    forbidden: Novelty
-    known: Novelty
+    context: StageContext
+    forbidden: DuplicateIndex
+    known: DuplicateIndex
     pairs: dict[str, Pair] = field(default_factory=dict)
     task_of: dict[str, str] = field(default_factory=dict)
     refined: dict[str, str] = field(default_factory=dict)
@@ -67,236 +59,151 @@ class Curriculum:
     trained: set[str] = field(default_factory=set)
 
     def run(self, corpus: Sequence[Pair]) -> list[Evaluation]:
-        """Teach the student; returns every evaluation of S_0, S_1, ... S_N."""
-        plan = self.recipe.curriculum
+        """Teach the student; return the evaluations of S_0, S_1, ... S_N."""
+        settings = self.recipe.curriculum
         self.pairs = {pair.instruction.id: pair for pair in self.respond(corpus)}
         student = first = self.warm_up()
         self.tag()
         scored = self.score(student)
-        self.compare(student)
-        self.canary()
+        self.check_judge(student)
         evaluations = self.evaluate(student)
-        for number in range(1, plan.alpha().rounds + 1):
-            self.place = replace(self.place, number=number)
-            if plan.rescoring == "every-round" and number > 1:
+        for number in range(1, settings.alpha().rounds + 1):
+            self.context = replace(self.context, number=number)
+            if settings.rescoring == "every-round" and number > 1:
                 scored = self.score(student)
             split = self.select(scored)
-            goal = self.goal(number, split, evaluations)
-            need = self.resample(goal, split)
-            self.expand(goal, need, split)
-            mixture = self.mix(goal, split)
+            plan = self.plan_round(number, split, evaluations)
+            need = self.resample(plan, split)
+            self.expand(plan, need, split)
+            mixture = self.mix(plan, split)
             self.refine(mixture)
-            student = self.train(student if plan.continue_from == "previous" else first, mixture, scored)
+            student = self.train(student if settings.continue_from == "previous" else first, mixture, scored)
             evaluations += self.evaluate(student)
         return evaluations
 
     def respond(self, corpus: Sequence[Pair]) -> list[Pair]:
-        """D with the teacher's y where the corpus brings none, or none that is wanted."""
-        wanted = self.recipe.answers()
-        owed = [pair.instruction for pair in corpus if wanted == "teacher" or not pair.response.text.strip()]
-        if wanted == "corpus" or not owed:
-            return list(corpus)
-        rows = Respond(self.roles.teacher, self.recipe.chunk).run(self.place, owed)
-        written = {row.id: Response(row.text, row.author) for row in rows if row.text is not None}
-        failed = {row.id for row in rows if row.text is None}
-        answered = (replace(pair, response=written.get(pair.instruction.id, pair.response)) for pair in corpus)
-        return [pair for pair in answered if pair.instruction.id not in failed]
+        """Return D, with the teacher's y where the corpus has none or the recipe wants the teacher's."""
+        stage = Respond(self.roles.teacher, self.recipe.chunk, self.roles.special)
+        return stage.run(self.context, corpus, self.recipe.answers())
 
     def warm_up(self) -> Checkpoint:
-        """S_0 = fine-tune S on D, or S itself where it already follows instructions."""
+        """Fine-tune S on D to get S_0; S itself where it already follows instructions."""
         epochs = self.recipe.curriculum.warmup_epochs
         if not epochs:
             return self.roles.base
-        pairs = self.pairs.values()
-        examples = [Example(one.instruction.id, one.instruction.text, one.response.text) for one in pairs]
-        return Train(self.roles.trainer, epochs, self.roles.resources).run(self.place, self.roles.base, examples)
+        examples = [Example(name, pair.instruction.text, pair.response.text) for name, pair in self.pairs.items()]
+        return Train(self.roles.trainer, epochs, self.roles.resources).run(self.context, self.roles.base, examples)
 
     def score(self, student: Checkpoint) -> dict[str, Difficulty | Unscored]:
-        """ỹ = S(x), then MFD(x) = f_J(x, y) - f_J(x, ỹ), for everything known so far; or another estimator's word."""
-        if self.recipe.curriculum.difficulty.kind == "none":
+        """Let S answer, ỹ = S(x), and compute MFD(x) = f_J(x, y) - f_J(x, ỹ); or ask the recipe's estimator."""
+        pairs, chunk = list(self.pairs.values()), self.recipe.chunk
+        if self.one_pool:
             return {}
-        pairs = list(self.pairs.values())
         if self.roles.estimator:
-            return Estimate(self.roles.estimator, self.recipe.chunk, self.task_of).run(self.place, student, pairs)
-        answers = Answer(self.roles.student, self.recipe.chunk).run(
-            self.place, student, [pair.instruction for pair in pairs]
-        )
-        self.answered = {name: one.text for name, one in answers.items() if one.text is not None}
-        return Score(self.roles.judge, self.recipe.chunk, self.task_of).run(self.place, pairs, answers)
+            return EstimateDifficulty(self.roles.estimator, chunk, self.task_of).run(self.context, student, pairs)
+        answers = Answer(self.roles.student, chunk).run(self.context, student, [pair.instruction for pair in pairs])
+        self.answered = {name: answer.text for name, answer in answers.items() if answer.text is not None}
+        return Score(self.roles.judge, chunk, self.task_of).run(self.context, pairs, answers)
 
-    def compare(self, student: Checkpoint) -> None:
-        """What other estimators say of the corpus, for the rank correlations; it changes nothing."""
-        for one in self.roles.compared:
-            stage = Estimate(one, self.recipe.chunk, self.task_of, f"compared-{one.name}")
-            stage.run(self.place, student, list(self.pairs.values()))
-
-    def canary(self) -> None:
-        """A constant answer, judged like the student's: a judge that likes it measures nothing."""
-        count = getattr(self.recipe.judge, "null_answers", 0)
-        ids = list(self.pairs)
-        order = priorities(ids, seed_for(self.place.seed, "canary")).argsort(kind="stable")[:count]
-        pairs = [self.pairs[ids[place]] for place in order]
-        if pairs:
-            answers = {one.instruction.id: AnswerRow(one.instruction.id, NULL_ANSWER, "stop", 0, None) for one in pairs}
-            Score(self.roles.judge, self.recipe.chunk, self.task_of, "canary").run(self.place, pairs, answers)
+    def check_judge(self, student: Checkpoint) -> None:
+        """Measure other estimators and the judge's score of null answers, for the report; the run does not use them."""
+        pairs, chunk = list(self.pairs.values()), self.recipe.chunk
+        for estimator in self.roles.compared:
+            stage = EstimateDifficulty(estimator, chunk, self.task_of, f"compared-{estimator.name}")
+            stage.run(self.context, student, pairs)
+        count = getattr(self.recipe.judge, "null_answers", 0)  # a judge of one's own has no such setting
+        Canary(self.roles.judge, chunk, count, self.task_of).run(self.context, pairs)
 
     def tag(self) -> None:
-        """t(x) for every x, and for held-out instructions that come without."""
+        """Fit the tagger and get t(x) for every x, and for held-out instructions without a task."""
         instructions = [pair.instruction for pair in self.pairs.values()]
-        report = Label(self.roles.tagger, self.recipe.chunk).run(self.place, instructions)
-        self.place.store.once_json(self.place.named("tagger"), lambda: asdict(report) if report else {})
-        tags = Tag(self.roles.tagger, self.recipe.chunk).run(self.place, [*instructions, *untagged(self.roles)])
+        FitTagger(self.roles.tagger, self.recipe.chunk).run(self.context, instructions)
+        tags = Tag(self.roles.tagger, self.recipe.chunk).run(self.context, [*instructions, *self.roles.untagged()])
         self.task_of = {name: row.task for name, row in tags.items() if row.task is not None}
 
     def select(self, scored: Mapping[str, Difficulty | Unscored]) -> Split:
-        """D_S = {MFD > δ}."""
-        if self.recipe.curriculum.difficulty.kind == "none":
+        """Find the hard seeds, D_S = {MFD > δ}."""
+        if self.one_pool:
             return undivided(list(self.pairs))
-        return Select(self.recipe.curriculum.delta()).run(self.place, list(scored), scored)
+        return Select(self.recipe.curriculum.difficulty_threshold()).run(self.context, list(scored), scored)
 
-    def goal(self, number: int, split: Split, evaluations: Sequence[Evaluation]) -> RoundPlan:
-        """n, α_r and P(t): as planned, or following what the student can do (beyond the paper)."""
-        plan, labels = self.recipe.curriculum, self.roles.tagger.taxonomy.labels
-        able = competence(split, self.task_of, labels, self.trained)
-        share, target = plan.alpha().share(number), self.target(evaluations, able)
-        if isinstance(plan.schedule, CompetenceSchedule):
-            overall = sum(weight * able[task] for task, weight in target.shares.items())
-            share = following(plan.schedule.start, plan.schedule.end, overall)
-        return RoundPlan(number, plan.size, share, target, balanced=plan.target.shares != "pool")
+    def plan_round(self, number: int, split: Split, evaluations: Sequence[Evaluation]) -> RoundPlan:
+        """Set n, α_r and P(t): fixed as in the paper, or adjusted to what the student can do (not in the paper)."""
+        settings, taxonomy = self.recipe.curriculum, self.roles.tagger.taxonomy
+        able = competence(split, self.task_of, taxonomy.labels, self.trained)
+        last = evaluations[-len(self.roles.benchmarks)].tasks if evaluations else {}
+        target = target_distribution(
+            settings.target.shares,
+            taxonomy.target,
+            minimum=settings.target.minimum,
+            success={task: result.value for task, result in last.items()},
+            competence=able,
+            counts=Counter(self.task_of[name] for name in self.pairs if name in self.task_of),
+        )
+        share = settings.hard_share(number, sum(weight * able[task] for task, weight in target.shares.items()))
+        return RoundPlan(number, settings.size, share, target, balanced=settings.target.shares != "pool")
 
-    def target(self, evaluations: Sequence[Evaluation], able: Mapping[str, float]) -> TaskDistribution:
-        """P(t): fixed as in the paper, or leant towards tasks where the last evaluation or scoring left room."""
-        target, shares = self.recipe.curriculum.target, self.roles.tagger.taxonomy.target
-        match target.shares:
-            case "room":
-                last = evaluations[-len(self.roles.benchmarks)]
-                return shares.leaning({task: 1 - result.value for task, result in last.tasks.items()}, target.minimum)
-            case "competence":
-                return shares.leaning({task: 1 - share for task, share in able.items()}, target.minimum)
-            case "pool":
-                counts = Counter(self.task_of[name] for name in self.pairs if name in self.task_of)
-                return TaskDistribution.of({label: float(counts[label]) for label in shares.labels})
-            case _:
-                return shares
+    def resample(self, plan: RoundPlan, split: Split) -> Draw:
+        """Count how many hard examples of each task the round needs; what the hard pool lacks is a shortfall."""
+        fresh = (name for name in hard_ids(split, self.pairs) if name not in self.used)
+        return Resample().run(self.context, plan, self.pool(fresh), self.pool(easy_ids(split)))
 
-    def resample(self, goal: RoundPlan, split: Split) -> Draw:
-        """How many examples of each task the round needs; what the hard pool lacks is a shortfall."""
-        fresh = [name for name in self._hard(split) if name not in self._again()]
-        return Resample().run(self.place, goal, self._pool(fresh), self._pool(self._easy(split)))
-
-    def expand(self, goal: RoundPlan, need: Draw, split: Split) -> None:
-        """The teacher writes the shortfall from hard seeds of the same task; what is kept joins the hard pool."""
+    def expand(self, plan: RoundPlan, need: Draw, split: Split) -> None:
+        """Have the teacher write the shortfall from hard seeds of the same task; kept ones join the hard pool."""
         rows = []
         if self.recipe.curriculum.expand:
-            seeds: dict[str, list[Pair]] = {}
-            for name in split.hard:
-                if name in self.task_of:
-                    seeds.setdefault(self.task_of[name], []).append(self.pairs[name])
             self.known.learn_all((name, pair.instruction.text) for name, pair in self.pairs.items())
             attempts = self.recipe.curriculum.expand_attempts
-            stage = Expand(self.roles.teacher, self.roles.tagger, attempts, self.forbidden)
-            rows = stage.run(self.place, need, seeds, self.known)
+            seeds = seeds_by_task((self.pairs[name] for name in split.hard), self.task_of)
+            stage = Expand(self.roles.teacher, self.roles.tagger, attempts, self.forbidden, self.roles.special)
+            rows = stage.run(self.context, need, seeds, self.known)
         for row in rows:
             if row.reason is None and row.task is not None:
-                self.pairs[row.id] = pair_of(row, goal.number)
+                self.pairs[row.id] = pair_of(row, plan.number)
                 self.task_of[row.id] = row.task
-        self.place.store.once(self.place.named("draws"), DrawRow, lambda: draw_rows(need, goal.target.shares, rows))
+        record_draws(self.context, need, plan.target, rows)
 
-    def mix(self, goal: RoundPlan, split: Split) -> Mixture:
-        """round(α·n) examples from the hard pool, the rest from the easy pool, both by P(t)."""
-        mixture = Mix().run(self.place, goal, self._pool(self._hard(split)), self._pool(self._easy(split)))
+    def mix(self, plan: RoundPlan, split: Split) -> Mixture:
+        """Draw round(α·n) examples from the hard pool and the rest from the easy pool, both by P(t)."""
+        hard, easy = self.pool(hard_ids(split, self.pairs)), self.pool(easy_ids(split))
+        mixture = Mix().run(self.context, plan, hard, easy)
         self.trained |= {*mixture.hard, *mixture.easy}
         return mixture
 
     def refine(self, mixture: Mixture) -> None:
-        """Rewrite y to y' for what the round trains on: the result of refining the whole pool, without its cost.
-
-        Each pair once in a run, but for those whose rewrite failed: a later round that draws them asks again.
-        """
-        if not self.recipe.curriculum.refine:
-            return
-        owed = [self.pairs[name] for name in (*mixture.hard, *mixture.easy) if name not in self.refined]
-        rows = Refine(self.roles.teacher, self.recipe.chunk).run(self.place, owed, self.task_of)
-        written = {row.id: row.text for row in rows if row.text is not None}
-        if self.recipe.curriculum.refine_keep == "judge":
-            written = self.preferred(written)
-        self.refined |= written
-
-    def preferred(self, written: Mapping[str, str]) -> dict[str, str]:
-        """Those y' that the judge finds at least as good as y (METHOD 4.10); what it cannot judge stays as it was."""
-        pairs = [self.pairs[name] for name in written]
-        answers = {name: AnswerRow(name, text, "stop", 0, None) for name, text in written.items()}
-        stage = Score(self.roles.judge, self.recipe.chunk, self.task_of, "preferences")
-        found = stage.run(self.place, pairs, answers)
-        return {name: written[name] for name, gap in found.items() if isinstance(gap, Difficulty) and gap.gap <= 0}
+        """Rewrite y to y' in the style of its task, for what the round trains on and no earlier round rewrote."""
+        settings, roles, chunk = self.recipe.curriculum, self.roles, self.recipe.chunk
+        if settings.refine:
+            prefer = Score(roles.judge, chunk, self.task_of, "preferences").run
+            stage = Refine(roles.teacher, chunk, prefer if settings.refine_keep == "judge" else None, roles.special)
+            pending = [self.pairs[name] for name in (*mixture.hard, *mixture.easy) if name not in self.refined]
+            self.refined |= stage.run(self.context, pending, self.task_of)
 
     def train(self, base: Checkpoint, mixture: Mixture, scored: Mapping[str, Difficulty | Unscored]) -> Checkpoint:
-        """S_r = fine-tune S_{r-1} on the mixture."""
-        rows = self.place.store.once(self.place.named("mixture"), MixtureRow, lambda: self._composed(mixture))
+        """Fine-tune S_{r-1} on the mixture to get S_r; then on preferences where the recipe asks for them."""
+        compose = Compose("any" if self.one_pool else "hard")
+        rows = compose.run(self.context, mixture, self.pairs, self.task_of, self.refined)
+        preferences = contrast(self.context, rows, scored, self.answered, self.recipe.preferred_gap())
         examples = [Example(row.id, row.instruction, row.response) for row in rows]
         rounds = self.recipe.curriculum.alpha().rounds
         stage = Train(self.roles.trainer, self.recipe.training.epochs, self.roles.resources, rounds)
-        return stage.run(self.place, base, examples, self.contrast(rows, scored))
-
-    def contrast(self, mixture: Sequence[MixtureRow], scored: Mapping[str, Difficulty | Unscored]) -> list[Preference]:
-        """Beyond the paper, where the recipe asks for it: y (or y') is preferred to ỹ where the gap is large."""
-        least = self.recipe.preferred_gap()
-        if least is None:
-            return []
-        rows = [
-            ContrastRow(row.id, row.instruction, row.response, self.answered[row.id], found.gap)
-            for row in mixture
-            if isinstance(found := scored.get(row.id), Difficulty) and found.gap >= least and row.id in self.answered
-        ]
-        kept = self.place.store.once(self.place.named("contrasts"), ContrastRow, lambda: rows)
-        return [Preference(row.id, row.instruction, row.chosen, row.rejected) for row in kept]
+        return stage.run(self.context, base, examples, preferences)
 
     def evaluate(self, student: Checkpoint) -> list[Evaluation]:
-        """S_r on held-out instructions, per task; the result goes into the next plan."""
-        at_once = any(one.batch for one in self.recipe.endpoints.values())
-        stage = Evaluate(self.roles.student, self.roles.benchmarks, self.recipe.chunk, self.task_of, at_once)
-        found = stage.run(self.place, student)
-        self.place.store.once_json(self.place.named("metrics"), lambda: [asdict(one) for one in found])
-        return found
+        """Measure S_r on held-out instructions, per task; the result goes into the next plan."""
+        chunk = None if any(endpoint.batch for endpoint in self.recipe.endpoints.values()) else self.recipe.chunk
+        return Evaluate(self.roles.student, self.roles.benchmarks, chunk, self.task_of).run(self.context, student)
 
-    def _hard(self, split: Split) -> list[str]:
-        """D_P: the hard seeds and everything expanded from them that has no later score against it."""
-        judged = {*split.easy, *split.hopeless, *split.unscored}
-        expanded = (name for name, pair in self.pairs.items() if pair.instruction.origin.kind == "expansion")
-        seeds = set(split.hard)
-        return [*split.hard, *(name for name in expanded if name not in judged and name not in seeds)]
+    @property
+    def one_pool(self) -> bool:
+        """Whether no difficulty is measured, so that all instructions are in one pool."""
+        return self.recipe.curriculum.difficulty.measured_by == "nobody"
 
-    def _easy(self, split: Split) -> list[str]:
-        """D without D_S, and without answers that the student beat."""
-        return [name for name in split.easy if name not in split.withheld]
-
-    def _again(self) -> set[str]:
-        """What would be trained on again, where the recipe wants that only in need (beyond the paper)."""
+    @property
+    def used(self) -> set[str]:
+        """Ids that are drawn again only if too few others are left (not in the paper)."""
         return self.trained if self.recipe.curriculum.repeats == "last" else set()
 
-    def _pool(self, ids: Sequence[str]) -> Pool:
-        return Pool.of(ids, self.task_of, self.roles.tagger.taxonomy.labels, self._again())
-
-    def _composed(self, mixture: Mixture) -> list[MixtureRow]:
-        one_pool = self.recipe.curriculum.difficulty.kind == "none"
-        hard = "any" if one_pool else "hard"
-        tagged = [*((name, hard) for name in mixture.hard), *((name, "easy") for name in mixture.easy)]
-        return [self._example(name, pool) for name, pool in sorted(tagged)]
-
-    def _example(self, name: str, pool: str) -> MixtureRow:
-        pair = self.pairs[name]
-        return MixtureRow(
-            id=name,
-            instruction=pair.instruction.text,
-            response=self.refined.get(name, pair.response.text),
-            task=self.task_of[name],
-            pool=pool,
-            origin=pair.instruction.origin.kind,
-            refined=name in self.refined,
-        )
-
-
-def untagged(roles: Roles) -> list[Instruction]:
-    """Held-out instructions whose benchmark leaves the task to the tagger."""
-    prompts = (prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts() if not prompt.task)
-    return list({prompt.instruction.id: prompt.instruction for prompt in prompts}.values())
+    def pool(self, ids: Iterable[str]) -> Pool:
+        """Return the tagged ones of `ids` as a pool."""
+        return Pool.of(list(ids), self.task_of, self.roles.tagger.taxonomy.labels, self.used)

@@ -3,26 +3,27 @@
 from __future__ import annotations
 
 import os
-import signal
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 
+from support import vllm_server as vllm
+from support.recording import RecordingProgress
+from support.serving import NANO, student
+from tapir.config.student import LocalStudentConfig, VllmStudentConfig
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.instruction import Instruction, Origin
+from tapir.domain.roles import Reply
 from tapir.domain.round import Checkpoint
 from tapir.gym.corpus import BY_FREQUENCY, corpus
-from tapir.roles import Reply
-from tapir.students.load import ModelSettings
-from tapir.students.local import AnswerSettings, LocalStudent
-from tapir.students.server import ServedModel, Server, ServerSettings, memory_taken
-from tapir.students.vllm import VllmStudent
-from tests.serving import NANO, Notes, runs, student
-from tests.vllm import server as vllm
+from tapir.models.local.generate import LocalStudent
+from tapir.models.local.loading import ModelSettings
+from tapir.models.local.vllm import VllmStudent
+from tapir.models.local.vllm_server import ServedModel, Server, memory_in_use
 
 pytestmark = [
     pytest.mark.vllm,
@@ -63,12 +64,14 @@ def adapter(tmp_path_factory: pytest.TempPathFactory) -> Checkpoint:
 
 
 @pytest.fixture(scope="module")
-def watch() -> Notes:
-    return Notes()
+def progress() -> RecordingProgress:
+    return RecordingProgress()
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory, watch: Notes, adapter: Checkpoint) -> Iterator[VllmStudent]:
+def served(
+    tmp_path_factory: pytest.TempPathFactory, progress: RecordingProgress, adapter: Checkpoint
+) -> Iterator[VllmStudent]:
     """One server for all of these tests; it was asked for the adapter first, so it can serve both."""
     if not vllm.installed():
         pytest.skip(".venv-vllm is absent or not complete: `make vllm` installs it")
@@ -80,7 +83,7 @@ def served(tmp_path_factory: pytest.TempPathFactory, watch: Notes, adapter: Chec
     }
     with (
         pytest.MonkeyPatch.context() as patch,
-        student(PYTHON, tmp_path_factory.mktemp("run"), watch, FLOAT32, **settings) as one,
+        student(PYTHON, tmp_path_factory.mktemp("run"), progress, FLOAT32, **settings) as one,
     ):
         patch.setenv("VLLM_CACHE_ROOT", str(vllm.ENVIRONMENT / "cache"))
         patch.setenv("HF_HUB_OFFLINE", "1")
@@ -89,8 +92,8 @@ def served(tmp_path_factory: pytest.TempPathFactory, watch: Notes, adapter: Chec
 
 
 def in_this_process(checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> dict[str, Completion]:
-    settings = AnswerSettings(max_new_tokens=LONGEST, batch_size=16, batch_tokens=0, temperature=0.0, seed=1)
-    return completions(LocalStudent(settings, FLOAT32).answer(checkpoint, instructions))
+    section = LocalStudentConfig(max_new_tokens=LONGEST, batch_size=16)
+    return completions(LocalStudent(section, 1, FLOAT32).answer(checkpoint, instructions))
 
 
 def completions(replies: Iterator[Reply]) -> dict[str, Completion]:
@@ -120,12 +123,12 @@ def test_under_greedy_decoding_both_ways_of_answering_say_the_same(
 
 
 def test_an_adapter_says_the_same_in_a_server_that_was_started_without_it(
-    served: VllmStudent, watch: Notes, adapter: Checkpoint, asked: list[Instruction]
+    served: VllmStudent, progress: RecordingProgress, adapter: Checkpoint, asked: list[Instruction]
 ) -> None:
     base, there = completions(served.answer(NANO, asked)), completions(served.answer(adapter, asked))
     check_alike(in_this_process(adapter, asked), there)
     assert differing(base, there) > len(asked) / 10, "else the adapter was not heard"
-    assert watch.told == [], "no second server was needed"
+    assert progress.notes == [], "no second server was needed"
 
 
 def test_a_prompt_that_is_too_long_fails_alone(served: VllmStudent, asked: list[Instruction]) -> None:
@@ -140,11 +143,11 @@ def test_a_prompt_that_is_too_long_fails_alone(served: VllmStudent, asked: list[
 def test_sampling_depends_on_the_run_and_the_instruction_not_on_the_order(
     served: VllmStudent, asked: list[Instruction]
 ) -> None:
-    greedy = served._settings
+    greedy = served._section
 
     def sampled(instructions: list[Instruction], seed: int) -> dict[str, Completion]:
         served._disconnect()  # what was answered before is forgotten
-        served._settings = replace(greedy, temperature=1.0, seed=seed)
+        served._section, served._seed = greedy.model_copy(update={"temperature": 1.0}), seed
         return completions(served.answer(NANO, instructions))
 
     try:
@@ -152,55 +155,35 @@ def test_sampling_depends_on_the_run_and_the_instruction_not_on_the_order(
         assert differing(first, sampled(asked[::-1], 1)) <= ALIKE * len(asked)
         assert differing(first, sampled(asked, 2)) > 0
     finally:
-        served._settings = greedy
+        served._section = greedy
         served._disconnect()
 
 
 def test_answers_come_although_the_server_is_killed_in_the_middle(
-    served: VllmStudent, watch: Notes, asked: list[Instruction]
+    served: VllmStudent, progress: RecordingProgress, asked: list[Instruction]
 ) -> None:
     assert served._server is not None
     assert served._server._process is not None
-    guard = served._server._process.pid
-    before = members(guard)
+    processes = psutil.Process(served._server._process.pid).children(recursive=True)
     replies = served.answer(NANO, asked)
     given = list(islice(replies, 5))
-    for pid in before:
-        if parent(pid) == guard:
-            os.kill(pid, signal.SIGKILL)
+    processes[0].kill()
     given += replies
     assert len(given) == len(asked)
     check_alike(in_this_process(NANO, asked), completions(iter(given)))
-    (note,) = watch.told
+    (note,) = progress.notes
     assert "the student's vLLM server ended; it is started once more" in note
-    assert not any(runs(pid) for pid in before)
-
-
-def members(group: int) -> list[int]:
-    """The processes of a group."""
-    pids = [int(folder.name) for folder in Path("/proc").glob("[0-9]*")]
-    return [pid for pid in pids if fields(pid)[2:3] == [str(group)]]
-
-
-def parent(pid: int) -> int:
-    return int((fields(pid) or ["", "0"])[1])
-
-
-def fields(pid: int) -> list[str]:
-    """State, parent, group, ... of a process; nothing once it is gone."""
-    try:
-        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return []
+    assert not any(process.is_running() for process in processes)
 
 
 @pytest.mark.gpu
 def test_the_memory_of_a_card_is_free_when_the_server_has_stopped(tmp_path: Path) -> None:
-    python, before = os.environ.get("TAPIR_VLLM_PYTHON", ""), memory_taken()
+    python, before = os.environ.get("TAPIR_VLLM_PYTHON", ""), memory_in_use()
     if not before or not python:
         pytest.skip("needs a CUDA device, and TAPIR_VLLM_PYTHON: the Python of an environment with vLLM for it")
-    server = Server(ServedModel(NANO.path), ServerSettings(python, ("--enforce-eager",), 600, tmp_path / "log"))
+    section = VllmStudentConfig(python=python, options=("--enforce-eager",), start_timeout=600.0)
+    server = Server(ServedModel(NANO.path), section, tmp_path / "log")
     server.start()
-    assert sum(memory_taken().values()) > 2 * sum(before.values()) + 1024
+    assert sum(memory_in_use().values()) > 2 * sum(before.values()) + 1024
     assert server.stop() == ""
-    assert all(used < before[card] + 1024 for card, used in memory_taken().items())
+    assert all(used < before[card] + 1024 for card, used in memory_in_use().items())

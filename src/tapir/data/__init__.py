@@ -1,1 +1,1 @@
-"""What goes in: a corpus is read once, checked, and kept."""
+"""Corpora, evaluation sets and the run directory."""

@@ -1,90 +1,150 @@
-"""A corpus from rows: pairs with ids, a random part of them, and the part that is held out."""
+"""Corpora and evaluation sets: pairs with ids, random samples, held-out prompts, and the filter of a corpus."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
 
-from tapir.data.row import BadRow, Row
-from tapir.domain.instruction import Instruction, Origin, Pair, Response
-from tapir.domain.randomness import priorities
-from tapir.errors import DataError
-from tapir.roles import Prompt, Rejected
+from tapir.data.duplicates import DuplicateIndex
+from tapir.data.layouts import Record, Row, unwrapped
+from tapir.data.readers import records
+from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
+from tapir.domain.errors import DataError
+from tapir.domain.evaluation import Prompt
+from tapir.domain.instruction import Instruction, Origin, Pair, Response, id_of, instruction_id
+from tapir.domain.randomness import shuffled
+from tapir.domain.roles import Rejected
 
-_NAMED = 3
+_SHOWN = 3
+_PROMPTS = ("instruction", "prompt", "question", "turns", "text", "problem", "input", "Instruction", "user_prompt")
 
 
-def pairs(rows: Iterable[Row | BadRow], author: str) -> Iterator[Pair | Rejected]:
-    """Every row as a pair, or as what was wrong with it; `author` is who wrote the answers."""
+def pairs(rows: Iterable[Row | Rejected], author: str) -> Iterator[Pair | Rejected]:
+    """Turn rows into pairs; `author` wrote the answers."""
     for row in rows:
-        if isinstance(row, BadRow):
-            yield Rejected(row.place, row.reason, row.text)
+        if isinstance(row, Rejected):
+            yield row
         else:
             origin = Origin("corpus", source=row.place)
             yield Pair(Instruction.of(row.text, origin), Response(row.response, author if row.response else ""))
 
 
-def sampled(found: Sequence[Pair | Rejected], limit: int, seed: int) -> list[Pair | Rejected]:
-    """`limit` pairs chosen at random, in their order, and every rejected row; a limit of 0 takes all."""
-    good = [place for place, one in enumerate(found) if isinstance(one, Pair)]
+def sample(corpus: Sequence[Pair | Rejected], limit: int, seed: int) -> list[Pair | Rejected]:
+    """Choose `limit` pairs at random, in their order, and every rejected row; a limit of 0 takes all."""
+    good = [place for place, row in enumerate(corpus) if isinstance(row, Pair)]
     if not limit or len(good) <= limit:
-        return list(found)
-    ids = [one.instruction.id for one in found if isinstance(one, Pair)]
-    order = priorities(ids, seed).argsort(kind="stable")[:limit]
-    chosen = {good[turn] for turn in order}
-    return [one for place, one in enumerate(found) if place in chosen or isinstance(one, Rejected)]
+        return list(corpus)
+    chosen = {*shuffled(good, lambda place: id_of(corpus[place]), seed)[:limit]}
+    return [row for place, row in enumerate(corpus) if place in chosen or isinstance(row, Rejected)]
 
 
-def held_out(found: Sequence[Pair | Rejected], count: int, seed: int, *, answered: bool) -> list[Prompt]:
-    """`count` instructions chosen at random, each text once, to be measured with and never trained on.
-
-    Args:
-        found: the corpus.
-        count: how many.
-        seed: chooses them.
-        answered: whether the corpus's own answer is what the student is compared with; only instructions that
-            have one are taken then. Otherwise the teacher answers.
-    """
+def held_out(corpus: Sequence[Pair | Rejected], count: int, seed: int, *, answered: bool) -> list[Prompt]:
+    """Choose `count` instructions at random, each text once, to evaluate on; with `answered`, those with an answer."""
     usable = {
-        one.instruction.id: one
-        for one in found
-        if isinstance(one, Pair) and one.instruction.text.strip() and (one.response.text.strip() or not answered)
+        row.instruction.id: row
+        for row in corpus
+        if isinstance(row, Pair) and row.instruction.text.strip() and (row.response.text.strip() or not answered)
     }
-    order = priorities(list(usable), seed).argsort(kind="stable")[:count]
-    ids = list(usable)
-    return [_prompt(usable[ids[place]], answered=answered) for place in order]
+    return [_prompt(pair, answered=answered) for pair in shuffled(usable.values(), id_of, seed)[:count]]
 
 
-def prompts(found: Iterable[Pair | Rejected], source: str) -> list[Prompt]:
-    """Every row of an evaluation file as something to be measured with, each text once.
-
-    Args:
-        found: the rows.
-        source: what the file is called in an error.
-
-    Raises:
-        DataError: a row is no prompt, or there is no row.
-    """
+def prompts(rows: Iterable[Pair | Rejected], source: str) -> list[Prompt]:
+    """Return the prompts of an evaluation file, each text once."""
     usable: dict[str, Pair] = {}
     bad: list[str] = []
-    for one in found:
-        if isinstance(one, Rejected):
-            bad.append(f"{one.place}: {one.reason}")
-        elif not one.instruction.text.strip():
-            bad.append(f"{one.instruction.origin.source}: no instruction")
+    for row in rows:
+        if isinstance(row, Rejected):
+            bad.append(f"{row.place}: {row.reason}")
+        elif row.instruction.text.strip():
+            usable[row.instruction.id] = row
         else:
-            usable[one.instruction.id] = one
+            bad.append(f"{row.instruction.origin.source}: no instruction")
     if bad:
-        more = f" and {len(bad) - _NAMED:,} more" if len(bad) > _NAMED else ""
+        more = f" and {len(bad) - _SHOWN:,} more" if len(bad) > _SHOWN else ""
         raise DataError(
-            f"{source}: {len(bad):,} of its rows cannot be read: {'; '.join(bad[:_NAMED])}{more}",
-            remedy="Mend or remove these rows: nothing is measured on less than was meant.",
+            f"{source}: {len(bad):,} of its rows cannot be read: {'; '.join(bad[:_SHOWN])}{more}",
+            remedy="Fix or remove these rows; an evaluation needs every row to be valid.",
         )
     if not usable:
         raise DataError(f"{source} holds no prompts", remedy="Name a file with at least one, or set held_out alone.")
-    return [_prompt(one, answered=True) for one in usable.values()]
+    return [_prompt(pair, answered=True) for pair in usable.values()]
 
 
 def _prompt(pair: Pair, *, answered: bool) -> Prompt:
-    one = pair.instruction
-    instruction = Instruction(one.id, one.text, Origin("evaluation", source=one.origin.source))
+    instruction = replace(pair.instruction, origin=Origin("evaluation", source=pair.instruction.origin.source))
     return Prompt(instruction, "", pair.response.text if answered else "")
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusFilter:
+    """Conditions that a row of a corpus has to meet."""
+
+    forbidden: DuplicateIndex  # the texts of all evaluation sets
+    known: DuplicateIndex  # empty at first; what passes is added
+    drop_near: bool = False  # a near-duplicate of an earlier row, rather than only report it
+    unanswered: bool = False  # rows without an answer pass
+
+    def sift(self, pairs: Iterable[Pair | Rejected]) -> Iterator[CorpusRow | DropRow | NeighbourRow]:
+        """Yield every row, kept or dropped with the reason, and the near-duplicates among the kept ones."""
+        for pair in pairs:
+            if isinstance(pair, Rejected):
+                yield DropRow(instruction_id(pair.text), "corpus", pair.reason, pair.place, pair.text)
+                continue
+            item, source = pair.instruction, pair.instruction.origin.source
+            if reason := self._unusable(pair):
+                yield DropRow(item.id, "corpus", reason, source, item.text)
+                continue
+            if match := self.known.find(item.text):
+                if self.drop_near or not match.near:
+                    reason, measured = ("near-duplicate", f" ({match.near})") if match.near else ("duplicate", "")
+                    yield DropRow(item.id, "corpus", reason, f"{source} repeats {match.name}{measured}", item.text)
+                    continue
+                yield NeighbourRow(item.id, match.name, round(match.similarity, 2), match.measure)
+            self.known.learn(item.id, item.text)
+            yield CorpusRow(item.id, item.text, pair.response.text, pair.response.author, source)
+
+    def _unusable(self, pair: Pair) -> str:
+        if not pair.instruction.text.strip():
+            return "empty instruction"
+        if not pair.response.text.strip() and not self.unanswered:
+            return "empty response"
+        if match := self.forbidden.find(pair.instruction.text):
+            return "near an evaluation item" if match.near else "in an evaluation set"
+        return ""
+
+
+def pair_of(row: CorpusRow) -> Pair:
+    """Return the pair of a row of corpus.parquet."""
+    return Pair(Instruction(row.id, row.text, Origin("corpus", source=row.source)), Response(row.response, row.author))
+
+
+def texts(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield (id, text) of every prompt of an evaluation set such as AlpacaEval, MT-Bench, IFEval, GSM8K or BBH.
+
+    Each turn of a conversation is one; an instruction with an input counts alone and together with it.
+    """
+    row: Record | Rejected | None = None
+    for row in unwrapped(records(path), _PROMPTS):
+        prompts = [] if isinstance(row, Rejected) else list(_prompt_texts(row.fields))
+        if not prompts:
+            why = row.reason if isinstance(row, Rejected) else f"has no text in a column {', '.join(_PROMPTS)}"
+            raise DataError(
+                f"{row.place} of the evaluation set {path}: {why}",
+                remedy="Rename the column with the prompt, e.g. to `instruction`; or remove the row.",
+            )
+        yield from ((instruction_id(text), text) for text in prompts)
+    if row is None:
+        raise DataError(f"the evaluation set {path} is empty", remedy="Check evaluation.protect.")
+
+
+def _prompt_texts(fields: Mapping[str, Any]) -> Iterator[str]:
+    name = next((name for name in _PROMPTS if fields.get(name)), "")
+    value, given = fields.get(name), fields.get("input")
+    if isinstance(value, str) and value.strip():
+        yield value
+        if name != "input" and isinstance(given, str) and given.strip():
+            yield f"{value}\n\n{given}"
+    elif isinstance(value, list):
+        yield from (turn for turn in value if isinstance(turn, str) and turn.strip())

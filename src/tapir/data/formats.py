@@ -1,74 +1,56 @@
-"""Files as records: JSON, JSON Lines, CSV, TSV and Parquet, plain or gzipped, damaged or not.
-
-Lines end at the line feed only: other Unicode line breaks are part of the text. Everything is streamed, except a JSON
-array, whose text is held in memory at once.
-"""
+"""Training examples in the messages, Alpaca and ShareGPT layouts."""
 
 from __future__ import annotations
 
-import gzip
-from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
-from dataclasses import replace
-from itertools import chain
+import json
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
+from typing import Any, TypeAlias
 
-from tapir.data.csv_rows import csv_rows
-from tapir.data.json_rows import json_rows
-from tapir.data.lines import Stream, lines_of
-from tapir.data.parquet_rows import parquet_rows
-from tapir.data.row import Records, printable
-from tapir.errors import DataError
+from tapir.data.files import replacing
 
-_GZIP = b"\x1f\x8b"
-_PARQUET = b"PAR1"
-_SEPARATORS = {".csv": ",", ".tsv": "\t"}
-_JSON = (".json", ".jsonl", ".ndjson")
+JsonRecord: TypeAlias = dict[str, Any]
 
 
-def records(path: Path) -> Records:
-    """Every row of a file, in order.
-
-    The content decides first (gzip, Parquet, a JSON array in a .jsonl), then the suffix. A row that cannot be
-    read is set aside and the next one is read. Of a file that is cut everything before the cut is given.
-
-    Raises:
-        DataError: the file cannot be opened, is not text, or is in a format not known here.
-    """
-    name = printable(path.name)
-    try:
-        with path.open("rb") as file:
-            start = file.read(4)
-            file.seek(0)
-            if start == _PARQUET:
-                yield from parquet_rows(path, name)
-            elif start.startswith(_GZIP):
-                with gzip.open(file) as stream:
-                    yield from _text(stream, path.with_suffix("") if path.suffix.lower() == ".gz" else path, name)
-            else:
-                yield from _text(file, path, name)
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be read: {error.strerror or error}", remedy="Check the path in the recipe."
-        ) from error
+def messages(prompt: str, answer: str) -> JsonRecord:
+    """Return an example in the layout of OpenAI and of chat templates."""
+    return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
 
 
-def _text(stream: Stream, path: Path, name: str) -> Records:
-    """Rows of a text format."""
-    suffix = path.suffix.lower()
-    lines = lines_of(stream)
-    first = next((line for line in lines if line.damage or line.raw.removeprefix(BOM_UTF8).strip()), None)
-    if first is None:
-        return
-    if first.raw.startswith((BOM_UTF16_BE, BOM_UTF16_LE)):
-        raise DataError(f"{path} is UTF-16", remedy="Save it as UTF-8.")
-    first = replace(first, raw=first.raw.removeprefix(BOM_UTF8))
-    lines = chain([first], lines)
-    if suffix in _SEPARATORS:
-        yield from csv_rows(lines, name, _SEPARATORS[suffix])
-    elif suffix in _JSON or first.raw.lstrip().startswith((b"{", b"[")):
-        yield from json_rows(lines, first.raw, name)
-    else:
-        raise DataError(
-            f"{path} is in no format known here",
-            remedy="Bring .json, .jsonl, .csv or .tsv, plain or as .gz, or .parquet.",
-        )
+def alpaca(prompt: str, answer: str) -> JsonRecord:
+    """Return an example in the layout of Alpaca; an input is part of the instruction since the corpus was read."""
+    return {"instruction": prompt, "input": "", "output": answer}
+
+
+def sharegpt(prompt: str, answer: str) -> JsonRecord:
+    """Return an example in the layout of ShareGPT."""
+    return {"conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}]}
+
+
+FILES: Mapping[str, str] = {"messages": ".jsonl", "alpaca": ".json", "sharegpt": ".json"}
+"""Suffix of the file that each layout is usually kept in."""
+
+LAYOUTS: Mapping[str, Callable[[str, str], JsonRecord]] = {"messages": messages, "alpaca": alpaca, "sharegpt": sharegpt}
+"""Every layout by its name in the recipe."""
+
+
+def preference(layout: str, prompt: str, chosen: str, rejected: str) -> JsonRecord:
+    """Return a preference pair in a layout."""
+    if layout == "alpaca":
+        return {"instruction": prompt, "input": "", "chosen": chosen, "rejected": rejected}
+    keys = ("from", "value", "gpt") if layout == "sharegpt" else ("role", "content", "assistant")
+    sides = {"chosen": {keys[0]: keys[2], keys[1]: chosen}, "rejected": {keys[0]: keys[2], keys[1]: rejected}}
+    if layout == "sharegpt":
+        return {"conversations": [{"from": "human", "value": prompt}], **sides}
+    return {"prompt": [{"role": "user", "content": prompt}], **{side: [turn] for side, turn in sides.items()}}
+
+
+def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> int:
+    """Write records atomically, one a line to a .jsonl, an array with one a line to a .json; return their number."""
+    start, between, end = ("", "\n", "\n") if path.suffix == ".jsonl" else ("[\n", ",\n", "\n]\n")
+    count = 0
+    with replacing(path) as draft, draft.open("w", encoding="utf-8", newline="\n") as file:
+        for count, record in enumerate(records, 1):
+            file.write((between if count > 1 else start) + json.dumps(record, ensure_ascii=False))
+        file.write(end if count else "" if path.suffix == ".jsonl" else start + end)
+    return count

@@ -5,17 +5,20 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
-from tapir.data.row import BadRow, Columns, Format, Record, Row, printable
-from tapir.errors import DataError
+from tapir.domain.errors import DataError
+from tapir.domain.roles import Rejected
 
-Reading: TypeAlias = Callable[[dict[str, Any], Columns], tuple[str, str]]
+Format: TypeAlias = Literal["auto", "alpaca", "sharegpt", "messages"]
+Reader: TypeAlias = Callable[[dict[str, Any], "Columns"], tuple[str, str]]
 
-LOOKED_AT = 100
+HEAD = 100
+SHOWN = 500
+NOT_UTF8 = "not UTF-8"
 
 _CONVERSATION = {"sharegpt": "conversations", "messages": "messages"}
 _SPEAKERS = {
@@ -33,166 +36,231 @@ _NO_INPUT = re.compile(
 )
 _DASHES = re.compile("-{1,3}|[\u2013\u2014]")
 _NAMES = {"Na", "Nan"}
+_ABSENT = object()
+_KEYS = ("data", "rows", "train", "examples", "instances", "items", "records", "samples")  # that rows stand under
+_NUMBER = re.compile(r"(:| row )\d+$")
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """Names of a file's columns, or paths such as `instances.0.output`; "" means that there is none.
+
+    An empty `conversation` stands for the column that the layout calls for.
+    """
+
+    instruction: str = "instruction"
+    input: str = "input"
+    response: str = "output"
+    conversation: str = ""
+    category: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A readable row: the instruction with its input below it, the answer that came with it or "", its place."""
+
+    text: str
+    response: str
+    place: str
+    category: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """A row by its column names, before its layout is known.
+
+    Its place, "corpus.jsonl:17", is line 17 of the file; "corpus.json row 17" is the 17th row of a JSON array, of
+    Parquet or of a data set of the hub.
+    """
+
+    place: str
+    fields: dict[str, Any]
+    raw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A value that a file holds and Python cannot; a row that needs it is rejected with the reason."""
+
+    reason: str
 
 
 class _Unusable(Exception):
-    """Why a record cannot be used."""
+    """Reason why a record cannot be used."""
 
 
-def rows(records: Iterable[Record | BadRow], layout: Format, columns: Columns, source: str) -> Iterator[Row | BadRow]:
-    """Every record as a row, or set aside with the reason.
+def printable(raw: str | bytes) -> str:
+    """Return the beginning of a row, at most 500 characters, with everything else than printable text escaped."""
+    start = raw[:SHOWN]
+    text = start.decode("utf-8", "backslashreplace") if isinstance(start, bytes) else start
+    escaped = (sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
+    return "".join(escaped)[:SHOWN]
 
-    Args:
-        records: as a reader of files gives them; what is bad already is passed on.
-        layout: "auto" decides by the columns of the first 100 records.
-        columns: their names.
-        source: what the records are called in an error.
 
-    Raises:
-        DataError: there is no record, or a column that was asked for is in none of the first 100.
+def rows(
+    records: Iterable[Record | Rejected], layout: Format, columns: Columns, source: str, notes: list[str] | None
+) -> Iterator[Row | Rejected]:
+    """Read every record of a source as a row, or reject it with the reason; pass on what is rejected already.
+
+    The layout "auto" is decided by the columns of the first 100 records; one of them has each column asked for. Their
+    columns that are not read are a line in `notes`.
     """
-    records = iter(records)
-    empty = True
+    wanted = {columns.instruction, columns.conversation, *_CONVERSATION.values()} - {""}
+    records = unwrapped(records, wanted, notes)
+    first: Record | Rejected | None = None
     for first in records:
-        empty = False
-        if isinstance(first, BadRow):
+        if isinstance(first, Rejected):
             yield first
             continue
-        head = [first, *islice(records, LOOKED_AT - 1)]
-        reading, columns = _settled([one.fields for one in head if isinstance(one, Record)], layout, columns, source)
-        for one in chain(head, records):
-            yield one if isinstance(one, BadRow) else _row(one, reading, columns)
-    if empty:
+        head = [first, *islice(records, HEAD - 1)]
+        fields = [record.fields for record in head if isinstance(record, Record)]
+        read, columns = _reader(fields, layout, columns, source)
+        if notes is not None and (unread := _unread(fields, read, columns)):
+            notes.append(f"columns not read: {', '.join(map(printable, unread))}")
+        for record in chain(head, records):
+            yield record if isinstance(record, Rejected) else _row(record, read, columns)
+    if first is None:
         raise DataError(f"{source} holds no rows", remedy="Check that it is the right file and was written to its end.")
 
 
-def _settled(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, source: str) -> tuple[Reading, Columns]:
-    """How to read every record, and from which columns.
+def unwrapped(
+    records: Iterable[Record | Rejected], wanted: Collection[str], notes: list[str] | None = None
+) -> Iterator[Record | Rejected]:
+    """Yield the records; where the only one has none of the columns wanted, the rows under one of its keys."""
+    records = iter(records)
+    head = list(islice(records, 2))
+    if len(head) == 1 and isinstance(head[0], Record) and (inner := _inner_rows(head[0].fields, wanted))[0]:
+        others = [key for key, value in head[0].fields.items() if key != inner[0] and isinstance(value, list)]
+        if notes is not None and others:
+            notes.append(f"rows read: those under {printable(inner[0])}, not under {printable(', '.join(others))}")
+        name = _NUMBER.sub("", head[0].place)
+        return (Record(f"{name} row {number}", fields) for number, fields in enumerate(inner[1], 1))
+    return chain(head, records)
 
-    Raises:
-        DataError: a column that was asked for is nowhere in `head`.
-    """
 
+def _inner_rows(fields: dict[str, Any], wanted: Collection[str]) -> tuple[str, Sequence[dict[str, Any]]]:
+    """Return a key of an object and the rows that stand under it; none where the object is a row itself."""
+    if any(name.split(".")[0] in fields for name in wanted):
+        return "", ()
+    lists = {
+        key: [row["row"] if isinstance(row.get("row"), dict) else row for row in values]
+        for key, values in fields.items()
+        if isinstance(values, list) and values and all(isinstance(value, dict) for value in values)
+    }
+    fitting = (key for key in (*_KEYS, *lists) if key in lists and any(name in lists[key][0] for name in wanted))
+    key = next(fitting, next((key for key in _KEYS if key in lists), ""))
+    return key, lists.get(key, ())
+
+
+def _unread(head: Sequence[dict[str, Any]], read: Reader, columns: Columns) -> list[str]:
+    """Return the columns of the first records that are not read, in order."""
+    used = [columns.conversation] if read is _conversation else [columns.instruction, columns.input, columns.response]
+    present = dict.fromkeys(str(name) for fields in head for name in fields)
+    known = {name if name in present else name.split(".")[0] for name in [*used, columns.category]}
+    return [name for name in present if name not in known]
+
+
+def _reader(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, source: str) -> tuple[Reader, Columns]:
     def has(name: str) -> bool:
-        return any(_found(fields, name) for fields in head)
+        return any(_at(fields, name, _ABSENT) is not _ABSENT for fields in head)
 
     if layout == "auto":
         layout = "alpaca"
-        named = columns.conversation or next(filter(has, _CONVERSATION.values()), "")
-        if columns.conversation or (named and not (has(columns.instruction) and has(columns.response))):
-            layout, columns = "messages", replace(columns, conversation=named)
+        turns = columns.conversation or next(filter(has, _CONVERSATION.values()), "")
+        if columns.conversation or (turns and not (has(columns.instruction) and has(columns.response))):
+            layout, columns = "messages", replace(columns, conversation=turns)
     usual = Columns()
     if layout == "alpaca":
-        asked = [columns.instruction]
-        asked += [name for name in (columns.input, columns.response) if name not in {"", usual.input, usual.response}]
+        needed = [columns.instruction]
+        needed += [name for name in (columns.input, columns.response) if name not in {"", usual.input, usual.response}]
     else:
         columns = replace(columns, conversation=columns.conversation or _CONVERSATION[layout])
-        asked = [columns.conversation]
-    for name in filter(None, [*asked, columns.category]):
+        needed = [columns.conversation]
+    for name in filter(None, [*needed, columns.category]):
         if not has(name):
             raise _no_column(name, head, source)
     return (_alpaca if layout == "alpaca" else _conversation), columns
 
 
 def _no_column(name: str, head: Sequence[dict[str, Any]], source: str) -> DataError:
-    found = list(dict.fromkeys(str(key) for fields in head for key in fields))
-    lower = {key.lower(): key for key in reversed(found)}
+    present = list(dict.fromkeys(str(key) for fields in head for key in fields))
+    lower = {key.lower(): key for key in reversed(present)}
     near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
     hint = f"The nearest: {', '.join(lower[key] for key in near)}. " if near else ""
     return DataError(
-        f"{source} has no column {name!r}; it has {printable(', '.join(found[:LOOKED_AT])) or 'none'}",
+        f"{source} has no column {name!r}; it has {printable(', '.join(present[:HEAD])) or 'none'}",
         remedy=f"{hint}Name the columns of the file in the recipe.",
     )
 
 
-def _found(fields: dict[str, Any], name: str) -> bool:
-    try:
-        _at(fields, name)
-    except (KeyError, IndexError):
-        return False
-    return True
-
-
-def _at(fields: dict[str, Any], name: str) -> Any:
-    """The value of a column, or at a path such as `turns.0`.
-
-    Raises:
-        KeyError, IndexError: there is none.
-    """
-    if name in fields:
-        return fields[name]
+def _at(fields: dict[str, Any], name: str, default: Any = None) -> Any:
+    """Return the value of a column, or at a path such as `turns.0`."""
     value: Any = fields
-    for step in name.split("."):
-        if isinstance(value, list) and step.isdecimal():
-            value = value[int(step)]
-        elif isinstance(value, dict):
-            value = value[step]
-        else:
-            raise KeyError(name)
+    try:
+        for step in [name] if name in fields else name.split("."):
+            value = value[int(step) if isinstance(value, list) else step]
+            if isinstance(value, Unreadable) and default is not _ABSENT:
+                raise _Unusable(value.reason)
+    except (LookupError, TypeError, ValueError):  # no such column, a text, not a number
+        return default
     return value
 
 
-def _row(record: Record, reading: Reading, columns: Columns) -> Row | BadRow:
+def _row(record: Record, read: Reader, columns: Columns) -> Row | Rejected:
     try:
-        text, response = reading(record.fields, columns)
-        category = _label(record.fields, columns.category)
+        text, response = read(record.fields, columns)
+        label = _at(record.fields, columns.category) if columns.category else ""
+        category = str(label) if isinstance(label, int) else _check(label, "category")
     except _Unusable as reason:
         raw = record.raw or json.dumps(record.fields, ensure_ascii=False, default=str)
-        return BadRow(record.place, str(reason), printable(raw))
+        return Rejected(record.place, str(reason), printable(raw))
     return Row(text, response, record.place, category)
 
 
 def _alpaca(fields: dict[str, Any], columns: Columns) -> tuple[str, str]:
-    """Instruction with its input, and output."""
     instruction = _string(fields, columns.instruction, "instruction").strip()
     given = _string(fields, columns.input, "input").strip("\r\n").rstrip()
     if not instruction:
         raise _Unusable("no instruction")
-    text = instruction if says_nothing(given) else f"{instruction}\n\n{given}"
+    text = instruction if is_no_input(given) else f"{instruction}\n\n{given}"
     return text, _string(fields, columns.response, "response")
 
 
-def says_nothing(given: str) -> bool:
-    """Whether an input only says that there is none: "", "No input.", "<noinput>", "N/A", "none", "-", ..."""
+def is_no_input(given: str) -> bool:
+    """Return whether an input only says that there is none: "", "No input.", "<noinput>", "N/A", "none", "-", ..."""
     core = given.strip(_AROUND)
     nothing = _NO_INPUT.fullmatch(" ".join(core.split()))
     return not given.strip() or bool(_DASHES.fullmatch(given.strip())) or (bool(nothing) and core not in _NAMES)
 
 
 def _conversation(fields: dict[str, Any], columns: Columns) -> tuple[str, str]:
-    """The first question of a conversation, what the system said before it, and the first answer.
+    """Return the first question, after the system prompt, and the first answer; "" where no assistant ever speaks.
 
-    Later turns are left out. Several turns of the user before the answer are one question. Where no assistant
-    ever speaks the answer is "", as in a row of Alpaca without one.
+    Several turns of the user before the answer are one question.
     """
-    said: dict[str, list[str]] = {"system": [], "user": []}
+    before: dict[str, list[str]] = {"system": [], "user": []}
     for turn in _turns(fields, columns.conversation):
         speaker, text = _turn(turn)
-        if speaker == "assistant" and not said["user"]:
-            raise _Unusable("the assistant speaks first")
         if speaker == "tool":
             raise _Unusable("a tool is used before the answer")
-        if speaker == "assistant" and not text.strip():
-            raise _Unusable("no answer in the conversation")
         if speaker == "assistant":
-            return "\n\n".join(said["system"] + said["user"]), text
+            if before["user"] and text.strip():
+                return "\n\n".join(before["system"] + before["user"]), text
+            raise _Unusable("no answer in the conversation" if before["user"] else "the assistant speaks first")
         if text.strip():
-            said[speaker].append(text.strip())
-    if not said["user"]:
+            before[speaker].append(text.strip())
+    if not before["user"]:
         raise _Unusable("no instruction")
-    return "\n\n".join(said["system"] + said["user"]), ""
+    return "\n\n".join(before["system"] + before["user"]), ""
 
 
 def _turns(fields: dict[str, Any], name: str) -> list[Any]:
-    try:
-        turns = _at(fields, name)
-    except (KeyError, IndexError):
-        turns = None
+    turns = _at(fields, name)
     if isinstance(turns, str):  # tables often hold it as JSON
         try:
             turns = json.loads(turns)
         except (ValueError, RecursionError):
-            raise _Unusable("the conversation is not a list") from None
+            turns = {}
     if turns is None:
         raise _Unusable("no conversation")
     if not isinstance(turns, list):
@@ -201,7 +269,6 @@ def _turns(fields: dict[str, Any], name: str) -> list[Any]:
 
 
 def _turn(turn: Any) -> tuple[str, str]:
-    """Who speaks (user, assistant, system, tool) and what is said, by either naming of the keys."""
     if not isinstance(turn, dict):
         raise _Unusable("a turn is not an object")
     name = turn.get("role") or turn.get("from")
@@ -210,35 +277,21 @@ def _turn(turn: Any) -> tuple[str, str]:
         raise _Unusable("a turn without a known speaker")
     if turn.get("tool_calls") or turn.get("function_call"):
         return "tool", ""
-    said = turn.get("value") if turn.get("content") is None else turn["content"]
-    if isinstance(said, list):
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in said):
+    content = turn.get("value") if turn.get("content") is None else turn["content"]
+    if isinstance(content, list):
+        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
             raise _Unusable("a turn is not text")
-        said = "\n".join(part["text"] for part in said)
-    return speaker, _checked(said, "a turn")
+        content = "\n".join(part["text"] for part in content)
+    return speaker, _check(content, "a turn")
 
 
 def _string(fields: dict[str, Any], name: str, what: str) -> str:
-    """The text of a column; "" where the column or its value is missing."""
-    try:
-        return _checked(_at(fields, name), what) if name else ""
-    except (KeyError, IndexError):
-        return ""
+    """Return the text of a column; "" where the column or its value is missing."""
+    return _check(_at(fields, name), what) if name else ""
 
 
-def _label(fields: dict[str, Any], name: str) -> str:
-    """A label, also one that is a number."""
-    if name and _found(fields, name) and isinstance(number := _at(fields, name), int):
-        return str(number)
-    return _string(fields, name, "category")
-
-
-def _checked(value: Any, what: str) -> str:
-    """A text that every table, tokenizer and request can hold.
-
-    Raises:
-        _Unusable: it is not text, has a NUL, or cannot be written as UTF-8.
-    """
+def _check(value: Any, what: str) -> str:
+    """Return a text that every table, tokenizer and request can hold."""
     if value is None or value != value:  # noqa: PLR0124  (NaN is how data frames write "missing")
         return ""
     if not isinstance(value, str):
@@ -249,6 +302,6 @@ def _checked(value: Any, what: str) -> str:
         value.encode()
     except UnicodeEncodeError as error:
         code = ord(value[error.start])
-        reason = "not UTF-8" if _FIRST_SURROGATE <= code <= _LAST_SURROGATE else "a lone surrogate"
+        reason = NOT_UTF8 if _FIRST_SURROGATE <= code <= _LAST_SURROGATE else "a lone surrogate"
         raise _Unusable(reason) from None
     return value

@@ -1,4 +1,4 @@
-"""Whole numbers from shares: the largest-remainder method, with bounds."""
+"""Apportionment: whole numbers from shares by the largest-remainder method, with bounds."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def apportion(weights: ArrayLike, total: int, *, low: ArrayLike | None = None, h
         high: shape (k,), at most this many each; `total` by default.
 
     Returns:
-        Shape (k,). The sum is `total`, or the nearest sum that the bounds allow.
+        Shape (k,), with the sum `total` or the nearest that the bounds allow.
     """
     share = np.asarray(weights, dtype=np.float64)
     if share.ndim != 1 or np.any(share < 0) or not np.all(np.isfinite(share)):
@@ -44,18 +44,18 @@ def apportion(weights: ArrayLike, total: int, *, low: ArrayLike | None = None, h
 
 
 def _rounded(share: NDArray[np.float64], goal: int, floor: Counts, ceiling: Counts) -> Counts:
-    """Largest remainders of the exact division, within the bounds."""
+    """Return the largest remainders of the exact division, within the bounds."""
     ceiling = np.where(share > 0, ceiling, floor)
     exact = _exact(share, goal, floor, ceiling)
     counts = np.clip(np.floor(exact + _ROUNDING).astype(np.int64), floor, ceiling)
     by_remainder = np.argsort(-(exact - counts), kind="stable")
-    for place in by_remainder[counts[by_remainder] < ceiling[by_remainder]][: max(0, goal - int(counts.sum()))]:
-        counts[place] += 1
+    for index in by_remainder[counts[by_remainder] < ceiling[by_remainder]][: max(0, goal - int(counts.sum()))]:
+        counts[index] += 1
     return counts
 
 
 def _exact(share: NDArray[np.float64], goal: int, floor: Counts, ceiling: Counts) -> NDArray[np.float64]:
-    """Real numbers clip(λ·share, floor, ceiling) with the λ that makes their sum `goal`.
+    """Return clip(λ·share, floor, ceiling) with the λ that makes the sum `goal`.
 
     The sum is piecewise linear in λ and bends only where some λ·share meets a bound.
     """
@@ -71,5 +71,5 @@ def _exact(share: NDArray[np.float64], goal: int, floor: Counts, ceiling: Counts
 
 
 def as_mapping(labels: Sequence[str], counts: Counts) -> dict[str, int]:
-    """Counts by label, in the order of the labels."""
+    """Return counts by label, in the order of the labels."""
     return {label: int(count) for label, count in zip(labels, counts, strict=True)}

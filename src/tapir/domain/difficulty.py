@@ -23,8 +23,8 @@ class Difficulty:
     """MFD(x) averaged over display orders.
 
     Attributes:
-        gap: teacher's score minus student's, -9 to 9; positive means the student does worse. The mean of the mean
-            gap of each order, so that every order counts the same however many of its judgements could be read.
+        gap: teacher's score minus student's, -9 to 9: the mean of the mean gap of each order, so that every order
+            counts the same however many of its judgements could be read.
         spread: largest minus smallest of these mean gaps; 0 for a single order.
     """
 
@@ -34,7 +34,7 @@ class Difficulty:
 
 @dataclass(frozen=True, slots=True)
 class Threshold:
-    """The rule that says which gaps are hard.
+    """The rule that decides which gaps are hard.
 
     Attributes:
         rule: "delta" takes `value` as δ itself; "quantile" keeps that share of the scored items;
@@ -42,7 +42,7 @@ class Threshold:
         value: δ, a share in (0, 1), or a number of items. Ties at the cut are not hard, and neither is
             an item where the student is as good as the teacher, so quantile and budget keep at most what
             was asked for.
-        most: a gap above this is hopeless now: neither hard nor easy, and not counted by quantile and budget.
+        most: a gap above this is hopeless: neither hard nor easy in this round, and not counted by quantile and budget.
     """
 
     rule: ThresholdRule = "delta"
@@ -50,7 +50,7 @@ class Threshold:
     most: float = math.inf
 
     def delta(self, gaps: NDArray[np.float64]) -> float:
-        """δ for these gaps (NaN = unscored); +inf where nothing is scored."""
+        """Return δ for these gaps (NaN = unscored); +inf where nothing is scored."""
         if self.rule == "delta":
             return self.value
         scored = np.sort(gaps[gaps <= self.most])  # NaN is not
@@ -64,7 +64,7 @@ class Threshold:
 class Split:
     """A partition of the corpus: every id is in exactly one of hard, easy, hopeless and unscored.
 
-    `hopeless` is beyond the student now: set aside for the round, and scored again with the rest.
+    `hopeless` items are too hard for the student in this round: dropped for the round and scored again with the rest.
     `withheld` is the part of easy where the student's answer beat the teacher's: it is never trained on with the
     worse teacher answer.
     """
@@ -83,34 +83,81 @@ class Split:
         return len(self.hard) / scored if scored else 0.0
 
 
+_MINUS = "\N{MINUS SIGN}"
+
+
+@dataclass(frozen=True, slots=True)
+class Scale:
+    """How the values of an estimator are read and written; more is always harder.
+
+    Attributes:
+        name: in a table, for example "IFD".
+        label: beside a single value.
+        about: what a value is, in a sentence or two.
+        number: format of a value, in the format language that Python and Vega share.
+        signed: whether a value below 0 means something.
+        judged: whether it comes from verdicts of the judge.
+        bar: width of a bar of a histogram; 0 leaves it to the values.
+        span: what an axis shows at least; None leaves it to the values.
+        tick: distance between the ticks of an axis with a span.
+        ticks: format of the ticks; empty leaves it to the chart.
+    """
+
+    name: str
+    label: str
+    axis: str
+    about: str
+    number: str = ".4g"
+    signed: bool = False
+    judged: bool = False
+    bar: float = 0.0
+    span: tuple[float, float] | None = None
+    tick: float = 1.0
+    ticks: str = ""
+
+    @classmethod
+    def unknown(cls, name: str) -> Scale:
+        """Return the scale of an estimator of which no more than its name is known."""
+        about = f"Difficulty is what the estimator {name!r} says: more is harder."
+        return cls(name, f"difficulty ({name})", name, about)
+
+    def format(self, value: float) -> str:
+        """Return a value as text, with its sign where that means something."""
+        text = self.format_mean(value).replace("-", _MINUS)
+        return f"+{text}" if self.signed and value > 0 else text
+
+    def format_mean(self, value: float) -> str:
+        """Return the mean of many values as text."""
+        return format(value, self.number).replace("%", " %")
+
+
+@dataclass(frozen=True, slots=True)
+class EstimateCost:
+    """What an estimator takes for one instruction: answers and forward passes of the student, verdicts of the judge."""
+
+    answers: int = 0
+    verdicts: int = 0
+    passes: int = 0
+
+
 def gap(judgement: Judgement) -> float:
-    """Teacher minus student: the one place where the sign is decided."""
+    """Return the teacher's score minus the student's: the one place where the sign is decided."""
     return judgement.reference - judgement.student
 
 
 def difficulty(judgements: Sequence[Judgement]) -> Difficulty:
-    """MFD of one instruction from its judgements in one or more display orders.
-
-    Raises:
-        ValueError: there is no judgement; an unscored item has no difficulty.
-    """
+    """Return MFD of one instruction from its judgements in one or more display orders."""
     if not judgements:
         raise ValueError("an item without a judgement is unscored and has no difficulty")
     gaps: dict[str, list[float]] = {}
-    for one in judgements:
-        gaps.setdefault(one.order, []).append(gap(one))
-    means = [fmean(found) for found in gaps.values()]
+    for judgement in judgements:
+        gaps.setdefault(judgement.order, []).append(gap(judgement))
+    means = [fmean(values) for values in gaps.values()]
     return Difficulty(fmean(means), max(means) - min(means))
 
 
 def split(ids: Sequence[str], gaps: NDArray[np.float64], threshold: Threshold) -> Split:
-    """Partition `ids` by their gaps.
-
-    Args:
-        ids: n instruction ids.
-        gaps: shape (n,), NaN where unscored.
-        threshold: how δ is found; hard means gap > δ, strictly.
-    """
+    """Partition n `ids` by their gaps, shape (n,), NaN where unscored; hard means gap > δ, strictly."""
     if len(ids) != len(gaps):
         raise ValueError(f"{len(ids)} ids but {len(gaps)} gaps")
     delta = threshold.delta(gaps)
@@ -130,23 +177,17 @@ def split(ids: Sequence[str], gaps: NDArray[np.float64], threshold: Threshold) -
 
 
 def undivided(ids: Sequence[str]) -> Split:
-    """A corpus whose difficulty nobody measured: one pool, all of which may be drawn."""
+    """Return the split of a corpus without difficulties: one pool, all of which may be drawn."""
     return Split(hard=tuple(ids), easy=(), unscored=(), withheld=frozenset(), delta=0.0)
 
 
 def competence(
     split: Split, task_of: Mapping[str, str], labels: Sequence[str], leave_out: Collection[str] = ()
 ) -> dict[str, float]:
-    """What the student can do, by task: the share of its scored items that are not beyond δ, 0 to 1.
+    """Return the competence of the student by task: the share of its scored items that are not above δ, 0 to 1.
 
     One success and one failure are added to each task (Laplace's rule), so that a task with few items does not
-    pretend to be certain.
-
-    Args:
-        split: of what was scored.
-        task_of: t(x) by id.
-        labels: the tasks.
-        leave_out: ids that say nothing, such as what the student was trained on.
+    pretend to be certain. Ids in `leave_out` are not counted, such as those the student was trained on.
     """
     done, scored = dict.fromkeys(labels, 1.0), dict.fromkeys(labels, 2.0)
     for part, success in ((split.easy, 1.0), (split.hard, 0.0), (split.hopeless, 0.0)):

@@ -1,4 +1,4 @@
-"""Scores a judge gives, and the absence of one."""
+"""Scores of a judge, and the absence of one."""
 
 from __future__ import annotations
 
@@ -7,18 +7,17 @@ from typing import Literal, TypeAlias
 
 LOWEST_SCORE = 1.0
 HIGHEST_SCORE = 10.0
+RANGE = HIGHEST_SCORE - LOWEST_SCORE
 
 Order: TypeAlias = Literal["student-first", "reference-first", "alone"]
 
 
 @dataclass(frozen=True, slots=True)
 class Judgement:
-    """f_J of both answers to one instruction, shown in one order.
+    """f_J of the student's and the teacher's answer to one instruction, 1 to 10 each, shown in one order.
 
     Attributes:
-        student: score of the student's answer, 1 to 10.
-        reference: score of the teacher's answer, 1 to 10.
-        order: which answer the judge read first; "alone" if it read them separately.
+        order: the answer the judge read first; "alone" if it read them separately.
     """
 
     student: float
@@ -35,10 +34,15 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Unscored:
-    """A judge that could not be read: never a number, never a default."""
+    """A reply of the judge that has no valid scores; `raw` is its text."""
 
     reason: str
     raw: str = ""
+
+
+def share_of_scale(score: float) -> float:
+    """Return a score as a share of the scale: 0 for the lowest to 1 for the highest."""
+    return (score - LOWEST_SCORE) / RANGE
 
 
 Verdict: TypeAlias = tuple[Judgement, ...] | Unscored

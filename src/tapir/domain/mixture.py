@@ -1,16 +1,18 @@
-"""Pools, draws and the round's mixture: exact counts, no repeats, every shortfall a value."""
+"""Pools, draws and the round's mixture: exact counts, no repetition, every shortfall a value."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from tapir.domain.apportion import Counts, apportion, as_mapping
+from tapir.domain.difficulty import Split
+from tapir.domain.instruction import Pair
 from tapir.domain.randomness import priorities
-from tapir.domain.task import TaskDistribution, shares
+from tapir.domain.task import TaskDistribution
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,9 +20,7 @@ class Pool:
     """Items to draw from.
 
     Attributes:
-        ids: n distinct instruction ids.
         tasks: shape (n,), for each item the index of its task in `labels`.
-        labels: k task labels.
         last: ids that are drawn only where their task has no others left, such as what was trained on before.
     """
 
@@ -33,8 +33,8 @@ class Pool:
     def of(
         cls, ids: Sequence[str], task_of: Mapping[str, str], labels: tuple[str, ...], last: Collection[str] = ()
     ) -> Pool:
-        """A pool from ids and the task of each; ids without a task are left out."""
-        index = {label: place for place, label in enumerate(labels)}
+        """Return the pool of ids and the task of each; ids without a task are left out."""
+        index = {label: position for position, label in enumerate(labels)}
         known = [name for name in ids if task_of.get(name) in index]
         return cls(known, np.fromiter((index[task_of[name]] for name in known), np.int64, len(known)), labels, last)
 
@@ -54,7 +54,7 @@ class Draw:
 
     @property
     def shortfall(self) -> dict[str, int]:
-        """For every task that fell short, how many are missing."""
+        """Missing items of every task that fell short."""
         return {task: count - self.got[task] for task, count in self.wanted.items() if count > self.got[task]}
 
 
@@ -63,12 +63,8 @@ class Mixture:
     """What one round trains on, before answers are attached.
 
     Attributes:
-        hard: ids from the hard pool.
-        easy: ids from the easy pool.
         wanted_hard: round(α·n).
-        wanted_easy: n minus that.
         counts: examples by task.
-        target: examples by task that P(t) asks for.
     """
 
     hard: tuple[str, ...]
@@ -76,7 +72,6 @@ class Mixture:
     wanted_hard: int
     wanted_easy: int
     counts: Mapping[str, int]
-    target: Mapping[str, int]
 
     @property
     def size(self) -> int:
@@ -84,33 +79,34 @@ class Mixture:
         return len(self.hard) + len(self.easy)
 
     @property
-    def hard_share(self) -> float:
-        """Achieved α."""
-        return len(self.hard) / self.size if self.size else 0.0
-
-    @property
     def shortfall(self) -> int:
         """Examples that the pools could not give."""
         return self.wanted_hard + self.wanted_easy - self.size
 
-    @property
-    def shares(self) -> dict[str, float]:
-        """Achieved share of each task."""
-        return shares(self.counts)
+
+def hard_ids(split: Split, pairs: Mapping[str, Pair]) -> Iterator[str]:
+    """Yield D_P: the hard seeds and every expansion that no later score calls easy, hopeless or unscored."""
+    yield from split.hard
+    scored = {*split.hard, *split.easy, *split.hopeless, *split.unscored}
+    for name, pair in pairs.items():
+        if pair.instruction.origin.kind == "expansion" and name not in scored:
+            yield name
+
+
+def easy_ids(split: Split) -> Iterator[str]:
+    """Yield D without D_S, and without pairs whose answer the student beat."""
+    return (name for name in split.easy if name not in split.withheld)
 
 
 def hard_count(size: int, share: float) -> int:
-    """round(α·n), halves up; α·n is taken to nine digits, so that 0.7 x 45 is 31.5."""
+    """Return round(α·n), halves up; α·n is taken to nine digits, so that 0.7 x 45 is 31.5."""
     return int(np.floor(round(share * size, 9) + 0.5))
 
 
 def draw(pool: Pool, wanted: Sequence[int] | Counts, seed: int) -> Draw:
     """Draw `wanted[t]` items of every task t, or all there are, at random and without repetition.
 
-    Args:
-        pool: where to draw from.
-        wanted: shape (k,), by task.
-        seed: from `seed_for`; the same seed prefers the same items, whatever else is in the pool.
+    The same seed prefers the same items, whatever else is in the pool.
     """
     limit = np.minimum(np.asarray(wanted, np.int64), pool.available)
     late = np.fromiter((name in pool.last for name in pool.ids), np.bool_, len(pool.ids))
@@ -119,83 +115,80 @@ def draw(pool: Pool, wanted: Sequence[int] | Counts, seed: int) -> Draw:
     rank = np.arange(order.size) - starts[pool.tasks[order]]
     chosen = order[rank < limit[pool.tasks[order]]]
     return Draw(
-        ids=tuple(pool.ids[place] for place in chosen),
+        ids=tuple(pool.ids[index] for index in chosen),
         wanted=as_mapping(pool.labels, np.asarray(wanted, np.int64)),
         got=as_mapping(pool.labels, limit),
     )
 
 
-def resample(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution, seed: int) -> Draw:
-    """What a round of `size` examples needs from the hard pool, by P(t), and what the pool lacks.
+def hard_counts(hard: Counts, easy: Counts, size: int, share: float, target: TaskDistribution | None) -> Counts:
+    """Return how many hard examples of each task a round needs, shape (k,).
 
-    The hard examples number round(α·n) exactly; those of a task never exceed the task's own total. Where
-    the easy pool cannot give a task its part, the hard examples go there first, so that the whole mixture
-    comes as close to P(t) as α allows.
+    They number round(α·n) exactly; those of a task never exceed the task's own total by P(t). Where the easy pool
+    cannot give a task its part, the hard examples go there first, so that the whole mixture comes as close to P(t) as
+    α allows.
+
+    Args:
+        hard: shape (k,), items of the hard pool by task.
+        easy: the same of the easy pool.
+        size: n.
+        share: α.
+        target: P(t); None takes the tasks as the hard pool has them.
     """
-    totals = apportion(list(target.shares.values()), size)
     wanted = hard_count(size, share)
-    owed = np.maximum(0, totals - easy.available)
-    if owed.sum() > wanted:
-        return draw(hard, apportion(owed, wanted, high=owed), seed)
-    return draw(hard, apportion(totals, wanted, low=owed, high=totals), seed)
+    if target is None:
+        return apportion(hard, wanted)
+    totals = apportion(list(target.shares.values()), size)
+    pending = np.maximum(0, totals - easy)
+    if pending.sum() > wanted:
+        return apportion(pending, wanted, high=pending)
+    return apportion(totals, wanted, low=pending, high=totals)
 
 
-def mix(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution, seed: int) -> Mixture:
-    """Compose a round: round(α·n) hard examples, the rest easy, both by P(t).
+def mixture_counts(
+    hard: Counts, easy: Counts, size: int, share: float, target: TaskDistribution | None
+) -> tuple[Counts, Counts]:
+    """Return how many hard and easy examples of each task a round trains on; the arguments are those of `hard_counts`.
 
-    Task totals are those of P(t) wherever the two pools together hold enough of a task; what one
-    task lacks goes to the others in proportion. The hard count is exact wherever the hard pool holds
-    enough in all; to keep it, hard items of another task may stand in. Nothing is repeated, and what is
-    missing after that stays missing.
+    Task totals are those of P(t) wherever the two pools together hold enough of a task; what one task lacks goes to
+    the others in proportion. The hard count is exact wherever the hard pool holds enough in all, if need be with items
+    of another task. Without a target, a shortfall of the hard pool is not filled with easy examples.
     """
-    weights = list(target.shares.values())
     hard_wanted = hard_count(size, share)
-    in_hard, in_easy = hard.available, easy.available
-    totals = apportion(weights, size, high=in_hard + in_easy)
-    ideal = apportion(weights, size)
-    inside = apportion(
-        totals, hard_wanted, low=np.maximum(0, totals - in_easy).clip(max=in_hard), high=np.minimum(totals, in_hard)
-    )
+    easy_wanted = size - hard_wanted
+    if target is None:
+        return apportion(hard, hard_wanted, high=hard), apportion(easy, easy_wanted, high=easy)
+    weights = list(target.shares.values())
+    totals = apportion(weights, size, high=hard + easy)
+    least, most = np.maximum(0, totals - easy).clip(max=hard), np.minimum(totals, hard)
+    inside = apportion(totals, hard_wanted, low=least, high=most)
     surplus = int(inside.sum()) - hard_wanted
     if surplus < 0:
-        inside = apportion(weights, hard_wanted, low=inside, high=in_hard)
+        inside = apportion(weights, hard_wanted, low=inside, high=hard)
     elif surplus > 0:
         inside = apportion(inside, hard_wanted, high=inside)
-    easy_wanted = size - hard_wanted
-    outside = apportion(totals - np.minimum(inside, totals), easy_wanted, high=in_easy)
+    outside = apportion(totals - np.minimum(inside, totals), easy_wanted, high=easy)
     if outside.sum() < easy_wanted:
-        outside = apportion(weights, easy_wanted, low=outside, high=in_easy)
-    from_hard, from_easy = draw(hard, inside, seed), draw(easy, outside, seed)
-    return Mixture(
-        hard=from_hard.ids,
-        easy=from_easy.ids,
-        wanted_hard=hard_wanted,
-        wanted_easy=easy_wanted,
-        counts=as_mapping(hard.labels, inside + outside),
-        target=as_mapping(hard.labels, ideal),
-    )
+        outside = apportion(weights, easy_wanted, low=outside, high=easy)
+    return inside, outside
 
 
-def resample_as_found(hard: Pool, easy: Pool, size: int, share: float, seed: int) -> Draw:
-    """As `resample`, without a target: tasks have the shares they have in the hard pool."""
-    del easy  # what it lacks is given to no task
-    return draw(hard, apportion(hard.available, hard_count(size, share)), seed)
+def resample(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution | None, seed: int) -> Draw:
+    """Draw what a round of `size` examples needs from the hard pool, by P(t) if there is a target."""
+    return draw(hard, hard_counts(hard.available, easy.available, size, share, target), seed)
 
 
-def mix_as_found(hard: Pool, easy: Pool, size: int, share: float, seed: int) -> Mixture:
-    """As `mix`, without a target: from each pool a sample in which tasks have the shares they have in the pool.
+def mix(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution | None, seed: int) -> Mixture:
+    """Compose a round: round(α·n) hard examples, the rest easy, nothing repeated.
 
-    What one pool cannot give stays missing: a shortfall of the hard pool is not filled with easy examples.
+    Both parts are drawn by P(t); without a target, tasks have the shares they have in each pool.
     """
+    inside, outside = mixture_counts(hard.available, easy.available, size, share, target)
     hard_wanted = hard_count(size, share)
-    inside = apportion(hard.available, hard_wanted, high=hard.available)
-    outside = apportion(easy.available, size - hard_wanted, high=easy.available)
-    counts = as_mapping(hard.labels, inside + outside)
     return Mixture(
         hard=draw(hard, inside, seed).ids,
         easy=draw(easy, outside, seed).ids,
         wanted_hard=hard_wanted,
         wanted_easy=size - hard_wanted,
-        counts=counts,
-        target=counts,
+        counts=as_mapping(hard.labels, inside + outside),
     )

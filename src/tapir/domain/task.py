@@ -6,8 +6,6 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-import numpy as np
-
 from tapir.domain.apportion import apportion, as_mapping
 
 _SUM_TOLERANCE = 1e-6
@@ -36,11 +34,7 @@ class TaskDistribution:
 
     @classmethod
     def of(cls, weights: Mapping[str, float]) -> TaskDistribution:
-        """The distribution in proportion to `weights`.
-
-        Raises:
-            ValueError: the weights are negative or all zero.
-        """
+        """Return the distribution in proportion to `weights`."""
         total = sum(weights.values())
         if not total > 0:
             raise ValueError("a distribution needs at least one positive weight")
@@ -52,30 +46,30 @@ class TaskDistribution:
         return tuple(self.shares)
 
     def counts(self, total: int) -> dict[str, int]:
-        """Whole numbers in proportion to the shares; their sum is exactly `total`."""
+        """Return whole numbers in proportion to the shares; their sum is exactly `total`."""
         return as_mapping(self.labels, apportion(list(self.shares.values()), total))
 
     def distance(self, other: Mapping[str, float]) -> float:
-        """Total variation distance to other shares: 0 (equal) to 1 (disjoint)."""
+        """Return the total variation distance to other shares: 0 (equal) to 1 (disjoint)."""
         labels = {*self.shares, *other}
         return 0.5 * sum(abs(self.shares.get(label, 0.0) - other.get(label, 0.0)) for label in labels)
 
     def leaning(self, room: Mapping[str, float], minimum: float) -> TaskDistribution:
-        """These shares, leant towards tasks with room to grow.
+        """Return these shares, moved towards tasks with room to grow.
 
         Args:
             room: for each label how much the student can still gain, 0 to 1; an unknown task has 1.
             minimum: share that every label with a target keeps, at most 1 / number of labels.
         """
         weights = {label: share * room.get(label, 1.0) for label, share in self.shares.items()}
-        kept = [label for label, share in self.shares.items() if share > 0]
-        if minimum * len(kept) > 1:
-            raise ValueError(f"a minimum of {minimum} for each of {len(kept)} tasks is more than everything")
+        active = [label for label, share in self.shares.items() if share > 0]
+        if minimum * len(active) > 1:
+            raise ValueError(f"a minimum of {minimum} for each of {len(active)} tasks is more than everything")
         if not sum(weights.values()) > 0:
             weights = dict(self.shares)
-        rest, total = 1 - minimum * len(kept), sum(weights.values())
+        rest, total = 1 - minimum * len(active), sum(weights.values())
         return TaskDistribution(
-            {label: (minimum if label in kept else 0.0) + rest * weight / total for label, weight in weights.items()}
+            {label: (minimum if label in active else 0.0) + rest * weight / total for label, weight in weights.items()}
         )
 
 
@@ -94,11 +88,7 @@ class Taxonomy:
 
     @classmethod
     def from_toml(cls, text: str) -> Taxonomy:
-        """Read `name`, `version` and a `[shares]` table (label = share).
-
-        Raises:
-            ValueError: the text is not such a taxonomy.
-        """
+        """Read `name`, `version` and a `[shares]` table (label = share)."""
         try:
             content = tomllib.loads(text)
             return cls(content["name"], str(content["version"]), TaskDistribution(content["shares"]))
@@ -107,6 +97,6 @@ class Taxonomy:
 
 
 def shares(counts: Mapping[str, int]) -> dict[str, float]:
-    """Counts as shares; empty counts give all zeros."""
-    total = float(np.sum(list(counts.values()))) or 1.0
+    """Return counts as shares; empty counts give all zeros."""
+    total = float(sum(counts.values())) or 1.0
     return {label: count / total for label, count in counts.items()}

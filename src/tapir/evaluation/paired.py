@@ -1,30 +1,108 @@
-"""Two checkpoints on the same prompts: A minus B, prompt by prompt.
-
-A difference is positive where A is better. Rows that could not be graded on either side say nothing about the
-difference: their pairs are left out and counted.
-"""
+"""Paired comparison of two checkpoints on the same prompts, or of two methods over runs that differ in their seed."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from tapir.domain.round import EvalResult
-from tapir.errors import DataError
-from tapir.evaluation.matching import Pairs, pairs
-from tapir.evaluation.resampling import RESAMPLES, Floats, holm, mean_over_seeds, sign_flip
-from tapir.store.rows import EvaluationRow
+from tapir.data.files import nan_to_null
+from tapir.data.run.rows import EvaluationRow
+from tapir.domain.errors import DataError
+from tapir.domain.evaluation import EvalResult
+from tapir.evaluation.statistics import RESAMPLES, Floats, holm, mean_over_seeds, sign_flip, stratified_bootstrap
 
 Places: TypeAlias = NDArray[np.int64]
 
+TASK_DIFFERS = "tagged differently"
+_NAMED = 3  # prompts that an error quotes
 _FEWEST = 2
 _ROUNDING = 1e-12  # means of the same outcomes may differ by so much, which is no difference
-_BATCH = 2_000_000  # drawn numbers in memory at once
+
+
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Graded pairs of one benchmark in the order of their ids.
+
+    Attributes:
+        strata: places of every task's pairs, tasks in the order of the alphabet.
+        success: of A and of B, each shape (n,), 0 or 1.
+        score: of A and of B, each shape (n,), 0 to 1.
+        counts: the counts of `PairedResult`, by name.
+    """
+
+    strata: Mapping[str, Places]
+    success: tuple[Floats, Floats]
+    score: tuple[Floats, Floats]
+    counts: Mapping[str, int]
+
+
+def benchmarks_of(rows: Iterable[EvaluationRow]) -> list[str]:
+    """Return the names of the benchmarks in a table, in the order they are met."""
+    return list(dict.fromkeys(row.benchmark for row in rows))
+
+
+def match_pairs(a: Iterable[EvaluationRow], b: Iterable[EvaluationRow], benchmark: str, *, common: bool) -> Pairs:
+    """Match the rows of one benchmark by the id of their instruction; raises what `compare_pairs` does."""
+    left, right = _by_id(a, benchmark, "A"), _by_id(b, benchmark, "B")
+    only_a, only_b = sorted(left.keys() - right.keys()), sorted(right.keys() - left.keys())
+    both = [(left[name], right[name]) for name in sorted(left.keys() & right.keys())]
+    if (only_a or only_b) and not (common and both):
+        first = [f"\n  only A: {left[name].instruction[:80]!r}" for name in only_a[:_NAMED]]
+        first += [f"\n  only B: {right[name].instruction[:80]!r}" for name in only_b[:_NAMED]]
+        raise DataError(
+            f"A and B were not asked the same prompts of {benchmark}: {len(both)} are in both, {len(only_a)} only in A,"
+            f" {len(only_b)} only in B" + "".join(first),
+            remedy="Add --common to compare on those that are in both." if both else "There is nothing to compare.",
+        )
+    pairs = [pair for pair in both if all(map(_is_graded, pair))]
+    if not pairs:
+        why = Counter(row.failure or "no score" for pair in both for row in pair if not _is_graded(row))
+        raise DataError(
+            f"none of the {len(both)} pairs of {benchmark} is graded on both sides"
+            + "".join(f"; {name}: {count} rows" for name, count in why.most_common(_NAMED)),
+            remedy="There is no difference to compute; have the answers graded again, or choose another benchmark.",
+        )
+    tasks = np.array([row.task if row.task == other.task else TASK_DIFFERS for row, other in pairs])
+    success, score = (
+        tuple(np.array([float(getattr(pair[side], name)) for pair in pairs]) for side in (0, 1))
+        for name in ("success", "score")
+    )
+    counts = {
+        "only_a": len(only_a),
+        "only_b": len(only_b),
+        "unscored": len(both) - len(pairs),
+        "retagged": sum(row.task != other.task for row, other in pairs),
+        "references": sum(row.expected != other.expected for row, other in pairs),
+    }
+    strata = {task: np.flatnonzero(tasks == task) for task in sorted(set(tasks.tolist()))}
+    return Pairs(strata, (success[0], success[1]), (score[0], score[1]), counts)
+
+
+def _by_id(rows: Iterable[EvaluationRow], benchmark: str, side: str) -> dict[str, EvaluationRow]:
+    rows, by_id = list(rows), dict[str, EvaluationRow]()
+    for row in (row for row in rows if row.benchmark == benchmark):
+        if by_id.setdefault(row.id, row) is not row:
+            raise DataError(
+                f"{side} answers the prompt {row.id} of {benchmark} twice: {row.instruction[:80]!r}",
+                remedy="Keep one row for each prompt.",
+            )
+    if not by_id:
+        there = f"only of {', '.join(benchmarks_of(rows))}" if rows else "it is empty"
+        raise DataError(
+            f"{side} has no row of the benchmark {benchmark!r}: {there}", remedy="Choose one that both have."
+        )
+    return by_id
+
+
+def _is_graded(row: EvaluationRow) -> bool:
+    return row.score is not None and math.isfinite(row.score)
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,12 +110,10 @@ class Contrast:
     """How A and B differ on some pairs.
 
     Attributes:
-        a: success of A, 0 to 1.
-        b: success of B, 0 to 1.
+        a: success of A, 0 to 1; b that of B.
         difference: a - b with its 95 % percentile bootstrap interval by prompt, drawn within every task where it is a
             mean of tasks; NaN bounds where redrawing shows nothing: a single pair, or equal differences.
-        wins: pairs in which only A succeeds.
-        losses: pairs in which only B succeeds.
+        wins: pairs in which only A succeeds; losses those in which only B does.
         p: two-sided, for equal success: the exact McNemar test (1947) by prompt and for a task; for a mean of the
             tasks a permutation test (`sign_flip`) with every prompt weighted as it is in that mean.
         score: mean score of A minus that of B, -1 to 1, with its interval as above.
@@ -81,8 +157,7 @@ class PairedResult:
         prompts: every prompt counts the same.
         mean_of_tasks: every task counts the same; prompts are drawn within their task.
         tasks: each task by itself, with Holm's correction over them.
-        only_a: prompts that only A was asked.
-        only_b: prompts that only B was asked.
+        only_a: prompts that only A was asked; only_b those that only B was.
         unscored: pairs left out because A's or B's answer could not be graded.
         retagged: pairs whose task A and B disagree on; together they count as the task `TASK_DIFFERS`.
         references: pairs graded against different expected answers, so that the two successes mean different things.
@@ -99,7 +174,7 @@ class PairedResult:
     references: int
 
 
-def paired(
+def compare_pairs(
     a: Iterable[EvaluationRow],
     b: Iterable[EvaluationRow],
     benchmark: str,
@@ -108,101 +183,97 @@ def paired(
     resamples: int = RESAMPLES,
     seed: int = 0,
 ) -> PairedResult:
-    """Compare A with B on one benchmark.
+    """Compare A with B on one benchmark; rows of other benchmarks are passed over.
 
-    Args:
-        a: rows of A; those of other benchmarks are passed over.
-        b: rows of B.
-        benchmark: its name.
-        common: compare on the prompts both were asked, where they were not asked the same.
-        resamples: of the bootstrap.
-        seed: the same seed gives the same intervals.
+    With `common` the prompts that both were asked are compared, where they were not asked the same.
 
     Raises:
         DataError: one side has no row, the prompts differ (unless `common`), a prompt is there twice, or no pair is
             graded on both sides.
     """
-    found = pairs(a, b, benchmark, common=common)
-    strata = found.strata()
-    dice = np.random.default_rng(seed)
-    everything = {"": np.arange(len(found.ids))}
-    tasks = {task: _contrast(found, {task: places}, resamples=resamples, dice=dice) for task, places in strata.items()}
-    p = holm({task: one.p for task, one in tasks.items()})
-    score_p = holm({task: one.score_p for task, one in tasks.items()})
-    return PairedResult(
-        benchmark,
-        _contrast(found, everything, resamples=resamples, dice=dice),
-        _contrast(found, strata, resamples=resamples, dice=dice),
-        {task: replace(one, p_holm=p[task], score_p_holm=score_p[task]) for task, one in tasks.items()},
-        found.only_a,
-        found.only_b,
-        found.unscored,
-        found.retagged,
-        found.references,
-    )
+    pairs = match_pairs(a, b, benchmark, common=common)
+    contrast = partial(_contrast, pairs, resamples=resamples, rng=np.random.default_rng(seed))
+    tasks = {task: contrast({task: places}) for task, places in pairs.strata.items()}
+    prompts, mean_of_tasks = contrast({"": np.arange(len(pairs.success[0]))}), contrast(pairs.strata)
+    return PairedResult(benchmark, prompts, mean_of_tasks, with_holm(tasks, "p", "score_p"), **pairs.counts)
 
 
 def mcnemar(wins: int, losses: int) -> float:
-    """Exact two-sided p-value of McNemar's test: whether wins and losses are equally likely; 1 without either."""
+    """Return the exact two-sided p-value of McNemar's test of equally many wins and losses; 1 without either."""
     from scipy.stats import binomtest
 
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def _contrast(found: Pairs, strata: Mapping[str, Places], *, resamples: int, dice: np.random.Generator) -> Contrast:
-    """The mean over the strata of their mean differences."""
-    (a, b), (score_a, score_b) = found.success, found.score
-    success, score = a - b, score_a - score_b
+def _contrast(pairs: Pairs, strata: Mapping[str, Places], *, resamples: int, rng: np.random.Generator) -> Contrast:
+    """Return the mean over the strata of their mean differences."""
+    success, score = (a - b for a, b in (pairs.success, pairs.score))
     places = np.concatenate(list(strata.values()))
+    weights = np.concatenate([np.full(len(rows), len(places) / len(strata) / len(rows)) for rows in strata.values()])
     wins, losses = int(np.sum(success[places] > 0)), int(np.sum(success[places] < 0))
-    weights = {task: len(places) / len(strata) / len(rows) for task, rows in strata.items()}
-    weighted = np.concatenate([success[rows] * weights[task] for task, rows in strata.items()])
-    weighted_score = np.concatenate([score[rows] * weights[task] for task, rows in strata.items()])
     return Contrast(
-        _mean(a, strata),
-        _mean(b, strata),
-        _interval(success, strata, resamples=resamples, dice=dice),
+        _mean_of_strata(pairs.success[0], strata),
+        _mean_of_strata(pairs.success[1], strata),
+        _interval(success, strata, resamples=resamples, rng=rng),
         wins,
         losses,
-        mcnemar(wins, losses) if len(strata) == 1 else sign_flip(weighted),
-        _interval(score, strata, resamples=resamples, dice=dice),
-        sign_flip(weighted_score),
+        mcnemar(wins, losses) if len(strata) == 1 else sign_flip(success[places] * weights),
+        _interval(score, strata, resamples=resamples, rng=rng),
+        sign_flip(score[places] * weights),
     )
 
 
-def _mean(values: Floats, strata: Mapping[str, Places]) -> float:
+def _mean_of_strata(values: Floats, strata: Mapping[str, Places]) -> float:
     return float(np.mean([values[rows].mean() for rows in strata.values()]))
 
 
-def _interval(values: Floats, strata: Mapping[str, Places], *, resamples: int, dice: np.random.Generator) -> EvalResult:
-    """The mean over the strata, and its interval from drawing within each of them."""
-    n = sum(map(len, strata.values()))
-    mean = _mean(values, strata)
-    same = all(np.ptp(values[rows]) == 0 for rows in strata.values())
-    if n < _FEWEST or same:
-        return EvalResult(mean, n, math.nan, math.nan)
-    total = np.zeros(resamples)
-    for rows in strata.values():
-        total += _drawn_means(values[rows], resamples, dice)
-    low, high = np.percentile(total / len(strata), [2.5, 97.5])
-    return EvalResult(mean, n, float(low), float(high))
+def _interval(values: Floats, strata: Mapping[str, Places], *, resamples: int, rng: np.random.Generator) -> EvalResult:
+    """Return the mean over the strata, and its interval from drawing within each of them."""
+    drawn, n = [values[rows] for rows in strata.values()], sum(map(len, strata.values()))
+    alike = n < _FEWEST or all(np.ptp(each) == 0 for each in drawn)
+    bounds = (math.nan, math.nan) if alike else stratified_bootstrap(drawn, resamples=resamples, rng=rng)
+    return EvalResult(_mean_of_strata(values, strata), n, *bounds)
 
 
-def _drawn_means(values: Floats, resamples: int, dice: np.random.Generator) -> Floats:
-    """Means of n - 1 values drawn with replacement, shape (resamples,).
+def as_json(result: PairedResult) -> dict[str, Any]:
+    """Return everything of a comparison as JSON, with the ties of each contrast."""
+    content: dict[str, Any] = nan_to_null(result)
+    for name in ("prompts", "mean_of_tasks"):
+        content[name]["ties"] = getattr(result, name).ties
+    for task, contrast in result.tasks.items():
+        content["tasks"][task]["ties"] = contrast.ties
+    return content | {"remarks": list(remarks(result))}
 
-    Drawing n would make the variance too small by the factor (n - 1) / n, which adds up over many small tasks
-    (McCarthy and Snowden 1985; Rao and Wu 1988). A single value cannot be drawn; it stays as it is.
-    """
-    n = len(values)
-    if n < _FEWEST:
-        return np.full(resamples, values[0])
-    found = np.empty(resamples)
-    batch = max(1, _BATCH // n)
-    for start in range(0, resamples, batch):
-        turns = min(batch, resamples - start)
-        found[start : start + turns] = values[dice.integers(n, size=(turns, n - 1))].mean(axis=1)
-    return found
+
+def remarks(result: PairedResult) -> Iterator[str]:
+    """Yield what a reader must know besides the numbers."""
+    overall = result.prompts
+    if result.only_a or result.only_b:
+        yield f"left out: {result.only_a} prompts that only A was asked, {result.only_b} that only B was asked"
+    if result.unscored:
+        yield f"left out: {result.unscored} pairs that are not graded on both sides"
+    if result.retagged:
+        yield f"{result.retagged} prompts have another task in A than in B; they count as the task {TASK_DIFFERS!r}"
+    if result.references:
+        yield (
+            f"{result.references} prompts were graded against different expected answers, so a success of A and one of "
+            "B do not mean the same"
+        )
+    if overall.n == 1:
+        yield "a single prompt: no interval can be computed, and no p-value can be below 1"
+    elif overall.ties == overall.n:
+        yield (
+            f"A and B succeed and fail on the same {overall.n} prompts: no interval can be computed; they may still "
+            f"differ on up to {100 * overall.most_unlike:.1f} % of all such prompts"
+        )
+    elif math.isnan(overall.difference.low):
+        yield f"the difference is the same on all {overall.n} prompts: no interval can be computed"
+    alike = sum(math.isnan(task.difference.low) for task in result.tasks.values())
+    if alike and len(result.tasks) > 1 and overall.ties < overall.n:
+        yield (
+            f"in {alike} of {len(result.tasks)} tasks all differences are equal: the bootstrap sees no chance there, so"
+            " the interval of the mean of the tasks is rather too narrow"
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -210,15 +281,14 @@ class SeedContrast:
     """How A and B differ over runs with the same seeds.
 
     Attributes:
-        a: success of A, the mean over the seeds.
-        b: success of B.
+        a: success of A, the mean over the seeds; b that of B.
         difference: a - b; n is the number of seeds; the 95 % interval is Student's t over the seeds' differences.
         by_seed: the difference of every seed.
-        p: two-sided `sign_flip` over the seeds; it can never be below `least_p`.
+        p: two-sided `sign_flip` over the seeds; it can never be below 2^(1 - seeds).
         t_p: two-sided paired t test, which agrees with the interval but takes the seeds' differences for normal; NaN
             where it cannot be computed: one seed, or the same difference for all.
-        p_holm: `p` adjusted for the number of tasks; None where it is not one of many.
-        t_p_holm: `t_p` adjusted in the same way; None also where there is no `t_p`.
+        p_holm: `p` adjusted for the number of tasks; None where it is not one of many, or cannot be computed.
+        t_p_holm: `t_p` adjusted in the same way.
     """
 
     a: float
@@ -230,11 +300,6 @@ class SeedContrast:
     p_holm: float | None = None
     t_p_holm: float | None = None
 
-    @property
-    def least_p(self) -> float:
-        """The smallest p-value that so many seeds can give when their signs are flipped."""
-        return float(2.0 ** (1 - len(self.by_seed)))
-
 
 @dataclass(frozen=True, slots=True)
 class SeedResult:
@@ -242,24 +307,33 @@ class SeedResult:
 
     Attributes:
         mean_of_tasks: every task counts the same.
-        hierarchical: the same difference with the 95 % interval of a bootstrap that draws both seeds and prompts
-            (prompts within their task, and the same ones for every seed that was asked them); n is the number of
-            graded pairs. With few seeds it is too narrow: the t interval is the one to report. NaN bounds for one seed.
         tasks: each task by itself, with Holm's correction over them.
         unpaired: seeds left out because only A or only B has them.
-        unscored: pairs left out because an answer could not be graded.
-        only_a: prompts that only A was asked, over all seeds.
-        only_b: prompts that only B was asked.
+        unscored: as in `PairedResult`, over all seeds; so are the next two.
     """
 
     benchmark: str
     mean_of_tasks: SeedContrast
-    hierarchical: EvalResult
     tasks: Mapping[str, SeedContrast]
     unpaired: tuple[int, ...]
     unscored: int
     only_a: int
     only_b: int
+
+
+_ContrastT = TypeVar("_ContrastT", Contrast, SeedContrast)
+
+
+def with_holm(contrasts: Mapping[str, _ContrastT], *names: str) -> dict[str, _ContrastT]:
+    """Return the contrasts with Holm's correction over them for each of these p-values; NaN is not counted."""
+    adjusted: dict[str, Any] = {}
+    for name in names:
+        values = {task: getattr(contrast, name) for task, contrast in contrasts.items()}
+        adjusted[f"{name}_holm"] = holm({task: p for task, p in values.items() if not math.isnan(p)})
+    return {
+        task: replace(contrast, **{name: values.get(task) for name, values in adjusted.items()})
+        for task, contrast in contrasts.items()
+    }
 
 
 def over_seeds(
@@ -268,108 +342,41 @@ def over_seeds(
     benchmark: str,
     *,
     common: bool = False,
-    resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> SeedResult:
-    """Compare A with B over runs that differ in their seed: run s of A is paired with run s of B.
-
-    Args:
-        a: rows of A's runs by seed; those of other benchmarks are passed over.
-        b: rows of B's runs by seed.
-        benchmark: its name.
-        common: as in `paired`.
-        resamples: of the bootstrap.
-        seed: of the bootstrap.
-
-    Raises:
-        DataError: no seed is in both, or a pair of runs cannot be compared (`paired`).
-    """
+    """Compare A with B over runs that differ in their seed: run s of A is paired with run s of B."""
     seeds = sorted(a.keys() & b.keys())
     if not seeds:
         raise DataError(
             f"A has the seeds {sorted(a)} and B {sorted(b)}: none is in both",
             remedy="Run both with the same seeds; a seed fixes the corpus and the order of training.",
         )
-    found = {one: pairs(a[one], b[one], benchmark, common=common) for one in seeds}
-    by_task: dict[str, dict[int, tuple[float, float]]] = {}
-    whole: dict[int, tuple[float, float]] = {}
-    for one, them in found.items():
-        strata = them.strata()
-        for task, places in strata.items():
-            rates = tuple(float(side[places].mean()) for side in them.success)
-            by_task.setdefault(task, {})[one] = (rates[0], rates[1])
-        whole[one] = (_mean(them.success[0], strata), _mean(them.success[1], strata))
-    tasks = {task: _seed_contrast(by_task[task]) for task in sorted(by_task)}
-    p = holm({task: one.p for task, one in tasks.items()})
-    t_p = holm({task: one.t_p for task, one in tasks.items() if not math.isnan(one.t_p)})
+    runs = {seed: match_pairs(a[seed], b[seed], benchmark, common=common) for seed in seeds}
+    by_task: dict[str, dict[int, list[float]]] = {}
+    for seed, pairs in runs.items():
+        for task, places in pairs.strata.items():
+            by_task.setdefault(task, {})[seed] = [float(side[places].mean()) for side in pairs.success]
+    whole = {seed: [_mean_of_strata(side, pairs.strata) for side in pairs.success] for seed, pairs in runs.items()}
     return SeedResult(
         benchmark,
         _seed_contrast(whole),
-        _hierarchical(found, resamples=resamples, seed=seed),
-        {task: replace(one, p_holm=p[task], t_p_holm=t_p.get(task)) for task, one in tasks.items()},
+        with_holm({task: _seed_contrast(by_task[task]) for task in sorted(by_task)}, "p", "t_p"),
         tuple(sorted(a.keys() ^ b.keys())),
-        *(sum(getattr(one, name) for one in found.values()) for name in ("unscored", "only_a", "only_b")),
+        *(sum(pairs.counts[name] for pairs in runs.values()) for name in ("unscored", "only_a", "only_b")),
     )
 
 
-def _seed_contrast(rates: Mapping[int, tuple[float, float]]) -> SeedContrast:
-    a, b = (np.array([pair[side] for pair in rates.values()]) for side in (0, 1))
+def _seed_contrast(rates: Mapping[int, Sequence[float]]) -> SeedContrast:
+    """Return the contrast of the rates of A and B by seed."""
+    from scipy import stats
+
+    a, b = np.array(list(rates.values())).T
     difference = np.where(abs(a - b) < _ROUNDING, 0.0, a - b)
+    varying = len(difference) >= _FEWEST and np.ptp(difference) >= _ROUNDING
     return SeedContrast(
         float(a.mean()),
         float(b.mean()),
         mean_over_seeds(difference),
         dict(zip(rates, difference.tolist(), strict=True)),
         sign_flip(difference),
-        _t_test(difference),
+        float(stats.ttest_1samp(difference, 0).pvalue) if varying else math.nan,
     )
-
-
-def _t_test(differences: Floats) -> float:
-    """Two-sided p-value of a mean of 0; NaN where the differences do not vary."""
-    from scipy import stats
-
-    n = len(differences)
-    if n < _FEWEST or np.ptp(differences) < _ROUNDING:
-        return math.nan
-    return float(2 * stats.t.sf(abs(differences.mean()) / differences.std(ddof=1) * np.sqrt(n), n - 1))
-
-
-def _hierarchical(found: Mapping[int, Pairs], *, resamples: int, seed: int) -> EvalResult:
-    """Draw prompts within their task, take every seed's mean of the tasks over them, and draw seeds.
-
-    One less than there are is drawn each time, as in `_drawn_means`.
-    """
-    dice = np.random.default_rng(seed)
-    n = sum(len(one.ids) for one in found.values())
-    sums = np.zeros((resamples, len(found)))
-    tasks_seen = np.zeros_like(sums)
-    for values in _cells(found).values():  # (seeds, prompts), NaN where a seed has no graded pair
-        there = ~np.isnan(values)
-        prompts = values.shape[1]
-        weights = dice.multinomial(max(1, prompts - 1), np.full(prompts, 1 / prompts), size=resamples)
-        counts = (weights @ there.T).astype(np.float64)
-        sums += np.divide(weights @ np.where(there, values, 0).T, counts, out=np.zeros_like(counts), where=counts > 0)
-        tasks_seen += counts > 0
-    value = float(np.mean([_mean(one.success[0] - one.success[1], one.strata()) for one in found.values()]))
-    if len(found) < _FEWEST:
-        return EvalResult(value, n, math.nan, math.nan)
-    means = np.divide(sums, tasks_seen, out=np.zeros_like(sums), where=tasks_seen > 0)
-    drawn = dice.integers(len(found), size=(resamples, len(found) - 1))
-    low, high = np.percentile(np.take_along_axis(means, drawn, axis=1).mean(axis=1), [2.5, 97.5])
-    return EvalResult(value, n, float(low), float(high))
-
-
-def _cells(found: Mapping[int, Pairs]) -> dict[str, Floats]:
-    """Differences of success by task, each shape (seeds, prompts of that task in any seed), NaN where there is none."""
-    by_task: dict[str, dict[str, int]] = {}
-    for one in found.values():
-        for name, task in zip(one.ids, one.tasks, strict=True):
-            columns = by_task.setdefault(task, {})
-            columns.setdefault(name, len(columns))
-    cells = {task: np.full((len(found), len(columns)), np.nan) for task, columns in sorted(by_task.items())}
-    for row, one in enumerate(found.values()):
-        difference = one.success[0] - one.success[1]
-        for name, task, value in zip(one.ids, one.tasks, difference, strict=True):
-            cells[task][row, by_task[task][name]] = value
-    return cells

@@ -1,4 +1,4 @@
-"""Every held-out set of the gym for one measurement, the perturbed ones beside their unperturbed twin."""
+"""Robustness: all held-out sets of the gym, with perturbed prompts and their unperturbed twins."""
 
 from __future__ import annotations
 
@@ -7,26 +7,24 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
-from tapir.gym.benchmarks import GymBenchmark, benchmarks
+from tapir.data.run.rows import EvaluationRow
+from tapir.domain.roles import Benchmark
 from tapir.gym.perturb import KINDS, PerturbedBenchmark
+from tapir.gym.roles import GymBenchmark, benchmarks
 from tapir.gym.skills import TRAIN_LEVELS
-from tapir.roles import Benchmark
-from tapir.store.rows import EvaluationRow
 
 PLAIN = "plain"
 
 
 @dataclass(frozen=True)
 class GymSuite:
-    """The benchmarks of one measurement.
+    """The benchmarks of one evaluation.
 
     Attributes:
-        skills: that the student is trained on.
-        per_task: in-distribution prompts for each of them; 0 leaves a set out.
+        per_task: in-distribution prompts for each skill; 0 leaves a set out.
         harder: prompts one level harder, for each of them.
         unseen: prompts for each skill that is never trained on.
         perturbed: prompts for each skill that are perturbed in every way, and asked unperturbed too.
-        sample: which draw of prompts.
         seed: of the perturbations.
     """
 
@@ -40,14 +38,14 @@ class GymSuite:
 
     @cached_property
     def changed(self) -> Sequence[PerturbedBenchmark]:
-        """One benchmark for each kind of perturbation, all of the same prompts."""
+        """One benchmark for each kind of perturbation, of the same prompts."""
         if not self.perturbed:
             return []
         return [PerturbedBenchmark(self._plain, kind, self.seed) for kind in KINDS]
 
     @cached_property
     def benchmarks(self) -> Sequence[Benchmark]:
-        """All of them, in the order of the report."""
+        """All benchmarks, in the order of the report."""
         usual = benchmarks(
             self.skills, per_task=self.per_task, harder=self.harder, unseen=self.unseen, sample=self.sample
         )
@@ -55,8 +53,8 @@ class GymSuite:
 
     @property
     def digest(self) -> str:
-        """Of every prompt, so that results of other prompts are never taken for these."""
-        names = [one.instruction.id for benchmark in self.benchmarks for one in benchmark.prompts()]
+        """Digest of every prompt, so that results on other prompts are never taken for these."""
+        names = [prompt.instruction.id for benchmark in self.benchmarks for prompt in benchmark.prompts()]
         return hashlib.blake2b("".join(names).encode(), digest_size=8).hexdigest()
 
     @cached_property
@@ -64,26 +62,17 @@ class GymSuite:
         return GymBenchmark(PLAIN, self.skills, TRAIN_LEVELS, self.perturbed, self.sample)
 
 
-def beside_plain(
+def paired_with_plain(
     changed: PerturbedBenchmark, rows: Iterable[EvaluationRow]
 ) -> tuple[list[EvaluationRow], list[EvaluationRow]]:
-    """Answers to perturbed prompts and to their twins, under the same benchmark and the same ids.
-
-    Args:
-        changed: which perturbation.
-        rows: of the whole measurement.
+    """Pair answers to perturbed prompts with those to their twins.
 
     Returns:
         Rows of the perturbed prompts, and rows of those unperturbed prompts that have a perturbed twin; both have the
         name of the perturbed benchmark and the ids of the unperturbed prompts.
     """
     twins = changed.twins
-    kept = set(twins.values())
-    said: list[EvaluationRow] = []
-    plain: list[EvaluationRow] = []
-    for row in rows:
-        if row.benchmark == changed.name:
-            said.append(replace(row, id=twins[row.id]))
-        elif row.benchmark == PLAIN and row.id in kept:
-            plain.append(replace(row, benchmark=changed.name))
-    return said, plain
+    answered, others = list(rows), {*twins.values()}
+    perturbed = [replace(row, id=twins[row.id]) for row in answered if row.benchmark == changed.name]
+    plain = [replace(row, benchmark=changed.name) for row in answered if row.benchmark == PLAIN and row.id in others]
+    return perturbed, plain

@@ -1,8 +1,7 @@
-"""Worked steps: the manner in which each skill is best answered by a small model.
+"""Worked steps: the answer style of each skill that a small model learns best.
 
-A worked answer is short intermediate results, then `#### ` and the final answer. Skills without
-an entry are answered directly. Steps are computed from the library's own metadata, never read
-back from the answer.
+A worked answer is short intermediate results, then `#### ` and the final answer. Skills without an entry are
+answered directly. Steps are computed from the library's metadata, never from the answer.
 """
 
 from __future__ import annotations
@@ -10,49 +9,36 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable
 from datetime import date
+from itertools import accumulate, pairwise
+from operator import floordiv
 from typing import Any, TypeAlias
 
-from tapir.gym.world import FINAL_MARK, Item
+from tapir.gym.world import FINAL_MARK, GymItem
 
 Steps: TypeAlias = Callable[[dict[str, Any]], list[str]]
 
 _TERM = re.compile(r"([+-]?)\s*(?:(\d+)\*?)?([a-z])?\s*")
 _DIGITS = "0123456789abcdefghijklmnopqrstuvwxyz"
 _DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday", "Saturday", "Sunday")
-_LEGS_TEMPLATE = "{count}*{legs}={product}"
 
 
-def worked(item: Item) -> str:
-    """The answer to `item` in the manner of its skill: steps, the mark, the exact answer."""
+def worked_answer(item: GymItem) -> str:
+    """Return the answer in the style of its skill: steps, the mark, the exact answer."""
     write = _STEPS.get(item.skill)
     if write is None:
         return item.answer
     return f"{' '.join(write(item.entry['metadata']))} {FINAL_MARK} {item.answer}"
 
 
-def has_steps(skill: str) -> bool:
-    """Whether the skill is answered with worked steps."""
-    return skill in _STEPS
-
-
 def _running_sum(first: int, signed: Iterable[int]) -> list[str]:
-    total, steps = first, []
-    for value in signed:
-        steps.append(f"{total}{value:+d}={total + value}")
-        total += value
-    return steps
-
-
-def _signed_terms(expression: str) -> list[int]:
-    tokens = expression.split()
-    return [int(tokens[0])] + [
-        int(value) * (-1 if sign == "-" else 1) for sign, value in zip(tokens[1::2], tokens[2::2], strict=True)
-    ]
+    totals = accumulate(signed, initial=first)
+    return [f"{before}{after - before:+d}={after}" for before, after in pairwise(totals)]
 
 
 def _chain_sum(metadata: dict[str, Any]) -> list[str]:
-    first, *rest = _signed_terms(metadata["expression"])
-    return _running_sum(first, rest)
+    first, *rest = metadata["expression"].split()
+    signed = (int(value) * (-1 if sign == "-" else 1) for sign, value in zip(rest[::2], rest[1::2], strict=True))
+    return _running_sum(int(first), signed)
 
 
 def _basic_arithmetic(metadata: dict[str, Any]) -> list[str]:
@@ -73,12 +59,10 @@ def _products(metadata: dict[str, Any]) -> list[str]:
     first, *rest = (int(value) for value in metadata["expression"].split(" * "))
     steps, total = [], first
     for value in rest:
-        parts = [int(digit) * 10**place for place, digit in enumerate(reversed(str(value))) if digit != "0"]
-        if len(parts) > 1:
-            steps += [f"{total}*{part}={total * part}" for part in parts]
-            steps += _running_sum(total * parts[0], [total * part for part in parts[1:]])
-        else:
-            steps.append(f"{total}*{value}={total * value}")
+        digits = reversed(str(value))
+        parts = [int(digit) * 10**place for place, digit in enumerate(digits) if digit != "0"] or [0]
+        steps += [f"{total}*{part}={total * part}" for part in parts]
+        steps += _running_sum(total * parts[0], [total * part for part in parts[1:]])
         total *= value
     return steps
 
@@ -91,26 +75,15 @@ def _euclid(a: int, b: int) -> tuple[list[str], int]:
     return steps, large
 
 
-def _gcd(metadata: dict[str, Any]) -> list[str]:
-    return _euclid(*metadata["numbers"])[0]
-
-
 def _prime_factorization(metadata: dict[str, Any]) -> list[str]:
-    number, steps = metadata["number"], []
-    for factor in metadata["factors"]:
-        steps.append(f"{number}/{factor}={number // factor}")
-        number //= factor
-    return steps
+    rests = accumulate(metadata["factors"], floordiv, initial=metadata["number"])
+    return [f"{number}/{number // rest}={rest}" for number, rest in pairwise(rests)]
 
 
 def _fraction_simplification(metadata: dict[str, Any]) -> list[str]:
     numerator, denominator = metadata["numerator"], metadata["denominator"]
     steps, divisor = _euclid(numerator, denominator)
-    return [
-        *steps,
-        f"{numerator}/{divisor}={numerator // divisor}",
-        f"{denominator}/{divisor}={denominator // divisor}",
-    ]
+    return steps + [f"{value}/{divisor}={value // divisor}" for value in (numerator, denominator)]
 
 
 def _simple_equations(metadata: dict[str, Any]) -> list[str]:
@@ -135,38 +108,28 @@ def _complex_arithmetic(metadata: dict[str, Any]) -> list[str]:
     return [f"{int(a)}{sign * int(b):+d}={int(a) + sign * int(b)}" for a, b in pairs]
 
 
-def _spell_backward(metadata: dict[str, Any]) -> list[str]:
-    return [" ".join(metadata["word"])]
-
-
 def _word_sequence_reversal(metadata: dict[str, Any]) -> list[str]:
     numbered = [f"{place} {word}" for place, word in enumerate(metadata["words"], start=1)]
     return [*numbered, *reversed(numbered)]
 
 
 def _number_filtering(metadata: dict[str, Any]) -> list[str]:
-    limit, kept = metadata["filter_value"], metadata["result"]
+    limit, result = metadata["filter_value"], metadata["result"]
     return [
-        f"{number}{'<' if float(number) < float(limit) else '>'}{limit} {'yes' if number in kept else 'no'}"
+        f"{number}{'<' if float(number) < float(limit) else '>'}{limit} {'yes' if number in result else 'no'}"
         for number in metadata["original_numbers"]
     ]
 
 
 def _letter_counting(metadata: dict[str, Any]) -> list[str]:
-    total, steps = 0, []
-    for word in metadata["span"]:
-        total += word.lower().count(metadata["target_letter"])
-        steps.append(f"{word} {total}")
-    return steps
+    totals = accumulate(word.lower().count(metadata["target_letter"]) for word in metadata["span"])
+    return [f"{word} {total}" for word, total in zip(metadata["span"], totals, strict=True)]
 
 
 def _count_bits(metadata: dict[str, Any]) -> list[str]:
-    number, ones, steps = metadata["number"], 0, []
-    while number:
-        ones += number % 2
-        steps.append(f"{number}:{ones}")
-        number //= 2
-    return steps
+    halves = [metadata["number"] >> place for place in range(metadata["number"].bit_length())]
+    ones = accumulate(number % 2 for number in halves)
+    return [f"{number}:{count}" for number, count in zip(halves, ones, strict=True)]
 
 
 def _leg_counting(metadata: dict[str, Any]) -> list[str]:
@@ -174,7 +137,7 @@ def _leg_counting(metadata: dict[str, Any]) -> list[str]:
 
     legs = [(count, ANIMALS[animal]) for animal, count in metadata["animals"].items()]
     first, *rest = [count * each for count, each in legs]
-    products = [_LEGS_TEMPLATE.format(count=count, legs=each, product=count * each) for count, each in legs]
+    products = [f"{count}*{each}={count * each}" for count, each in legs]
     return products + _running_sum(first, rest)
 
 
@@ -203,11 +166,11 @@ def _base_conversion(metadata: dict[str, Any]) -> list[str]:
         for digit in digits[1:]:
             steps += [f"{total}*{source}={total * source}", f"{total * source}+{digit}={total * source + digit}"]
             total = total * source + digit
-    number, written = metadata["decimal_value"], ""
+    number, digits_so_far = metadata["decimal_value"], ""
     if target != 10:  # noqa: PLR2004
         while number:
-            written = _DIGITS[number % target] + written
-            steps.append(f"{number}/{target}={number // target} r{number % target} {written}")
+            digits_so_far = _DIGITS[number % target] + digits_so_far
+            steps.append(f"{number}/{target}={number // target} r{number % target} {digits_so_far}")
             number //= target
     return steps or [str(number)]
 
@@ -232,12 +195,12 @@ _STEPS: dict[str, Steps] = {
     "chain_sum": _chain_sum,
     "basic_arithmetic": _basic_arithmetic,
     "products": _products,
-    "gcd": _gcd,
+    "gcd": lambda metadata: _euclid(*metadata["numbers"])[0],
     "prime_factorization": _prime_factorization,
     "fraction_simplification": _fraction_simplification,
     "simple_equations": _simple_equations,
     "complex_arithmetic": _complex_arithmetic,
-    "spell_backward": _spell_backward,
+    "spell_backward": lambda metadata: [" ".join(metadata["word"])],
     "word_sequence_reversal": _word_sequence_reversal,
     "number_filtering": _number_filtering,
     "letter_counting": _letter_counting,

@@ -1,7 +1,6 @@
-"""Items of the embedded world: regenerated from their address, scored by their own library.
+"""Items of the embedded world: generated from their address and scored by reasoning-gym.
 
-An item's address is `gym:SKILL:LEVEL:INDEX`. The text, the exact answer and the scorer all
-follow from it, so nothing has to be remembered for a judgement to be repeatable.
+An item's address is `gym:SKILL:LEVEL:INDEX`. The text, the exact answer and the scorer follow from it.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
-from tapir.errors import GymError
+from tapir.domain.errors import GymError
 from tapir.gym.skills import SKILLS
 
 if TYPE_CHECKING:
@@ -27,7 +26,7 @@ _SCORER_ERRORS = (ValueError, TypeError, ArithmeticError, LookupError, Attribute
 
 
 @dataclass(frozen=True, slots=True)
-class Item:
+class GymItem:
     """One instruction with its exact answer; `entry` is what the library's scorer needs."""
 
     skill: str
@@ -39,7 +38,7 @@ class Item:
 
     @property
     def address(self) -> str:
-        """Where the item can be made again: `gym:SKILL:LEVEL:INDEX`."""
+        """Address that generates the item: `gym:SKILL:LEVEL:INDEX`."""
         return f"gym:{self.skill}:{self.level}:{self.index}"
 
 
@@ -51,18 +50,14 @@ def _dataset(skill: str, level: int) -> ProceduralDataset:
 
 
 @lru_cache(maxsize=1 << 16)
-def item(skill: str, level: int, index: int) -> Item:
-    """The item at one address; the same address gives the same item on every machine."""
+def item(skill: str, level: int, index: int) -> GymItem:
+    """Return the item at an address; the same on every machine."""
     entry = _dataset(skill, level)[index]
-    return Item(skill, level, index, str(entry["question"]).strip(), str(entry["answer"]), entry)
+    return GymItem(skill, level, index, str(entry["question"]).strip(), str(entry["answer"]), entry)
 
 
-def from_address(address: str) -> Item:
-    """Rebuild an item from `gym:SKILL:LEVEL:INDEX`.
-
-    Raises:
-        GymError: the text is not an address of this world.
-    """
+def from_address(address: str) -> GymItem:
+    """Rebuild an item from `gym:SKILL:LEVEL:INDEX`."""
     scheme, *rest = address.split(":")
     if scheme != "gym" or len(rest) != 3 or rest[0] not in SKILLS:  # noqa: PLR2004
         message = f"{address!r} is not an address of the gym"
@@ -71,60 +66,54 @@ def from_address(address: str) -> Item:
 
 
 def is_reserved(text: str) -> bool:
-    """Whether an instruction belongs to evaluation alone.
+    """Return whether an instruction is reserved for evaluation.
 
-    A fifth of all texts, chosen by their digest, is set aside for good. Corpora, expansions and the
-    pre-training of the student draw from the rest, so no seed can make the two meet.
+    A fifth of all texts, chosen by their digest, is reserved. Corpora, expansions and the pre-training of the
+    student draw from the rest, so no seed can make the two overlap.
     """
     return hashlib.blake2b(text.encode(), digest_size=8).digest()[0] % _RESERVED_SHARE == 0
 
 
-def stream(skill: str, level: int, *, key: str, reserved: bool, tries: int = 4000) -> Iterator[Item]:
-    """Distinct items of one skill and level in an order fixed by `key`.
+def stream(skill: str, level: int, *, key: str, reserved: bool, tries: int = 4000) -> Iterator[GymItem]:
+    """Yield distinct items of one skill and level in an order fixed by `key`.
 
     Args:
         skill: its name.
         level: 1 to 4.
-        key: names the random stream, e.g. ``"7/corpus"``; equal keys give equal streams.
-        reserved: True draws from the texts kept for evaluation, False from all others.
+        key: names the random stream, e.g. ``"7/corpus"``.
+        reserved: True draws from the texts reserved for evaluation, False from all others.
         tries: the stream ends after this many draws in a row without a new text.
     """
     generator = random.Random(f"{key}/{skill}/{level}")
     seen: set[str] = set()
     misses = 0
     while misses < tries:
-        found = item(skill, level, generator.randrange(_INDEX_SPACE - 1))
-        if found.question in seen or is_reserved(found.question) is not reserved:
+        drawn = item(skill, level, generator.randrange(_INDEX_SPACE - 1))
+        if drawn.question in seen or is_reserved(drawn.question) is not reserved:
             misses += 1
             continue
         misses = 0
-        seen.add(found.question)
-        yield found
+        seen.add(drawn.question)
+        yield drawn
 
 
-def final_answer(text: str) -> str:
-    """The part of a reply that is judged: what follows the last `####`, or the whole reply."""
-    return text.rsplit(FINAL_MARK, 1)[-1].strip()
+def score(target: GymItem, reply: str) -> float:
+    """Return the quality of a reply, 0 to 1, by the library's scorer; an unreadable reply gets 0.
 
-
-def score(found: Item, reply: str) -> float:
-    """Quality of a reply in [0, 1] by the library's own scorer; what it cannot read is 0.
-
-    Raises:
-        GymError: the scorer fails on the exact answer too, so it says nothing about the reply.
+    What follows the last `####` is graded, or the whole reply.
     """
-    answer = final_answer(reply)
+    answer = reply.rsplit(FINAL_MARK, 1)[-1].strip()
     if not answer or "nan" in answer.casefold():  # a distance to "nan" is no distance: one scorer gives it full marks
         return 0.0
     try:
-        return _scored(found, answer)
+        return _score(target, answer)
     except _SCORER_ERRORS:
         try:
-            _scored(found, found.answer)
+            _score(target, target.answer)
         except _SCORER_ERRORS as error:
-            raise GymError(f"the scorer of {found.address} fails on the exact answer: {error!r}") from error
+            raise GymError(f"the scorer of {target.address} fails on the exact answer: {error!r}") from error
         return 0.0
 
 
-def _scored(found: Item, answer: str) -> float:
-    return float(_dataset(found.skill, found.level).score_answer(answer, found.entry))
+def _score(target: GymItem, answer: str) -> float:
+    return float(_dataset(target.skill, target.level).score_answer(answer, target.entry))

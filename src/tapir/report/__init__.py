@@ -1,1 +1,1 @@
-"""From a run directory to a summary and one self-contained page."""
+"""Summary and report page of a run; exports and reviews of what it made."""

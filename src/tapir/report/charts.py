@@ -1,4 +1,4 @@
-"""The report's charts as Vega-Lite: data and structure here, colours and type in the page.
+"""Charts of the report as Vega-Lite: data and structure here, colours and type in the page.
 
 Marks carry style names (`threshold`, ...) and scales a palette of names in `usermeta`; page.js looks
 the colours up among the style sheet's variables, for light and for dark.
@@ -8,22 +8,22 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections import Counter, defaultdict
+import math
 from collections.abc import Mapping, Sequence
-from math import ceil, floor
+from dataclasses import asdict, dataclass
 from operator import itemgetter
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any, TypeAlias
 
-from tapir.domain.round import EvalResult, Evaluation
-from tapir.domain.spending import Spending
-from tapir.report.histogram import Cut, Histogram, histogram
+import altair as alt
+import numpy as np
+from numpy.typing import NDArray
+
+from tapir.domain.completion import Spending
+from tapir.domain.difficulty import Scale
+from tapir.domain.evaluation import EvalResult, Evaluation
 from tapir.report.rounds import RoundSummary
-from tapir.report.scale import Scale
-from tapir.report.summary import Summary, tasks_of
+from tapir.report.summary import Cut, Summary, group_spending, tasks_of
 from tapir.report.training import Curve
-
-if TYPE_CHECKING:
-    import altair as alt
 
 Spec: TypeAlias = dict[str, Any]
 
@@ -33,41 +33,40 @@ _ROW = 24  # pixels of a task
 _TICK = "M-.14,-1.3H.14V1.3H-.14Z"  # an upright stroke, as the path of a point
 _INSET = 0.04  # of the width of a training, left free on both sides
 _POINTS = 400  # of a loss curve, at most
+_BARS = 24  # about so many, where the scale does not fix the width of a bar
+_TAIL = 0.995  # what lies beyond is counted in the last bar if it would squeeze all others
+_SQUEEZE = 1.5  # times as wide as without it
 _QUIET = {"domain": False, "ticks": False}
 _SUCCESS = ("task", "benchmark", "student", "value|success|.1%", "interval|95 % interval", "n|prompts")
 
 
 def student(number: int) -> str:
-    """S_r as it is written in the page."""
+    """Return S_r with its subscript."""
     return f"S{number}".translate(_SUBSCRIPT)
 
 
 def charts(summary: Summary) -> dict[str, Spec]:
-    """Every chart the run has data for, by name."""
-    found: dict[str, Spec] = {}
+    """Return every chart that the run has data for, by name."""
+    specs: dict[str, Spec] = {}
     if summary.evaluations:
-        found["success"] = success(summary.benchmark(summary.benchmarks[0]))
-        found["overall"] = overall(summary.evaluations)
+        specs["success"] = success(summary.benchmark(summary.benchmarks[0]))
+        specs["overall"] = overall(summary.evaluations)
     if summary.rounds:
-        found["shares"] = shares(summary.corpus_shares, summary.rounds)
+        specs["shares"] = shares(summary.corpus_shares, summary.rounds)
     if summary.gaps and summary.scale:
-        found["difficulty"] = difficulty(summary.gaps, summary.scale, summary.cut)
-    curves = {one.name: one.loss for one in summary.trainings if one.loss}
-    if curves:
-        found["loss"] = losses(curves, "Training loss over the steps of every round.", height=240)
-    preferred = {one.name: one.preference_loss for one in summary.trainings if one.preference_loss}
-    if preferred:
-        found["preference-loss"] = losses(preferred, "Preference loss over the steps of every round.", height=170)
-    if any(one.calls for one in summary.spending):
-        found["costs"] = costs(summary.spending)
-    return found
+        specs["difficulty"] = difficulty(summary.gaps, summary.scale, summary.cut)
+    for name, height in (("loss", 240), ("preference_loss", 170)):
+        if curves := {each.name: getattr(each, name) for each in summary.trainings if getattr(each, name)}:
+            kind = "Training loss" if name == "loss" else "Preference loss"
+            specs[name.replace("_", "-")] = losses(curves, f"{kind} over the steps of every round.", height=height)
+    if any(entry.calls for entry in summary.spending):
+        specs["costs"] = costs(summary.spending)
+    return specs
 
 
 def success(evaluations: Sequence[Evaluation]) -> Spec:
-    """Heat map: tasks by checkpoints; tasks that S_0 does best come first."""
-    import altair as alt
-
-    rows = [{"task": task} | _row(one, result) for one in evaluations for task, result in one.tasks.items()]
+    """Draw a heat map of tasks by checkpoints; tasks that S_0 does best come first."""
+    rows = [{"task": task} | _row(each, result) for each in evaluations for task, result in each.tasks.items()]
     first = {task: result.value for task, result in evaluations[0].tasks.items()}
     order = sorted(tasks_of(evaluations), key=lambda task: (-first.get(task, 0.0), task))
     top = alt.Axis(orient="top", labelAngle=0, labelFontWeight=600, **_QUIET)
@@ -88,13 +87,11 @@ def success(evaluations: Sequence[Evaluation]) -> Spec:
 
 
 def overall(evaluations: Sequence[Evaluation]) -> Spec:
-    """Lines: every benchmark over the checkpoints, with 95 % intervals as bands."""
-    import altair as alt
-
-    names = list(dict.fromkeys(one.benchmark for one in evaluations))
-    rows = [_row(one, one.overall) for one in evaluations]
+    """Draw every benchmark over the checkpoints as a line, with 95 % intervals as bands."""
+    names = list(dict.fromkeys(each.benchmark for each in evaluations))
+    rows = [_row(each, each.overall) for each in evaluations]
     scale, key = alt.Scale(domain=names), _key(columns=3)
-    ceiling = min(1.0, 1.1 * max(one.overall.high for one in evaluations))
+    ceiling = min(1.0, 1.1 * max(each.overall.high for each in evaluations))
     percent = alt.Axis(format=".0%", tickCount=5, **_QUIET)
     base = alt.Chart().encode(
         x=alt.X("student:N", title=None, sort=None, axis=alt.Axis(labelAngle=0, grid=False)),
@@ -119,18 +116,16 @@ def overall(evaluations: Sequence[Evaluation]) -> Spec:
 
 
 def shares(corpus: Mapping[str, float], rounds: Sequence[RoundSummary]) -> Spec:
-    """Dots: the share of each task in the corpus, in P(t), and in every round, later ones stronger."""
-    import altair as alt
-
+    """Draw the share of each task in the corpus, in P(t), and in every round as dots, later ones stronger."""
     target = rounds[-1].target
     order = sorted(target, key=lambda task: (-corpus.get(task, 0.0), task))
-    found = [("corpus", "corpus", corpus, 1.0), ("target", "target P(t)", target, 1.0)]
-    for place, one in enumerate(rounds, 1):
-        achieved = {task: count / max(1, one.size) for task, count in one.counts.items()}
-        found.append(("rounds", f"round {one.number}", achieved, 0.25 + 0.75 * place / len(rounds)))
+    mixes = [("corpus", "corpus", corpus, 1.0), ("target", "target P(t)", target, 1.0)]
+    for place, each in enumerate(rounds, 1):
+        achieved = {task: count / max(1, each.size) for task, count in each.counts.items()}
+        mixes.append(("rounds", f"round {each.number}", achieved, 0.25 + 0.75 * place / len(rounds)))
     rows = [
         {"task": task, "what": what, "label": label, "share": mix.get(task, 0.0), "weight": weight}
-        for what, label, mix, weight in found
+        for what, label, mix, weight in mixes
         for task in order
     ]
     domain, key = ["corpus", "target", "rounds"], _key(symbolOpacity=1, symbolSize=90)
@@ -150,18 +145,12 @@ def shares(corpus: Mapping[str, float], rounds: Sequence[RoundSummary]) -> Spec:
 
 
 def difficulty(gaps: Sequence[float], scale: Scale, cut: Cut) -> Spec:
-    """Histogram of the corpus, each bar ending at its upper edge, so that δ parts the bars."""
-    import altair as alt
-
-    found = histogram(gaps, scale, cut)
-    rows = [
-        {"low": _round(one.low), "high": _round(one.high), "last": _round(one.last), "part": one.part}
-        | {"count": one.count}
-        for one in found.bars
-    ]
+    """Draw the histogram of the corpus, each bar ending at its upper edge, so that δ separates the bars."""
+    bins = histogram(gaps, scale, cut)
+    rows = [asdict(bar) for bar in bins.bars]
     order = ["easy", "hard", "withheld", "hopeless"]
-    key = _key(symbolType="square", values=[part for part in order if any(part == one.part for one in found.bars)])
-    across, span = _across(found, scale, cut)
+    key = _key(symbolType="square", values=[part for part in order if any(part == row["part"] for row in rows)])
+    across, span = _across(bins, scale, cut)
     bars = alt.Chart().mark_bar(binSpacing=1)
     bars = bars.encode(
         x=alt.X("low:Q", bin="binned", scale=alt.Scale(domain=span, nice=False), title=scale.axis, axis=across),
@@ -177,59 +166,97 @@ def difficulty(gaps: Sequence[float], scale: Scale, cut: Cut) -> Spec:
     return _spec(layers, rows, about, palette=order, height=240)
 
 
-def _across(found: Histogram, scale: Scale, cut: Cut) -> tuple[alt.Axis, list[float]]:
-    """The axis of a histogram, and what it spans: MFD from 0 to 9 at least, shares up to 1."""
-    import altair as alt
+@dataclass(frozen=True, slots=True)
+class Bar:
+    """Gaps above `low` up to `high`; those of the last bar reach up to `last`."""
 
-    if scale.kind == "mfd":
-        low, high = floor(min(0.0, cut.delta, found.low + scale.width) - scale.width), ceil(max(9.0, found.high))
-        return alt.Axis(values=list(range(low, high + 1)), format="d", grid=False), [low, high]
-    if scale.kind == "pass-rate":
-        edges = [_round(edge * scale.width) for edge in range(round(1 / scale.width) + 1)]
-        return alt.Axis(values=edges, format=".0%", grid=False, labelOverlap="parity"), [-scale.width, 1.0]
-    whole = {"format": ",d"} if scale.kind == "length" else {}
-    return alt.Axis(tickCount=10, grid=False, **whole), [_round(found.low), _round(found.high)]
+    low: float
+    high: float
+    last: float
+    part: str
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Histogram:
+    """Bars between two ends, and how many gaps in the last lie `beyond` its upper edge, up to the largest."""
+
+    bars: Sequence[Bar]
+    low: float
+    high: float
+    beyond: int
+    largest: float
+
+
+def histogram(gaps: Sequence[float], scale: Scale, cut: Cut) -> Histogram:
+    """Count finite gaps in bars that end at their upper edge, so that a threshold upon an edge separates the bars."""
+    values = np.asarray(gaps, np.float64)
+    smallest, largest = float(values.min()), float(values.max())
+    top = largest if scale.bar else _top(values, cut.delta)
+    width = scale.bar or _nice((top - min(smallest, cut.delta)) / _BARS, whole=scale.number.endswith(".0f"))
+    last = math.ceil(_round(top / width))
+    edges = np.minimum(np.ceil((values / width).round(9)), last).astype(int)
+    bars = []
+    for edge, part in sorted({(int(edge), cut.part(gap)) for edge, gap in zip(edges, gaps, strict=True)}):
+        inside = [gap for gap in values[edges == edge].tolist() if cut.part(gap) == part]
+        reach = max(edge * width, float(values[edges == edge].max()))
+        bars.append(Bar(_round((edge - 1) * width), _round(edge * width), _round(reach), part, len(inside)))
+    low = min(bars[0].low, math.floor(_round(cut.delta / width)) * width)
+    beyond = int((values > last * width * (1 + 1e-9)).sum())
+    return Histogram(bars, low, max(last * width, cut.delta), beyond, largest)
+
+
+def _top(values: NDArray[np.float64], delta: float) -> float:
+    """Return the end of the last bar: the largest gap, unless a few would squeeze all others."""
+    most = max(float(np.quantile(values, _TAIL)), delta)
+    span = most - float(values.min())
+    return most if span > 0 and np.ptp(values) > _SQUEEZE * span else float(values.max())
+
+
+def _nice(width: float, *, whole: bool) -> float:
+    """Return the next width above that people count in: 1, 2 or 5 times a power of ten."""
+    least = 1.0 if whole else 0.0
+    if width <= least:
+        return 1.0 if whole else 0.01  # all gaps are the same
+    power = 10.0 ** math.floor(math.log10(width))
+    return max(least, next(step * power for step in (1, 2, 5, 10) if step * power >= width * (1 - 1e-9)))
+
+
+def _across(bins: Histogram, scale: Scale, cut: Cut) -> tuple[alt.Axis, list[float]]:
+    """Return the axis of a histogram and its span: all bars, and at least the span of the estimator's scale."""
+    ticks = {"format": scale.ticks} if scale.ticks else {}
+    if scale.span is None:
+        return alt.Axis(tickCount=10, grid=False, **ticks), [_round(bins.low), _round(bins.high)]
+    low = math.floor(_round((min(scale.span[0], cut.delta, bins.low + scale.bar) - scale.bar) / scale.tick))
+    high = math.ceil(_round(max(scale.span[1], bins.high) / scale.tick))
+    first = low if scale.signed else max(low, round(scale.span[0] / scale.tick))
+    values = [_round(place * scale.tick) for place in range(first, high + 1)]
+    axis = alt.Axis(values=values, grid=False, labelOverlap="parity", **ticks)
+    return axis, [_round(low * scale.tick), _round(high * scale.tick)]
 
 
 def _upright(value: float, text: str, below: int) -> list[alt.Chart]:
-    """An upright line with its name, `below` the top of the chart."""
-    import altair as alt
-
-    here = alt.Chart(alt.Data(values=[{"value": value, "text": text}])).encode(x="value:Q")
-    label = here.mark_text(style="threshold-label", align="left", baseline="top", dx=6)
-    return [here.mark_rule(style="threshold"), label.encode(y=alt.value(below), text="text:N")]
+    """Draw an upright line with its name, `below` the top of the chart."""
+    line = alt.Chart(alt.Data(values=[{"value": value, "text": text}])).encode(x="value:Q")
+    label = line.mark_text(style="threshold-label", align="left", baseline="top", dx=6)
+    return [line.mark_rule(style="threshold"), label.encode(y=alt.value(below), text="text:N")]
 
 
 def losses(curves: Mapping[str, Curve], about: str, *, height: int) -> Spec:
-    """Lines: one for each training, over its steps; all are as wide, however many steps they took."""
-    import altair as alt
-
+    """Draw one line for each training over its steps, all equally wide."""
     rows: list[dict[str, object]] = []
     for place, (name, curve) in enumerate(curves.items()):
         last = max(1, curve[-1][0])
-        seen = int(len(curve) == 1)  # the points of a line are there for the pointer only
-        rows += [
-            {
-                "when": name,
-                "at": place + _INSET + (1 - 2 * _INSET) * step / last,
-                "step": step,
-                "loss": loss,
-                "seen": seen,
-            }
-            for step, loss in thinned(curve)
-        ]
+        common = {"when": name, "seen": int(len(curve) == 1)}  # the points of a line are there for the pointer only
+        for step, loss in thin(curve):
+            rows.append(common | {"at": place + _INSET + (1 - 2 * _INSET) * step / last, "step": step, "loss": loss})
     labels = [[name, f"{curve[-1][0]:,}"] for name, curve in curves.items()]
-    across = alt.Axis(
-        values=[place + 0.5 for place in range(len(curves))],
-        labelExpr=f"{json.dumps(labels)}[floor(datum.value)]",
-        labelOverlap="parity",
-        grid=False,
-        ticks=False,
-    )
+    middles = [place + 0.5 for place in range(len(curves))]
+    text = f"{json.dumps(labels)}[floor(datum.value)]"
+    across = alt.Axis(values=middles, labelExpr=text, labelOverlap="parity", grid=False, ticks=False)
+    title, span = "training, and its last logged step", alt.Scale(domain=[0, len(curves)])
     line = alt.Chart().encode(
-        x=alt.X(
-            "at:Q", title="training, and its last logged step", axis=across, scale=alt.Scale(domain=[0, len(curves)])
-        ),
+        x=alt.X("at:Q", title=title, axis=across, scale=span),
         y=alt.Y("loss:Q", axis=alt.Axis(tickCount=5, **_QUIET), scale=alt.Scale(zero=False)),
         color=alt.Color("when:N", scale=alt.Scale(domain=list(curves)), legend=None),
     )
@@ -245,8 +272,8 @@ def losses(curves: Mapping[str, Curve], about: str, *, height: int) -> Spec:
     return _spec(layers, rows, about, palette=palette, height=height)
 
 
-def thinned(curve: Curve, most: int = _POINTS) -> Curve:
-    """At most `most` points: the lowest and the highest of each stretch, so that no peak is lost."""
+def thin(curve: Curve, most: int = _POINTS) -> Curve:
+    """Return at most `most` points: the lowest and the highest of each stretch, so that no peak is lost."""
     if len(curve) <= most:
         return curve
     edges = [len(curve) * edge // (most // 2) for edge in range(most // 2 + 1)]
@@ -255,21 +282,16 @@ def thinned(curve: Curve, most: int = _POINTS) -> Curve:
 
 
 def costs(spending: Sequence[Spending]) -> Spec:
-    """Stacked bars: money of every stage, one part for each round; tokens where no price is set."""
-    import altair as alt
-
-    priced = any(one.cost for one in spending)
+    """Draw the money of every stage as stacked bars, one part for each round; tokens where no price is set."""
+    priced = any(entry.cost for entry in spending)
     title, form = ("money", ",.4~f") if priced else ("tokens", ",d")
-    sums: defaultdict[tuple[str, int], float] = defaultdict(float)
-    calls: Counter[tuple[str, int]] = Counter()
-    for one in spending:
-        sums[one.stage, one.round] += one.cost if priced else one.prompt_tokens + one.completion_tokens
-        calls[one.stage, one.round] += one.calls
+    amounts = sorted(group_spending(spending, "stage", "round"), key=itemgetter(0))
+    sums = {key: each.cost if priced else each.prompt_tokens + each.completion_tokens for key, each in amounts}
     numbers = sorted({number for _, number in sums})
     label = {number: f"round {number}" if number else "before round 1" for number in numbers}
     rows = [
-        {"stage": stage, "label": label[number], "round": number, "amount": amount, "calls": calls[stage, number]}
-        for (stage, number), amount in sorted(sums.items())
+        {"stage": stage, "label": label[number], "round": number, "amount": sums[stage, number], "calls": each.calls}
+        for (stage, number), each in amounts
     ]
     stages = dict.fromkeys(stage for stage, _ in sums)
     order = sorted(stages, key=lambda stage: (-sum(sums.get((stage, number), 0.0) for number in numbers), stage))
@@ -291,16 +313,9 @@ def costs(spending: Sequence[Spending]) -> Spec:
 
 
 def _spec(
-    layers: Sequence[alt.Chart],
-    rows: Sequence[Mapping[str, object]],
-    about: str,
-    *,
-    height: int,
-    palette: Sequence[str] = (),
+    layers: Sequence[alt.Chart], rows: Sequence[Mapping[str, Any]], about: str, height: int, palette: Sequence[str] = ()
 ) -> Spec:
-    """Layers over shared rows, as wide as their place in the page."""
-    import altair as alt
-
+    """Return layers over shared rows, as wide as their place in the page."""
     chart = alt.layer(*layers, data=alt.Data(values=list(rows))).properties(
         width="container",
         height=height,
@@ -312,39 +327,45 @@ def _spec(
     return {key: value for key, value in spec.items() if key not in {"$schema", "config"}}
 
 
-def _row(one: Evaluation, result: EvalResult) -> dict[str, object]:
+def _row(evaluation: Evaluation, result: EvalResult) -> dict[str, object]:
     span = f"{100 * result.low:.1f} to {100 * result.high:.1f} %"
-    figures = {"value": result.value, "low": result.low, "high": result.high, "n": result.n, "interval": span}
-    return {"benchmark": one.benchmark, "student": student(one.round)} | figures
+    return {"benchmark": evaluation.benchmark, "student": student(evaluation.round), "interval": span} | asdict(result)
 
 
 def _tips(*fields: str) -> list[alt.Tooltip]:
-    """Tooltip lines, each "field", "field|title" or "field|title|number format"."""
-    import altair as alt
-
-    parts = [(*field.split("|"), "", "")[:3] for field in fields]
-    return [
-        alt.Tooltip(name, type="quantitative" if form else "nominal", title=title or name, **_form(form))
-        for name, title, form in parts
-    ]
-
-
-def _form(form: str) -> dict[str, str]:
-    return {"format": form} if form else {}
+    """Return tooltip lines, each "field", "field|title" or "field|title|number format"."""
+    tips = []
+    for name, title, form in ((*field.split("|"), "", "")[:3] for field in fields):
+        kind = {"type": "quantitative", "format": form} if form else {"type": "nominal"}
+        tips.append(alt.Tooltip(name, title=title or name, **kind))
+    return tips
 
 
 def _key(**looks: object) -> alt.Legend:
-    import altair as alt
-
     return alt.Legend(**{"title": None, "orient": "top", "symbolOpacity": 1} | looks)
 
 
+def limit(summary: Summary) -> str:
+    """Return the threshold above which an instruction is hopeless, as text."""
+    return threshold(summary.scale, summary.cut.most) if summary.scale and math.isfinite(summary.cut.most) else ""
+
+
+def beyond(summary: Summary) -> str:
+    """Say what the last bar of the histogram also holds, where a few large gaps would squeeze all others."""
+    if not (summary.gaps and summary.scale):
+        return ""
+    bars = histogram(summary.gaps, summary.scale, summary.cut)
+    reach = summary.scale.format_mean(bars.largest)
+    return f" The last bar holds {bars.beyond:,} that lie beyond its edge, up to {reach}." if bars.beyond else ""
+
+
 def threshold(scale: Scale, value: float) -> str:
-    """A threshold as people write it: 2, not 2.00; 0.837, not 0.83712; 50 %."""
-    text = scale.mean(value)
+    """Format a threshold: 2, not 2.00; 0.837, not 0.83712; 50 %."""
+    text = scale.format_mean(value)
     number, percent, _ = text.partition(" %")
     return (number.rstrip("0").rstrip(".") if "." in number else number) + percent
 
 
 def _round(value: float) -> float:
+    """Round, so that 0.75 is 3 x 0.25 and not a little more."""
     return round(value, 9)

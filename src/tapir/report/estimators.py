@@ -1,29 +1,65 @@
-"""Do estimators of difficulty rank the corpus alike? Rank correlations between all that were measured on it."""
+"""Estimators of a run in the report: their scales, and the rank correlation of every two on the corpus."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike
+from pydantic import TypeAdapter, ValidationError
 
-from tapir.domain.round import EvalResult
-from tapir.evaluation.resampling import bootstrap
-from tapir.report.scale import Scale, scale_of
-from tapir.store.rows import EstimateRow
-from tapir.store.run import RunStore
+from tapir.config.base import CustomConfig
+from tapir.config.curriculum import AnyDifficulty
+from tapir.data.run.reader import RunReader
+from tapir.data.run.rows import EstimateRow
+from tapir.domain.difficulty import Scale
+from tapir.domain.errors import RecipeError
+from tapir.domain.evaluation import EvalResult
+from tapir.evaluation.statistics import bootstrap, rank_correlation
+from tapir.models.estimators import scale_of
 
+_DIFFICULTY: TypeAdapter[AnyDifficulty] = TypeAdapter(AnyDifficulty)
 LEAST = 3  # two instructions are always in perfect order or in perfect disorder
-RESAMPLES = 1_000
-_WORK = 10_000_000  # rows drawn for one interval: from 10,000 instructions on there are fewer resamples
+_RESAMPLES = 1_000
 _FEWEST = 100
-_COMPARED = "compared-"
+_WORK = 10_000_000  # rows drawn for one interval: from 10,000 instructions on there are fewer resamples
 
-Codes: TypeAlias = NDArray[np.int64]
+
+def section_of(difficulty: object) -> AnyDifficulty | None:
+    """Return `curriculum.difficulty` of a run folder as a section; None for one that this version does not know."""
+    try:
+        return _DIFFICULTY.validate_python(difficulty)
+    except ValidationError:
+        return None
+
+
+def scale_named(name: str, difficulty: object) -> Scale:
+    """Return the scale of an estimator by the name that stands in its table: a kind of difficulty, or a class's own.
+
+    `difficulty` is `curriculum.difficulty` of the run, which may name this class and has settings that a scale shows.
+    """
+    section, shipped = section_of(difficulty), section_of(name)
+    if shipped:
+        return scale_of(section if section and section.kind == name else shipped) or Scale.unknown(name)
+    if isinstance(section, CustomConfig):
+        with suppress(RecipeError, AttributeError):  # a class that is not installed here, or has no scale
+            implementation = section.load()
+            if implementation.name == name:
+                return scale_of(section) or Scale.unknown(name)
+    return Scale.unknown(name)
+
+
+def read_scale(run: RunReader, difficulty: object) -> Scale | None:
+    """Return the scale that a run with this `curriculum.difficulty` was scored on; None where nothing is measured."""
+    if row := next(run.estimates(0), None):
+        return scale_named(row.estimator, difficulty)
+    section = section_of(difficulty)
+    return Scale.unknown("custom") if section is None or isinstance(section, CustomConfig) else scale_of(section)
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +67,6 @@ class Agreement:
     """Spearman's rank correlation of two estimators on the corpus.
 
     Attributes:
-        first: name of one, as in a table.
-        second: name of the other.
         n: instructions that both have measured.
         rho: with its 95 % interval; None where it cannot be computed.
         why: why it cannot be, else empty.
@@ -53,73 +87,38 @@ class Agreement:
 
 
 def read_agreements(
-    store: RunStore, recipe: Mapping[str, Any], scale: Scale | None, charged: Mapping[str, float]
+    run: RunReader, recipe: Mapping[str, Any], scale: Scale | None, charged: Mapping[str, float]
 ) -> list[Agreement]:
-    """Every pair of estimators that were measured on the corpus before round 1.
+    """Correlate every two estimators that were measured on the corpus before round 1.
 
-    Args:
-        store: the run.
-        recipe: resolved.
-        scale: of the estimator that the rounds go by; None where there is none.
-        charged: its figures by instruction id; empty where they are not there yet.
+    `scale` is that of the estimator that the rounds go by, `charged` its values by instruction id.
     """
     columns: dict[str, Mapping[str, float]] = {scale.name: charged} if scale and charged else {}
-    for kind in _compared(store, recipe):
-        rows = store.each(f"round-0/{_COMPARED}{kind}", EstimateRow)
-        found = scale_of({"kind": kind})
-        columns[found.name if found else kind] = {row.id: row.value for row in rows if row.value is not None}
+    difficulty = recipe["curriculum"].get("difficulty", "mfd")
+    tables = run.comparisons()
+    for name in dict.fromkeys((*filter(tables.get, recipe["curriculum"].get("compare", ())), *tables)):
+        rows = run.read(tables[name], EstimateRow)
+        columns[scale_named(name, difficulty).name] = {row.id: row.value for row in rows if row.value is not None}
     return [_agreement(first, second, columns) for first, second in combinations(columns, 2)]
 
 
-def _compared(store: RunStore, recipe: Mapping[str, Any]) -> Iterator[str]:
-    """Estimators with a finished table: those of the recipe in its order, then those of one's own classes."""
-    wanted = list(recipe["curriculum"].get("compare", ()))
-    paths = sorted(store.round(0).glob(f"{_COMPARED}*.parquet"))
-    own = [name for path in paths if (name := path.stem.removeprefix(_COMPARED)) not in wanted]
-    return (name for name in (*wanted, *own) if store.has(f"round-0/{_COMPARED}{name}"))
-
-
 def _agreement(first: str, second: str, columns: Mapping[str, Mapping[str, float]]) -> Agreement:
-    one, other = columns[first], columns[second]
-    both = [
-        (value, other[name])
-        for name, value in one.items()
-        if name in other and math.isfinite(value) and math.isfinite(other[name])
-    ]
+    left, right = columns[first], columns[second]
+    both = [(value, right[name]) for name, value in left.items() if math.isfinite(value + right.get(name, math.nan))]
     if len(both) < LEAST:
         return Agreement(first, second, len(both), None, f"{len(both)} instructions have both, {LEAST} are needed")
-    left, right = zip(*both, strict=True)
-    for name, column in ((first, left), (second, right)):
-        if min(column) == max(column):
+    values = np.array(both)
+    for name, column in zip((first, second), values.T, strict=True):
+        if column.min() == column.max():
             return Agreement(first, second, len(both), None, f"{name} is the same for all {len(both):,}")
-    return Agreement(first, second, len(both), rank_correlation(left, right))
+    return Agreement(first, second, len(both), correlate(values[:, 0], values[:, 1]))
 
 
-def rank_correlation(first: Sequence[float], second: Sequence[float]) -> EvalResult:
-    """Spearman's correlation with its 95 % bootstrap interval over instructions; every resample is ranked anew.
+def correlate(first: ArrayLike, second: ArrayLike) -> EvalResult:
+    """Return Spearman's correlation with its 95 % bootstrap interval over instructions; every resample is ranked anew.
 
-    Figures are numbered once in their order, so that a resample is ranked by counting, without sorting: 50,000 rows
-    take a second. Of more than 10,000 rows there are fewer resamples than 1,000, down to 100.
-
-    Args:
-        first: shape (n,), neither column constant.
-        second: shape (n,).
+    Of more than 10,000 rows there are fewer resamples than 1,000, down to 100; one in which a column is constant is
+    not part of the interval. Neither whole column is constant.
     """
-    columns = [np.unique(np.asarray(column, np.float64), return_inverse=True)[1] for column in (first, second)]
-    resamples = max(_FEWEST, min(RESAMPLES, _WORK // len(first)))
-    return bootstrap(_spearman, *columns, resamples=resamples)
-
-
-def _spearman(first: Codes, second: Codes) -> float:
-    """Pearson's correlation of mean ranks; NaN where a column does not vary."""
-    left, right = _centred_ranks(first), _centred_ranks(second)
-    scale = math.sqrt(float(left @ left) * float(right @ right))
-    return max(-1.0, min(1.0, float(left @ right) / scale)) if scale else math.nan
-
-
-def _centred_ranks(codes: Codes) -> NDArray[np.float64]:
-    """Ranks minus their mean, equal values sharing the mean of theirs."""
-    counts = np.bincount(codes)
-    last = np.cumsum(counts)
-    ranks: NDArray[np.float64] = (last - (counts - 1) / 2)[codes] - (codes.size + 1) / 2
-    return ranks
+    resamples = max(_FEWEST, min(_RESAMPLES, _WORK // np.size(first)))
+    return bootstrap(rank_correlation, first, second, resamples=resamples)

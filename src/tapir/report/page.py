@@ -1,80 +1,40 @@
-"""Write report.html: one self-contained page that shows what a run did and how it is known."""
+"""Self-contained HTML report of a run."""
 
 from __future__ import annotations
 
-import base64
-import hashlib
 import json
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from base64 import b64encode
+from collections.abc import Mapping
+from dataclasses import asdict
+from functools import cache
+from hashlib import sha256
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tapir.domain.round import EvalResult, Evaluation
+from tapir.config.toml import as_toml, load, parse, shipped
+from tapir.data.files import write_text
+from tapir.data.run.reader import RunReader
+from tapir.data.run.store import RunStore
+from tapir.domain.difficulty import Scale
 from tapir.domain.task import TaskDistribution
-from tapir.errors import RecipeError
-from tapir.recipe_file import as_toml, load, parse, shipped
-from tapir.report.charts import charts, student, threshold
-from tapir.report.costs import Costs, costs
-from tapir.report.histogram import histogram
+from tapir.models.estimators import MFD
 from tapir.report.judging import models
-from tapir.report.sample import FATES, Sample, select
-from tapir.report.scale import Scale
-from tapir.report.summary import Summary, tasks_of
-from tapir.report.training import recorded, written
-from tapir.store.files import write_text
-from tapir.store.run import RunStore
+from tapir.report.sample import FATES, SampledInstruction, choose_sample
+from tapir.report.summary import Costs, Summary, costs, tasks_of
+from tapir.report.training import format_loss, recorded_fields
 
 if TYPE_CHECKING:
     from jinja2 import Environment
 
 _HOUR, _MINUTE = 3600, 60
-_LARGE = 100  # money, from which on nobody asks for more than cents
-
-
-@dataclass(frozen=True, slots=True)
-class Headline:
-    """Success of S_0 and of the last student on the first benchmark."""
-
-    benchmark: str
-    tasks: int
-    first: EvalResult
-    last: EvalResult
-    number: int
-
-    @property
-    def points(self) -> float:
-        """Change in percentage points."""
-        return 100 * (self.last.value - self.first.value)
-
-
-@dataclass(frozen=True, slots=True)
-class Drop:
-    """Instructions set aside for one reason. `share` is relative to the most frequent reason."""
-
-    place: str
-    reason: str
-    count: int
-    share: float
-
-
-@dataclass(frozen=True, slots=True)
-class Settings:
-    """The resolved recipe and the command that runs it again, empty where this version cannot."""
-
-    text: str
-    command: str
+_LARGE = 100  # money, from which on cents are enough
 
 
 def write_report(store: RunStore, summary: Summary) -> Path | None:
-    """Write report.html into the run directory.
-
-    Returns:
-        Its path, or None where the chart library (extra `report`) is not installed.
-    """
+    """Write report.html into the run directory; None where the chart library (extra `report`) is not installed."""
     if find_spec("altair") is None or find_spec("vl_convert") is None:
         return None
     path = store.folder / "report.html"
@@ -83,34 +43,38 @@ def write_report(store: RunStore, summary: Summary) -> Path | None:
 
 
 def render(store: RunStore, summary: Summary) -> str:
-    """The page as text. It loads nothing: styles, scripts, charts and data are inside."""
-    specs, chosen, paid = charts(summary), select(store), costs(summary)
-    scripts = [_vega(), _file("page.js")]
+    """Return the page as text. It loads nothing: styles, scripts, charts and data are inside."""
+    from tapir.report import charts
+
+    run = RunReader(store)
+    specs, chosen, paid = charts.charts(summary), choose_sample(run), costs(summary)
+    scripts, plan = [_vega(), _file("page.js")], summary.recipe["curriculum"]
     content = {
         "summary": summary,
-        "intake": summary.intake,
+        "corpus": summary.corpus,
         "headline": _headline(summary),
         "charts": specs,
-        "facts": _facts(summary) | _spent(paid),
+        "facts": _facts(run, summary, paid),
         "versions": summary.manifest["packages"],
+        "mfd": summary.scale == MFD,
         "judge": ", ".join(models(summary.recipe, "judge")),
-        "raised": [one for one in summary.alarms if one.raised],
+        "raised": [alarm for alarm in summary.alarms if alarm.raised],
         "costs": paid,
-        "told": summary.recipe["training"].get("kind") == "command",
-        "recorded": recorded(summary.trainings),
-        "competence": _follows_competence(summary.recipe),
-        "limit": _limit(summary),
-        "beyond": _beyond(summary),
+        "external": summary.recipe["training"].get("kind") == "command",
+        "recorded": recorded_fields(summary.trainings),
+        "competence": plan["variant"] == "multi-round" and plan.get("schedule", {}).get("kind") == "competence",
+        "limit": charts.limit(summary),
+        "beyond": charts.beyond(summary),
         "distances": _distances(summary),
         "drops": _drops(summary),
         "fates": FATES,
         "chosen": chosen,
-        "settings": _settings(summary.recipe),
+        "settings": recipe_text(summary.recipe),
         "folder": store.folder.name,
-        "data": _json({"charts": specs, "sample": list(_shown(chosen.items, summary.scale))}),
+        "data": _json({"charts": specs, "sample": [_item(each, summary.scale) for each in chosen.items]}),
         "style": _file("style.css"),
         "scripts": scripts,
-        "policy": " ".join(f"'sha256-{_digest(script)}'" for script in scripts),
+        "policy": " ".join(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in scripts),
     }
     return _environment().get_template("template.html.j2").render(content).lstrip()
 
@@ -118,26 +82,26 @@ def render(store: RunStore, summary: Summary) -> str:
 def _environment() -> Environment:
     from jinja2 import Environment, PackageLoader, StrictUndefined
 
+    from tapir.report.charts import student
+
+    templates = PackageLoader("tapir", "report")
     environment = Environment(
-        loader=PackageLoader("tapir", "report"),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
+        loader=templates, autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     environment.filters |= {
         "percent": _percent,
         "number": "{:,}".format,
         "student": student,
         "points": _points,
-        "money": _money,
-        "figure": _figure,
+        "money": format_money,
+        "figure": lambda text: text.replace("->", "→").replace(" %", "\u202f%"),
         "duration": _duration,
-        "many": _many,
-        "loss": written,
-        "correlation": _correlation,
+        "many": format_count,
+        "loss": format_loss,
+        "correlation": lambda value: f"{value:.2f}".replace("-", "\N{MINUS SIGN}"),
     }
-    environment.globals |= {"tasks_of": tasks_of, "most": _most}
+    environment.globals["tasks_of"] = tasks_of
+    environment.globals["most"] = lambda found, task: max(each.tasks[task].n for each in found if task in each.tasks)
     return environment
 
 
@@ -145,8 +109,9 @@ def _file(name: str) -> str:
     return resources.files("tapir.report").joinpath(name).read_text(encoding="utf-8")
 
 
+@cache
 def _vega() -> str:
-    """Vega, Vega-Lite and Vega-Embed as one script, in the version the charts are written for."""
+    """Return Vega, Vega-Lite and Vega-Embed as one script, in the version the charts are written for."""
     import altair as alt
     import vl_convert
 
@@ -154,117 +119,82 @@ def _vega() -> str:
     return str(vl_convert.javascript_bundle("window.vegaEmbed = vegaEmbed;", vl_version=version))
 
 
-def _digest(script: str) -> str:
-    """What the page's security policy knows a script by; any other script is refused by the browser."""
-    return base64.b64encode(hashlib.sha256(script.encode()).digest()).decode()
-
-
 def _json(content: object) -> str:
-    """JSON that no text inside can end or turn into markup."""
+    """Write JSON that no text inside can end or turn into markup."""
     text = json.dumps(content, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     for sign in "<>&\u2028\u2029":
         text = text.replace(sign, f"\\u{ord(sign):04x}")
     return text
 
 
-def _shown(items: Iterable[Sample], scale: Scale | None) -> Iterator[dict[str, object]]:
-    """The sample with its difficulty as a person reads it."""
-    for one in items:
-        text = f"{scale.name} {scale.written(one.gap)}" if scale and one.gap is not None else ""
-        yield asdict(one) | {"difficulty": text}
+def _item(item: SampledInstruction, scale: Scale | None) -> dict[str, object]:
+    """Return an instruction of the sample with its difficulty as text."""
+    text = f"{scale.name} {scale.format(item.gap)}" if scale and item.gap is not None else ""
+    return asdict(item) | {"difficulty": text}
 
 
-def _follows_competence(recipe: Mapping[str, Any]) -> bool:
-    """Whether α is planned anew in every round, so that what was planned has to be shown."""
-    plan = recipe["curriculum"]
-    return bool(plan["variant"] == "multi-round" and plan.get("schedule", {}).get("kind") == "competence")
-
-
-def _limit(summary: Summary) -> str:
-    """From where on an instruction is hopeless, as text."""
-    return threshold(summary.scale, summary.cut.most) if summary.scale and math.isfinite(summary.cut.most) else ""
-
-
-def _beyond(summary: Summary) -> str:
-    """What the last bar of the histogram holds besides, where a few large figures would squeeze all others."""
-    if not (summary.gaps and summary.scale):
-        return ""
-    found = histogram(summary.gaps, summary.scale, summary.cut)
-    reach = summary.scale.mean(found.largest)
-    return f" The last bar holds {found.beyond:,} that lie beyond its edge, up to {reach}." if found.beyond else ""
-
-
-def _headline(summary: Summary) -> Headline | None:
+def _headline(summary: Summary) -> dict[str, Any] | None:
+    """Return the success of S_0 and of the last student on the first benchmark."""
     if not summary.evaluations:
         return None
-    name = summary.benchmarks[0]
-    found: list[Evaluation] = summary.benchmark(name)
-    return Headline(name, len(found[0].tasks), found[0].overall, found[-1].overall, found[-1].round)
+    evaluations = summary.benchmark(summary.benchmarks[0])
+    first, last = evaluations[0], evaluations[-1]
+    points = 100 * (last.overall.value - first.overall.value)
+    result = {"benchmark": first.benchmark, "tasks": len(first.tasks), "number": last.round, "points": points}
+    return result | {"first": first.overall, "last": last.overall}
 
 
-def _facts(summary: Summary) -> dict[str, str]:
-    """The small facts under the title."""
-    plan = summary.recipe["curriculum"]
-    wanted = 1 if plan["variant"] == "single-round" else int(plan["rounds"])
-    done = len(summary.rounds)
+def _facts(run: RunReader, summary: Summary, paid: Costs | None) -> dict[str, str]:
+    """Return the facts under the title."""
+    planned, done = run.planned_rounds, len(summary.rounds)
     facts = {
-        "rounds": str(wanted) if done == wanted else f"{done} of {wanted}",
-        "corpus": f"{summary.intake.size:,} instructions",
-        "examples a round": f"{plan['size']:,}",
+        "rounds": str(planned) if done == planned else f"{done} of {planned}",
+        "corpus": f"{summary.corpus.size:,} instructions",
+        "examples a round": f"{summary.recipe['curriculum']['size']:,}",
         "working time": _duration(summary.seconds),
         "seed": str(summary.recipe["seed"]),
         "versions": f"tapir {summary.manifest['tapir']}, Python {summary.manifest['python']}",
     }
-    if summary.scale is None or summary.scale.kind != "mfd":
+    if summary.scale != MFD:
         facts["difficulty"] = summary.scale.name if summary.scale else "not measured"
     if summary.tagger:
-        facts["tagger agrees with teacher"] = f"{_percent(summary.tagger.accuracy)} (n = {summary.tagger.n:,})"
+        facts["tagger accuracy"] = f"{_percent(summary.tagger.accuracy)} (n = {summary.tagger.n:,})"
+    if paid and paid.priced:
+        facts["spent"] = f"{format_money(paid.total.cost)} on {paid.total.calls:,} calls"
+    elif paid:
+        facts["calls to models"] = f"{paid.total.calls:,} calls"
     return facts
 
 
-def _spent(paid: Costs | None) -> dict[str, str]:
-    """The price of the run among the small facts, where it had one."""
-    if paid is None:
-        return {}
-    calls = f"{paid.total.calls:,} calls"
-    return {"spent": f"{_money(paid.total.cost)} on {calls}"} if paid.priced else {"calls to models": calls}
-
-
 def _distances(summary: Summary) -> dict[str, float]:
-    """Total variation distance to P(t) of the corpus and of every round."""
+    """Return the total variation distance to P(t) of the corpus and of every round."""
     if not summary.rounds:
         return {}
     corpus = TaskDistribution(summary.rounds[-1].target).distance(summary.corpus_shares)
-    moves = any(one.target != summary.rounds[-1].target for one in summary.rounds)
+    moves = any(each.target != summary.rounds[-1].target for each in summary.rounds)
     return {"corpus, to the last round's target" if moves else "corpus": corpus} | {
-        f"round {one.number}": one.distance for one in summary.rounds
+        f"round {each.number}": each.distance for each in summary.rounds
     }
 
 
-def _drops(summary: Summary) -> Sequence[Drop]:
-    intake = summary.intake
-    found = [("corpus", reason, count) for reason, count in sorted(intake.dropped.items())]
-    lost = sum(intake.unanswered.values())
-    found += [("corpus", "the teacher gave no answer", lost)] if lost else []
-    for one in summary.rounds:
-        found += [(f"expansions, round {one.number}", reason, count) for reason, count in sorted(one.dropped.items())]
-    most = max((count for *_, count in found), default=1)
-    return [Drop(place, reason, count, count / most) for place, reason, count in found]
+def _drops(summary: Summary) -> list[tuple[str, str, int, float]]:
+    """Return place, reason and count of what was dropped, and the count relative to the largest."""
+    corpus = summary.corpus
+    counts = [("corpus", reason, count) for reason, count in sorted(corpus.dropped.items())]
+    if lost := sum(corpus.unanswered.values()):
+        counts.append(("corpus", "the teacher gave no answer", lost))
+    for each in summary.rounds:
+        place = f"expansions, round {each.number}"
+        counts += [(place, reason, count) for reason, count in sorted(each.dropped.items())]
+    most = max((count for *_, count in counts), default=1)
+    return [(place, reason, count, count / most) for place, reason, count in counts]
 
 
-def _settings(recipe: Mapping[str, object]) -> Settings:
-    """The resolved recipe as a file to run, or as JSON where this version cannot read it back."""
-    try:
-        read = parse(recipe)
-    except RecipeError:
-        return Settings(json.dumps(recipe, indent=2, ensure_ascii=False), "")
-    same = next((name for name in shipped() if load(name) == read), None)
-    return Settings(as_toml(read), f"tapir run {same or 'recipe.toml'}")
-
-
-def _most(evaluations: Sequence[Evaluation], task: str) -> int:
-    """Prompts of a task; a round where some could not be graded has fewer."""
-    return max(one.tasks[task].n for one in evaluations if task in one.tasks)
+def recipe_text(recipe: Mapping[str, object]) -> tuple[str, str]:
+    """Return the resolved recipe as TOML with the command that runs it."""
+    parsed = parse(recipe)
+    same = next((name for name in shipped() if load(name) == parsed), None)
+    return as_toml(parsed), f"tapir run {same or 'recipe.toml'}"
 
 
 def _percent(share: float, digits: int = 1) -> str:
@@ -272,21 +202,14 @@ def _percent(share: float, digits: int = 1) -> str:
 
 
 def _points(points: float) -> str:
-    text = f"{abs(points):.1f}"
-    sign = "±" if text == "0.0" else "+" if points > 0 else "\N{MINUS SIGN}"
-    return sign + text
+    text = f"{points:+.1f}".replace("-", "\N{MINUS SIGN}")
+    return "±0.0" if text[1:] == "0.0" else text
 
 
-def _correlation(value: float) -> str:
-    return f"{value:.2f}".replace("-", "\N{MINUS SIGN}")
+def format_money(amount: float, total: float = 0.0) -> str:
+    """Format money: cents if it is large, two significant digits if it is small.
 
-
-def _money(amount: float, total: float = 0.0) -> str:
-    """Cents for what is large, two significant digits for what is small; the currency is that of the prices.
-
-    Args:
-        amount: what to write.
-        total: sum of the column it stands in, whose figures all have the same digits; 0 for a figure of its own.
+    `total` is the sum of its column, in which all numbers have the same digits; 0 for a number outside a table.
     """
     if total:
         digits = 2 if total >= _LARGE else max(4, 2 - math.floor(math.log10(total)))
@@ -295,13 +218,8 @@ def _money(amount: float, total: float = 0.0) -> str:
     return f"{amount:,.{digits}f}"
 
 
-def _figure(text: str) -> str:
-    """Figures that were made for a terminal, with the signs of a page."""
-    return text.replace("->", "→").replace(" %", "\u202f%")
-
-
-def _many(number: int) -> str:
-    """Parameters as people name them: 1.08 M, 494 M, 7.62 B."""
+def format_count(number: int) -> str:
+    """Format a number of parameters: 1.08 M, 494 M, 7.62 B."""
     for unit, size in (("B", 1_000_000_000), ("M", 1_000_000), ("k", 1_000)):
         if number >= size:
             return f"{number / size:.3g}\u202f{unit}"

@@ -1,29 +1,108 @@
-"""What a run shows: read from its folder, the one source for the table, the page and the API."""
+"""Summary of a run for the report and the terminal."""
 
 from __future__ import annotations
 
+import heapq
 import math
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass, field, replace
+from operator import attrgetter
 from typing import Any
 
-from tapir.domain.round import EvalResult, Evaluation
-from tapir.domain.spending import Spending
+from tapir.data.run.reader import RunReader
+from tapir.data.run.rows import DifficultyRow, DropRow
+from tapir.data.run.store import RunStore
+from tapir.domain.completion import Spending
+from tapir.domain.difficulty import Scale
+from tapir.domain.evaluation import Evaluation
 from tapir.domain.task import shares
+from tapir.domain.training import TaggerReport
 from tapir.report.checks import Check, checks
-from tapir.report.estimators import Agreement, read_agreements
-from tapir.report.histogram import Cut
-from tapir.report.intake import Intake, read_intake
+from tapir.report.estimators import Agreement, read_agreements, read_scale
 from tapir.report.judging import Alarm, alarms
 from tapir.report.rounds import RoundSummary, read_rounds
-from tapir.report.scale import Scale, read_scale
-from tapir.report.tagger import TaggerSummary, read_tagger
-from tapir.report.training import Training, read_trainings
-from tapir.store.files import read_json
-from tapir.store.rows import CorpusRow, DifficultyRow, EvaluationRow, TagRow
-from tapir.store.run import RunStore
+from tapir.report.training import Training, read_tagger, read_trainings
+
+_EXAMPLES = 5  # pairs of near-duplicates shown
+_ROWS = 3  # rows shown for each reason
+_SHOWN = 240  # characters
+
+
+@dataclass(frozen=True, slots=True)
+class NearPair:
+    """Two near-duplicates in the corpus; similarity is 0 to 1."""
+
+    text: str
+    other: str
+    similarity: float
+    measure: str
+
+
+@dataclass(frozen=True, slots=True)
+class CorpusSummary:
+    """The corpus after filtering.
+
+    `dropped` counts rows by reason, of which `rows` holds the first few; `near` counts near-duplicates that were kept,
+    of which `pairs` are the most similar; the teacher wrote the y of `answered`, and not of `unanswered`, by reason.
+    """
+
+    size: int
+    dropped: Mapping[str, int]
+    rows: Sequence[DropRow]
+    near: int
+    pairs: Sequence[NearPair]
+    answered: int
+    unanswered: Mapping[str, int]
+
+
+def read_corpus(run: RunReader) -> CorpusSummary:
+    """Count the tables of the corpus; of their texts only the examples are kept."""
+    dropped, dropped_rows = Counter[str](), list[DropRow]()
+    for drop in run.drops():
+        dropped[drop.reason] += 1
+        if dropped[drop.reason] <= _ROWS:
+            dropped_rows.append(replace(drop, text=_shorten(drop.text)))
+    near = list(run.near_duplicates())
+    closest = heapq.nlargest(_EXAMPLES, near, key=lambda row: (row.similarity, row.id))
+    shown = {name for row in closest for name in (row.id, row.other)}
+    size, texts = 0, dict[str, str]()
+    for row in run.corpus():
+        size += 1
+        if row.id in shown:
+            texts[row.id] = _shorten(row.text)
+    responses = [(row.text is not None, row.failure or "no reason") for row in run.responses()]
+    unanswered = Counter(failure.partition(":")[0] for answered, failure in responses if not answered)
+    return CorpusSummary(
+        size=size,
+        dropped=dropped,
+        rows=sorted(dropped_rows, key=lambda row: row.reason),
+        near=len(near),
+        pairs=[
+            NearPair(texts.get(row.id, row.id), texts.get(row.other, row.other), row.similarity, row.measure)
+            for row in closest
+        ],
+        answered=len(responses) - unanswered.total(),
+        unanswered=unanswered,
+    )
+
+
+def _shorten(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}…"
+
+
+@dataclass(frozen=True, slots=True)
+class Cut:
+    """Thresholds: hard above `delta`, hopeless above `most`, withheld below 0 where the scale is signed."""
+
+    delta: float
+    most: float = math.inf
+
+    def part(self, gap: float) -> str:
+        """Return the part of the split that a gap belongs to."""
+        if 0 <= gap <= self.most:
+            return "hard" if gap > self.delta else "easy"
+        return "withheld" if gap < 0 else "hopeless"
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,32 +110,23 @@ class Summary:
     """A run at a glance.
 
     Attributes:
-        intake: the corpus: what passed, what was set aside, what nearly repeats.
-        corpus_shares: share of each task in the corpus.
         scale: of the estimator that difficulty was measured with; None where nothing was measured.
-        parts: corpus items by part of the first split; empty where nothing was measured.
-        gaps: difficulty of the scored corpus items, first scoring.
-        cut: what parts them.
-        agreements: rank correlations between the estimators measured on the corpus.
-        tagger: how good it is; None where it had nothing to learn, or has not learnt yet.
-        evaluations: every benchmark after every round; round 0 is S_0.
-        ungraded: held-out answers that could not be judged and do not count, by benchmark and round.
-        alarms: what tells whether the judge can be trusted.
-        spending: what calls to models took, by round, stage and task; empty where none was called.
-        trainings: every finished training; round 0 is the warm-up.
+        parts: corpus items by part of the first split; `gaps` are those with a score, `cut` the thresholds.
+        tagger: None where it had nothing to learn, or has not learnt yet.
         seconds: working time over all sessions of the run.
+        ungraded: held-out answers that could not be judged and do not count, by benchmark and round.
     """
 
     recipe: Mapping[str, Any]
     manifest: Mapping[str, Any]
     finished: bool
-    intake: Intake
+    corpus: CorpusSummary
     corpus_shares: Mapping[str, float]
     scale: Scale | None
     parts: Mapping[str, int]
     gaps: Sequence[float]
     cut: Cut
-    tagger: TaggerSummary | None
+    tagger: TaggerReport | None
     rounds: Sequence[RoundSummary]
     evaluations: Sequence[Evaluation]
     checks: Sequence[Check]
@@ -68,132 +138,145 @@ class Summary:
     agreements: Sequence[Agreement] = ()
 
     def benchmark(self, name: str) -> list[Evaluation]:
-        """One benchmark over the rounds."""
-        return [one for one in self.evaluations if one.benchmark == name]
+        """Return the evaluations on one benchmark over the rounds."""
+        return [evaluation for evaluation in self.evaluations if evaluation.benchmark == name]
 
     @property
     def benchmarks(self) -> list[str]:
         """Names, in the recipe's order."""
-        return list(dict.fromkeys(one.benchmark for one in self.evaluations))
+        return list(dict.fromkeys(evaluation.benchmark for evaluation in self.evaluations))
 
     @property
     def examples(self) -> int:
         """Distinct examples over the mixtures of all rounds."""
-        return sum(one.new for one in self.rounds)
+        return sum(each.new for each in self.rounds)
 
 
 def summarise(store: RunStore) -> Summary:
     """Read everything that is finished in a run directory."""
-    recipe, manifest = read_json(store.folder / "recipe.json"), read_json(store.folder / "manifest.json")
-    intake = read_intake(store)
-    scale = read_scale(store, recipe)
-    first = store.read("round-1/difficulty", DifficultyRow) if store.has("round-1/difficulty") else []
+    run = RunReader(store)
+    recipe = run.recipe
+    scale = read_scale(run, recipe["curriculum"].get("difficulty", "mfd"))
+    first = list(run.difficulty(1))
     gaps = {row.id: row.gap for row in first if row.gap is not None and math.isfinite(row.gap)}
-    rounds, evaluations = read_rounds(store, one_pool=scale is None), _evaluations(store)
-    trainings = read_trainings(store, recipe)
-    wanted_rounds = _wanted_rounds(recipe)
-    corpus_shares = shares(_tasks(store))
-    ungraded, graded = _grades(store)
+    corpus = {row.id for row in run.corpus()}  # held-out instructions are tagged in the same table
+    tasks = Counter(row.task for row in run.tags() if row.task is not None and row.id in corpus)
+    rounds, evaluations = read_rounds(run, one_pool=scale is None), run.metrics()
+    trainings, corpus_shares = read_trainings(run, recipe), shares(tasks)
+    graded = [(row.benchmark, number, row.score) for number in run.rounds() for row in run.evaluation(number)]
+    ungraded = Counter((benchmark, number) for benchmark, number, score in graded if score is None)
     return Summary(
         recipe=recipe,
-        manifest=manifest,
-        finished=any(one.round == wanted_rounds for one in evaluations),
-        intake=intake,
+        manifest=run.manifest,
+        finished=any(evaluation.round == run.planned_rounds for evaluation in evaluations),
+        corpus=read_corpus(run),
         corpus_shares=corpus_shares,
         scale=scale,
         parts=Counter(row.part for row in first),
         gaps=list(gaps.values()),
         cut=_cut(recipe, first),
-        tagger=read_tagger(store),
+        tagger=read_tagger(run),
         rounds=rounds,
         evaluations=evaluations,
         checks=checks(recipe, rounds, evaluations, corpus_shares, trainings, scale),
-        seconds=working_time(store.folder),
+        seconds=working_time(run),
         ungraded=ungraded,
-        alarms=alarms(store, recipe, ungraded.total(), graded),
-        spending=_spending(store.folder),
+        alarms=alarms(run, recipe, ungraded.total(), len(graded) - ungraded.total()),
+        spending=run.spending(),
         trainings=trainings,
-        agreements=read_agreements(store, recipe, scale, gaps),
+        agreements=read_agreements(run, recipe, scale, gaps),
     )
 
 
-def working_time(folder: Path) -> float:
-    """Seconds of work over all sessions; time between sessions does not count."""
-    import json
-
-    total, started, last = 0.0, None, 0.0
-    path = folder / "events.jsonl"
-    lines = path.read_text(encoding="utf-8", errors="replace").split("\n") if path.exists() else []
-    for line in lines:
-        try:
-            event = json.loads(line)
-        except json.JSONDecodeError:
-            continue
-        if event["event"] == "session" and started is not None:
-            total += last - started
-            started = None
-        if started is None:
-            started = event["time"]
-        last = event["time"]
-    return total + (last - started if started is not None else 0.0)
+def working_time(run: RunReader) -> float:
+    """Return the seconds of work over all sessions; time between sessions does not count."""
+    sessions: list[list[float]] = [[]]
+    for event in run.events():
+        if event["event"] == "session":
+            sessions.append([])
+        sessions[-1].append(event["time"])
+    return sum((times[-1] - times[0] for times in sessions if times), 0.0)
 
 
 def tasks_of(evaluations: Sequence[Evaluation]) -> list[str]:
-    """Every task that any of the evaluations has a result for; one may lack a task whose answers were not graded."""
-    return sorted({task for one in evaluations for task in one.tasks})
-
-
-def _wanted_rounds(recipe: Mapping[str, Any]) -> int:
-    plan = recipe["curriculum"]
-    return 1 if plan["variant"] == "single-round" else int(plan["rounds"])
+    """Return every task that any evaluation has a result for; one may lack a task whose answers were not graded."""
+    return sorted({task for evaluation in evaluations for task in evaluation.tasks})
 
 
 def _cut(recipe: Mapping[str, Any], rows: Sequence[DifficultyRow]) -> Cut:
-    """δ itself, or the largest gap that was not hard where a quantile or budget decided; and what is hopeless."""
+    """Return δ itself, or the largest gap that was not hard where a quantile or budget decided; and the hopeless."""
     threshold = recipe["curriculum"].get("threshold")
     if threshold is None:
-        return Cut(0.0)  # nothing is measured, so nothing is parted
-    most = float(threshold.get("most", 0.0)) or math.inf  # the first version knew no limit
+        return Cut(0.0)  # nothing is measured, so nothing is split
+    most = float(threshold.get("most", 0.0)) or math.inf  # the first version had no limit
     if threshold["rule"] == "delta":
         return Cut(float(threshold["value"]), most)
     below = [row.gap for row in rows if row.part in {"easy", "withheld"} and row.gap is not None]
     return Cut(max(0.0, *below) if below else 0.0, most)
 
 
-def _tasks(store: RunStore) -> Counter[str]:
-    """Instructions of the corpus by task; held-out ones are tagged beside them and do not count."""
-    if not store.has("round-0/tags"):
-        return Counter()
-    corpus = {row.id for row in store.each("corpus", CorpusRow)}
-    tags = store.each("round-0/tags", TagRow)
-    return Counter(row.task for row in tags if row.task is not None and row.id in corpus)
+def sum_spending(entries: Iterable[Spending]) -> Spending:
+    """Add up entries; the sum is of no round, stage or task."""
+    columns = zip(*(astuple(entry)[3:] for entry in entries), strict=True)
+    return Spending(0, "", "", *map(sum, columns))
 
 
-def _evaluations(store: RunStore) -> list[Evaluation]:
-    found = []
-    number = 0
-    while (path := store.round(number) / "metrics.json").exists():
-        for one in read_json(path):
-            tasks = {task: EvalResult(**result) for task, result in one["tasks"].items()}
-            found.append(Evaluation(one["benchmark"], one["round"], EvalResult(**one["overall"]), tasks))
-        number += 1
-    return found
+def _order(amount: Spending) -> tuple[float, int]:
+    """Return a key that sorts the dearest first, without prices the most tokens."""
+    return -amount.cost, -amount.prompt_tokens - amount.completion_tokens
 
 
-def _grades(store: RunStore) -> tuple[Counter[tuple[str, int]], int]:
-    """Answers that could not be graded, by benchmark and round; and how many could."""
-    without, graded = Counter[tuple[str, int]](), 0
-    number = 0
-    while store.has(f"round-{number}/evaluation"):
-        for row in store.each(f"round-{number}/evaluation", EvaluationRow):
-            if row.score is None:
-                without[row.benchmark, number] += 1
-            else:
-                graded += 1
-        number += 1
-    return without, graded
+@dataclass(frozen=True, slots=True)
+class Rate:
+    """Money and calls for one unit, counting all calls or those of one stage."""
+
+    what: str
+    of: str
+    units: float
+    cost: float
+    calls: float
 
 
-def _spending(folder: Path) -> list[Spending]:
-    path = folder / "spending.json"
-    return [Spending(**one) for one in read_json(path)] if path.exists() else []
+@dataclass(frozen=True, slots=True)
+class Costs:
+    """Costs of a run, by round and stage and by task ("" for none), the dearest first; `priced` if any price is set."""
+
+    priced: bool
+    total: Spending
+    stages: Sequence[tuple[int, str, Spending]]
+    tasks: Sequence[tuple[str, Spending]]
+    rates: Sequence[Rate]
+
+
+def costs(summary: Summary) -> Costs | None:
+    """Return the run's costs, or None where no model was called."""
+    total = sum_spending(summary.spending)
+    if not total.calls:
+        return None
+    stages = group_spending(summary.spending, "round", "stage")
+    return Costs(
+        priced=total.cost > 0,
+        total=total,
+        stages=[(*key, each) for key, each in sorted(stages, key=lambda row: (row[0][0], _order(row[1]), row[0][1]))],
+        tasks=sorted(group_spending(summary.spending, "task"), key=lambda row: (not row[0], _order(row[1]), row[0])),
+        rates=[Rate(what, of, n, paid.cost / n, paid.calls / n) for what, of, n, paid in _units(summary) if n > 0],
+    )
+
+
+def group_spending(spending: Sequence[Spending], *names: str) -> list[tuple[Any, Spending]]:
+    """Return the amount of every value of a field, or of every tuple of values."""
+    key = attrgetter(*names)
+    values = dict.fromkeys(map(key, spending))
+    return [(value, sum_spending(entry for entry in spending if key(entry) == value)) for value in values]
+
+
+def _units(summary: Summary) -> Iterator[tuple[str, str, float, Spending]]:
+    """Yield what a run brought: its name, the calls that count for it, the number, and the amount of these calls."""
+    total = sum_spending(summary.spending)
+    yield "kept training example", "all calls", summary.examples, total
+    expansion = sum_spending(entry for entry in summary.spending if entry.stage == "expand")
+    yield "kept expansion", "calls of the stage expand", sum(each.expanded for each in summary.rounds), expansion
+    if summary.evaluations:
+        first = summary.benchmark(summary.benchmarks[0])
+        points = 100 * (first[-1].overall.value - first[0].overall.value)
+        yield f"point gained on {first[0].benchmark}", "all calls", points, total

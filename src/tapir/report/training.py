@@ -1,44 +1,35 @@
-"""What training said of itself, round by round, from every training.json of a run."""
+"""Metrics of every training of a run, and of its tagger."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
-from pathlib import Path
+from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import Any, TypeAlias
 
-from tapir.errors import StoreError
-from tapir.store.files import read_json
-from tapir.store.run import RunStore
+from tapir.data.run.reader import RunReader
+from tapir.domain.errors import StoreError
+from tapir.domain.training import TaggerReport
+from tapir.evaluation.audit.records import number
 
 Curve: TypeAlias = Sequence[tuple[int, float]]
 """Steps and losses, in the order of the steps; every loss is a number."""
 
-_PARTS = 4  # a single log point says little: the first quarter is compared with the last
+_COUNTS = ("examples", "steps", "tokens", "parameters", "trainable")  # a trainer writes 0 for what it does not know
+_AMOUNTS = ("epochs", "seconds", "tokens_per_second")
+_PARTS = 4  # a single log point is noisy: the first quarter is compared with the last
 _SMALL = 0.01  # a loss below this has its digits further behind
 _REMEDY = "Restore it; or delete it, then `tapir resume` trains the round again."
 
 
 @dataclass(frozen=True, slots=True)
 class Training:
-    """One training; None is what its training.json does not say.
+    """One training (0 is the warm-up); None is what its training.json does not contain.
 
-    Attributes:
-        number: round; 0 is the warm-up.
-        loss: mean loss per answer token at each log point.
-        preference_loss: as `loss`, for the preferences.
-        not_numbers: log points whose loss was not a number; they are in neither curve.
-        examples: offered to the trainer.
-        tokens: read, over all epochs.
-        seconds: of the session that finished the training.
-        tokens_per_second: read in that session.
-        parameters: of the whole student.
-        trainable: how many of them were trained.
-        too_long: examples left out because they are longer than the recipe allows.
-        cut: examples trained on without their end.
-        preferences: pairs of the preference optimisation.
+    The loss is the mean per answer token; `not_numbers` counts log points that are in neither curve. The time is that
+    of the session that finished the training. `too_long` examples were left out, `cut` ones lost their end;
+    `unfit` ones, which the chat template or the tokenizer cannot hold, were left out too.
     """
 
     number: int
@@ -55,11 +46,12 @@ class Training:
     trainable: int | None = None
     too_long: int | None = None
     cut: int | None = None
+    unfit: int | None = None
     preferences: int | None = None
 
     @property
     def name(self) -> str:
-        """As it is written beside figures."""
+        """Label in tables and charts."""
         return f"round {self.number}" if self.number else "warm-up"
 
     @property
@@ -70,87 +62,68 @@ class Training:
         return (fmean(losses[:part]), fmean(losses[-part:])) if len(losses) > 1 else None
 
 
-def written(loss: float) -> str:
-    """A loss as it stands in a table."""
+def format_loss(loss: float) -> str:
+    """Format a loss for a table."""
     return f"{loss:.3f}" if abs(loss) >= _SMALL or not loss else f"{loss:.2g}"
 
 
-def read_trainings(store: RunStore, recipe: Mapping[str, Any]) -> list[Training]:
-    """Every finished training, in order.
-
-    Args:
-        store: the run.
-        recipe: as it was resolved; a program that trains does not say what it left out.
-
-    Raises:
-        StoreError: a training.json is damaged.
-    """
-    plan = recipe.get("training", {})
-    found = [_read(store, 0, plan)] if _path(store, 0).exists() else []
-    number = 1
-    while _path(store, number).exists():
-        found.append(_read(store, number, plan))
-        number += 1
-    return found
+def read_trainings(run: RunReader, recipe: Mapping[str, Any]) -> list[Training]:
+    """Read every finished training of a run with this recipe, in order."""
+    plan = recipe.get("training", {})  # a training program does not report what it left out
+    contents = ((number, run.json(f"round-{number}/training.json", _REMEDY)) for number in run.rounds())
+    return [_training(run, number, content, plan) for number, content in contents if content is not None]
 
 
-def recorded(trainings: Sequence[Training]) -> frozenset[str]:
-    """The fields that at least one training says something about."""
+def recorded_fields(trainings: Sequence[Training]) -> frozenset[str]:
+    """Return the fields that at least one training has a value for."""
     names = [field.name for field in fields(Training)]
-    return frozenset(name for name in names if any(getattr(one, name) not in (None, ()) for one in trainings))
+    return frozenset(name for name in names if any(getattr(each, name) not in (None, ()) for each in trainings))
 
 
-def _path(store: RunStore, number: int) -> Path:
-    return store.round(number) / "training.json"
-
-
-def _read(store: RunStore, number: int, plan: Mapping[str, Any]) -> Training:
-    path = _path(store, number)
-    content = read_json(path, _REMEDY)
+def _training(run: RunReader, number: int, content: Mapping[str, Any], plan: Mapping[str, Any]) -> Training:
     try:
         loss, preference_loss = (_curve(content.get(key, ())) for key in ("loss", "preference_loss"))
         logged = len(content.get("loss", ())) + len(content.get("preference_loss", ()))
         too_long, cut = (len(content[key]) if key in content else None for key in ("too_long", "cut"))
-        epochs, seconds, speed = (_amount(content.get(key)) for key in ("epochs", "seconds", "tokens_per_second"))
-        examples, steps, tokens, parameters, trainable, preferences = (
-            _count(content.get(key))
-            for key in ("examples", "steps", "tokens", "parameters", "trainable", "preferences")
-        )
+        amounts: dict[str, Any] = {name: _amount(content.get(name)) for name in (*_AMOUNTS, *_COUNTS, "preferences")}
     except (AttributeError, OverflowError, TypeError, ValueError) as error:
+        path = run.store.round(number) / "training.json"
         raise StoreError(f"{path} is damaged: {error}", remedy=_REMEDY) from error
-    preferred = store.has(f"round-{number}/contrasts")
+    preferences = int(amounts["preferences"] or 0) or (0 if number in run.rounds("contrasts") else None)
     return Training(
         number=number,
         loss=loss,
         preference_loss=preference_loss,
         not_numbers=logged - len(loss) - len(preference_loss),
-        examples=examples,
-        epochs=epochs,
-        steps=steps,
-        tokens=tokens,
-        seconds=seconds,
-        tokens_per_second=speed,
-        parameters=parameters,
-        trainable=trainable,
         too_long=too_long if too_long or plan.get("kind") != "command" else None,
         cut=cut if cut or plan.get("too_long") == "cut" else None,
-        preferences=preferences or (0 if preferred else None),
+        unfit=len(content.get("unfit", ())) or None,
+        **amounts | {name: int(amounts[name]) for name in _COUNTS if amounts[name]} | {"preferences": preferences},
     )
 
 
 def _curve(entries: Sequence[Sequence[Any]]) -> Curve:
-    found = [(int(step), float(loss)) for step, loss in entries if _amount(loss, least=-math.inf) is not None]
-    return tuple(sorted(found))
-
-
-def _count(value: object) -> int | None:
-    """A whole number above 0, which is what a trainer writes where it does not know."""
-    found = _amount(value)
-    return int(found) if found else None
+    numbers = ((int(step), _amount(loss, least=-math.inf)) for step, loss in entries)
+    return tuple(sorted((step, loss) for step, loss in numbers if loss is not None))
 
 
 def _amount(value: object, least: float = 0.0) -> float | None:
-    """A number above `least`; None for anything else."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+    """Return a number above `least`; None for anything else."""
+    known = number(value)
+    return known if known is not None and known > least else None
+
+
+_TAGGER = "round-0/tagger.json"
+_TAGGER_REMEDY = "Delete it; `tapir resume` fits the tagger again."
+
+
+def read_tagger(run: RunReader) -> TaggerReport | None:
+    """Read the metrics; None where there is no tagger yet, or none that had anything to learn."""
+    content = run.json(_TAGGER, _TAGGER_REMEDY)
+    if not content:
         return None
-    return float(value) if value > least else None
+    try:
+        found = TaggerReport(**content)
+        return replace(found, accuracy=float(found.accuracy), by_task=dict(found.by_task), f1=dict(found.f1))
+    except (TypeError, ValueError) as error:
+        raise StoreError(f"{run.folder / _TAGGER} is damaged: {error!r}", remedy=_TAGGER_REMEDY) from error

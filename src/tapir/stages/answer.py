@@ -1,41 +1,82 @@
-"""Answer: ỹ = S(x) for every instruction."""
+"""Answers of the student, ỹ = S(x), and of the teacher."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
 
-from tapir.domain.completion import Failure
-from tapir.domain.instruction import Instruction
+from tapir.data.run.rows import AnswerRow, ResponseRow
+from tapir.domain.completion import Failure, nothing_special, usable
+from tapir.domain.instruction import Instruction, Pair, Response
+from tapir.domain.roles import Reply, Student, Teacher, answers
 from tapir.domain.round import Checkpoint
-from tapir.roles import Reply, Student, answers
-from tapir.store.keep import Place, Work, keep
-from tapir.store.rows import AnswerRow
+from tapir.stages.base import StageContext, Work, run_chunks, run_items
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The student answers; shorter instructions first, so that batches waste little on padding."""
+    """The student answers every instruction; shorter ones first, so that batches waste little on padding."""
 
     student: Student
     chunk: int
+    table: str = "answers"
 
-    def run(self, place: Place, checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> dict[str, AnswerRow]:
-        """One row for each instruction, by id."""
-        ordered = sorted(((one.id, one) for one in instructions), key=lambda pair: (len(pair[1].text), pair[0]))
-        work = Work("answer", "answers", self.chunk)
+    def run(
+        self, context: StageContext, checkpoint: Checkpoint, instructions: Sequence[Instruction]
+    ) -> dict[str, AnswerRow]:
+        """Return one row for each instruction, by id."""
+        items = sorted(((x.id, x) for x in instructions), key=lambda item: (len(item[1].text), item[0]))
+        work = Work("answer", self.table, self.chunk)
 
         def do(chunks: Iterator[Sequence[tuple[str, Instruction]]]) -> Iterator[tuple[int, list[AnswerRow]]]:
-            asked = ([one for _, one in chunk] for chunk in chunks)
-            for number, replies in answers(self.student, checkpoint, asked):
-                yield number, [row(reply) for reply in replies]
+            requests = ([instruction for _, instruction in chunk] for chunk in chunks)
+            for number, replies in answers(self.student, checkpoint, requests):
+                yield number, [answer_row(reply) for reply in replies]
 
-        return {answer.id: answer for answer in keep(place, work, AnswerRow, ordered, do)}
+        return {row.id: row for row in run_chunks(context, work, AnswerRow, items, do)}
 
 
-def row(reply: Reply) -> AnswerRow:
-    """A reply as it is recorded."""
+def answer_row(reply: Reply) -> AnswerRow:
+    """Return the table row of a reply."""
     name, result = reply
     if isinstance(result, Failure):
         return AnswerRow(name, None, None, 0, f"{result.kind}: {result.message}")
     return AnswerRow(name, result.text, result.finish_reason, result.usage.completion_tokens, None)
+
+
+@dataclass(frozen=True, slots=True)
+class Respond:
+    """The teacher answers the instructions that need its answer; those it fails on are not trained on."""
+
+    teacher: Teacher
+    chunk: int
+    special: Callable[[str], str] = nothing_special  # the first special token of the student in a text
+
+    def run(
+        self, context: StageContext, corpus: Sequence[Pair], answers: Literal["corpus", "missing", "teacher"]
+    ) -> list[Pair]:
+        """Return the corpus with the teacher's responses in place, without the pairs that got none.
+
+        `answers` says whose are wanted, as in the corpus section; a pair without a response has an empty text.
+        """
+        pending = [pair for pair in corpus if answers == "teacher" or not pair.response.text.strip()]
+        if answers == "corpus" or not pending:
+            return list(corpus)
+        items = [(pair.instruction.id, pair.instruction) for pair in pending]
+
+        def do(pending: Iterator[tuple[str, Instruction]]) -> Iterator[tuple[str, list[ResponseRow]]]:
+            for name, reply in self.teacher.answer(instruction for _, instruction in pending):
+                text, failure = usable(reply, self.special)
+                yield name, [ResponseRow(name, text, self.teacher.name, failure)]
+
+        work = Work("respond", "responses", self.chunk)
+        rows = {row.id: row for row in run_items(context, work, ResponseRow, items, do)}
+        result = []
+        for pair in corpus:
+            row = rows.get(pair.instruction.id)
+            if row is None:
+                result.append(pair)
+            elif row.text is not None:
+                result.append(replace(pair, response=Response(row.text, row.author)))
+        return result

@@ -1,28 +1,28 @@
-"""Expand: the teacher writes what is scarce, from hard seeds; every text is checked."""
+"""Expansion: the teacher writes new instructions from hard seeds; every text is checked."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
-from tapir.data.novelty import Novelty
-from tapir.domain.completion import Completion, Failure, usable
-from tapir.domain.instruction import Instruction, Origin, Pair, Response
+from tapir.data.duplicates import DuplicateIndex
+from tapir.data.run.rows import DrawRow, ExpansionRow
+from tapir.data.run.store import cells
+from tapir.domain.completion import Completion, Failure, nothing_special, usable
+from tapir.domain.instruction import Instruction, Origin, Pair, Response, id_of
 from tapir.domain.mixture import Draw
-from tapir.domain.randomness import priorities, seed_for
-from tapir.domain.task import TaskTag
-from tapir.roles import ExpandRequest, Tagger, Teacher
-from tapir.store.keep import Place, restored
-from tapir.store.rows import DrawRow, ExpansionRow
-from tapir.store.run import cells
+from tapir.domain.randomness import seed_for, shuffled
+from tapir.domain.roles import ExpandRequest, Tagger, Teacher
+from tapir.domain.task import TaskDistribution, TaskTag
+from tapir.stages.base import StageContext, restore_row
 
 _UNANSWERED = "not answered"
 
 
-@dataclass(frozen=True, slots=True)
-class _Check:
-    """The label found, and why the text is dropped."""
+class _Check(NamedTuple):
+    """The text's label, and why it is dropped; a reason of None keeps it."""
 
     label: str | None
     reason: str | None
@@ -31,139 +31,126 @@ class _Check:
 
 @dataclass(frozen=True, slots=True)
 class Expand:
-    """Ask for the shortfall of each task; keep what is new, well tagged and in no evaluation set.
-
-    Attributes:
-        attempts: how often a task is asked again for what its last batch still lacked.
-        forbidden: all evaluation sets.
-    """
+    """Ask for the shortfall of each task; keep what is new, tagged as asked for and in no evaluation set."""
 
     teacher: Teacher
     tagger: Tagger
-    attempts: int
-    forbidden: Novelty
+    attempts: int  # how often the teacher is asked for what a task still lacks
+    forbidden: DuplicateIndex  # texts of all evaluation sets
+    special: Callable[[str], str] = nothing_special  # the first special token of the student in a text
 
-    def run(self, place: Place, need: Draw, seeds: Mapping[str, Sequence[Pair]], known: Novelty) -> list[ExpansionRow]:
-        """Everything the teacher wrote, kept or dropped; what is kept is known from then on.
+    def run(
+        self, context: StageContext, need: Draw, seeds: Mapping[str, Sequence[Pair]], known: DuplicateIndex
+    ) -> list[ExpansionRow]:
+        """Return everything the teacher wrote, kept or dropped; kept texts are added to `known`, those of the pools.
 
-        Args:
-            place: the run and round.
-            need: its shortfall says what to write.
-            seeds: hard pairs by task; a task without any cannot be expanded.
-            known: everything in the pools.
+        `need.shortfall` says how many of each task to write, from its hard `seeds`; without any it cannot be expanded.
         """
-        name = place.named("expansions")
-        if place.store.has(name):
-            place.store.parts(name).drop()
-            rows = place.store.read(name, ExpansionRow)
+        name = context.path("expansions")
+        if context.store.has(name):
+            context.store.parts(name).drop()
+            rows = context.store.read(name, ExpansionRow)
             _learn(known, rows)
             return rows
         for task in need.shortfall:
             if not seeds.get(task):
-                place.watch.note(f"{task}: {need.shortfall[task]} hard examples short and no hard seed to expand")
-        owed = {task: count for task, count in need.shortfall.items() if seeds.get(task)}
-        rows = self._attempts(place, owed, seeds, known)
-        place.store.write(name, ExpansionRow, rows)
-        place.store.parts(name).drop()
-        place.watch.finish()
+                context.progress.note(f"{task}: {need.shortfall[task]} hard examples short and no hard seed to expand")
+        pending = {task: count for task, count in need.shortfall.items() if seeds.get(task)}
+        rows = self._attempts(context, pending, seeds, known)
+        context.store.write(name, ExpansionRow, rows)
+        context.store.parts(name).drop()
+        context.progress.finish()
         return rows
 
     def _attempts(
-        self, place: Place, owed: dict[str, int], seeds: Mapping[str, Sequence[Pair]], known: Novelty
+        self, context: StageContext, pending: dict[str, int], seeds: Mapping[str, Sequence[Pair]], known: DuplicateIndex
     ) -> list[ExpansionRow]:
-        """Ask until nothing is owed or the attempts are used up; every attempt is kept when it is complete."""
-        parts = place.store.parts(place.named("expansions"))
+        """Ask until nothing is pending or the attempts are used up; a complete attempt is saved."""
+        parts = context.store.parts(context.path("expansions"))
         finished = parts.read()
         rows: list[ExpansionRow] = []
-        place.watch.start(place.number, "expand", sum(owed.values()))
+        context.progress.start(context.number, "expand", sum(pending.values()))
         for attempt in range(self.attempts):
-            if not owed:
+            if not pending:
                 break
             key = f"attempt {attempt}"
             if key in finished:
-                made = [restored(ExpansionRow, one) for one in finished[key]]
+                made = [restore_row(ExpansionRow, saved) for saved in finished[key]]
                 _learn(known, made)
             else:
-                place.watch.check()
-                made = list(self._attempt(place, attempt, owed, seeds, known))
-                place.watch.check()
+                context.progress.check()
+                made = list(self._attempt(context, attempt, pending, seeds, known))
+                context.progress.check()
                 parts.append(key, [cells(row) for row in made])
             kept = Counter(row.task_wanted for row in made if row.reason is None)
-            place.watch.advance(sum(min(kept[task], count) for task, count in owed.items()))
-            owed = {task: count - kept[task] for task, count in owed.items() if count > kept[task]}
+            context.progress.advance(sum(min(kept[task], count) for task, count in pending.items()))
+            pending = {task: count - kept[task] for task, count in pending.items() if count > kept[task]}
             rows += made
         return rows
 
     def _attempt(
         self,
-        place: Place,
+        context: StageContext,
         attempt: int,
-        owed: Mapping[str, int],
+        pending: Mapping[str, int],
         seeds: Mapping[str, Sequence[Pair]],
-        known: Novelty,
+        known: DuplicateIndex,
     ) -> Iterator[ExpansionRow]:
-        """Ask once for every task, check every text."""
         requests = []
-        for task, count in owed.items():
-            seed = seed_for(place.seed, "expand", place.number, task, attempt)
-            requests.append(ExpandRequest(task, _shuffled(seeds[task], seed), count, seed))
-        written: list[tuple[str, Instruction]] = []
+        for task, count in pending.items():
+            seed = seed_for(context.seed, "expand", context.number, task, attempt)
+            requests.append(ExpandRequest(task, shuffled(seeds[task], id_of, seed), count, seed))
+        texts: list[tuple[str, Instruction]] = []
         failed: Counter[tuple[str, str]] = Counter()
         for task, reply in self.teacher.expand(requests):
-            place.watch.advance(0)  # nothing is kept yet, but the meter moves
+            context.progress.advance(0)  # nothing is kept yet, but the cost display moves
             if isinstance(reply, Failure):
                 failed[task, f"{reply.kind}: {reply.message}"] += 1
             else:
-                written.append((task, reply))
+                texts.append((task, reply))
         for (task, why), count in sorted(failed.items()):
-            place.watch.note(f"{task}: expansion failed {count} x: {why}")
-        written.sort(key=lambda one: (one[0], one[1].id, one[1].origin.parents))  # replies come in any order
-        fresh = {one.id: one for _, one in written if self._repeats(one.text, known)[0] is None}
+            context.progress.note(f"{task}: expansion failed {count} x: {why}")
+        texts.sort(key=lambda item: (item[0], item[1].id, item[1].origin.parents))  # replies come in any order
+        fresh = {new.id: new for _, new in texts if self._repeats(new.text, known)[0] is None}
         tags = dict(self.tagger.tag(fresh.values()))
-        checked = [(task, one, self._checked(task, one, tags.get(one.id), known)) for task, one in written]
-        answers = dict(self.teacher.answer(one for _, one, check in checked if check.reason is None))
-        for task, one, check in checked:
-            yield self._row(task, one, check, answers.get(one.id) if check.reason is None else None)
+        checked = [(task, new, self._check(task, new, tags.get(new.id), known)) for task, new in texts]
+        answers = dict(self.teacher.answer(new for _, new, check in checked if check.reason is None))
+        for task, new, check in checked:
+            yield self._row(task, new, check, answers.get(new.id) if check.reason is None else None)
 
-    def _checked(self, task: str, one: Instruction, tag: TaskTag | Failure | None, known: Novelty) -> _Check:
-        """Whether a text may be kept; if so, it is known from now on."""
+    def _check(self, task: str, new: Instruction, tag: TaskTag | Failure | None, known: DuplicateIndex) -> _Check:
+        """Decide whether a text is kept; a kept one is known from now on."""
         label = tag.task if isinstance(tag, TaskTag) else None
-        reason, detail = self._reason(one.text, label, task, known)
+        reason, detail = self._repeats(new.text, known)
+        if reason is None and label != task:
+            reason, detail = ("not tagged", "") if label is None else ("tagged as another task", label)
         if reason is None:
-            known.learn(one.id, one.text)
+            known.learn(new.id, new.text)
         return _Check(label, reason, detail)
 
-    def _row(self, task: str, one: Instruction, check: _Check, reply: Completion | Failure | None) -> ExpansionRow:
-        """What was kept has an answer; without one it is dropped after all."""
-        text, failure = usable(reply) if reply else (None, None)
+    def _row(self, task: str, new: Instruction, check: _Check, reply: Completion | Failure | None) -> ExpansionRow:
+        """Return the table row; a text that passed the checks but has no answer is dropped after all."""
+        text, failure = usable(reply, self.special) if reply else (None, None)
         reason, detail = (check.reason, check.detail) if text or check.reason else (_UNANSWERED, failure or "")
-        origin = one.origin
         return ExpansionRow(
-            one.id,
-            one.text,
-            text or "",
-            self.teacher.name,
-            origin.source,
-            origin.parents,
-            task,
-            check.label,
-            reason,
-            detail,
+            id=new.id,
+            text=new.text,
+            response=text or "",
+            author=self.teacher.name,
+            source=new.origin.source,
+            parents=new.origin.parents,
+            task_wanted=task,
+            task=check.label,
+            reason=reason,
+            detail=detail,
         )
 
-    def _reason(self, text: str, label: str | None, task: str, known: Novelty) -> tuple[str | None, str]:
-        """Why a text is dropped, and what it met; (None, "") keeps it."""
-        reason, detail = self._repeats(text, known)
-        if reason:
-            return reason, detail
-        if label is None:
-            return "not tagged", ""
-        return (None, "") if label == task else ("tagged as another task", label)
-
-    def _repeats(self, text: str, known: Novelty) -> tuple[str | None, str]:
-        """Why a text is dropped whatever its task."""
+    def _repeats(self, text: str, known: DuplicateIndex) -> tuple[str | None, str]:
+        """Return why a text is dropped whatever its task, and what it resembles; (None, "") keeps it."""
         if not text.strip():
             return "empty instruction", ""
+        if token := self.special(text):
+            return "special token", token
         if met := self.forbidden.find(text):
             return ("near an evaluation item" if met.near else "in an evaluation set"), f"{met.name} {met.near}".strip()
         if met := known.find(text):
@@ -171,29 +158,33 @@ class Expand:
         return None, ""
 
 
-def _learn(known: Novelty, rows: Iterable[ExpansionRow]) -> None:
-    """As when they were written: a text that passed every check is known from then on, answered or not."""
+def _learn(known: DuplicateIndex, rows: Iterable[ExpansionRow]) -> None:
+    """Add the texts that passed every check, answered or not, as when they were written."""
     known.learn_all((row.id, row.text) for row in rows if row.reason in {None, _UNANSWERED})
 
 
 def pair_of(row: ExpansionRow, number: int) -> Pair:
-    """The pair a kept row stands for."""
+    """Return the pair of a kept row."""
     origin = Origin("expansion", number, row.parents, row.source)
     return Pair(Instruction(row.id, row.text, origin), Response(row.response, row.author))
 
 
-def draw_rows(need: Draw, shares: Mapping[str, float], rows: Sequence[ExpansionRow]) -> list[DrawRow]:
-    """The round's need by task and how much of its shortfall was written."""
-    written = dict.fromkeys(need.wanted, 0)
-    for row in rows:
-        if row.reason is None:
-            written[row.task_wanted] += 1
-    return [
-        DrawRow(task, shares[task], wanted, need.got[task], need.shortfall.get(task, 0), written[task])
+def seeds_by_task(pairs: Iterable[Pair], task_of: Mapping[str, str]) -> dict[str, list[Pair]]:
+    """Group the tagged ones of the hard pairs by task."""
+    seeds: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        if pair.instruction.id in task_of:
+            seeds.setdefault(task_of[pair.instruction.id], []).append(pair)
+    return seeds
+
+
+def record_draws(
+    context: StageContext, need: Draw, target: TaskDistribution, expansions: Sequence[ExpansionRow]
+) -> list[DrawRow]:
+    """Record the round's need by task and how many instructions were written for it."""
+    written = Counter(row.task_wanted for row in expansions if row.reason is None)
+    rows = [
+        DrawRow(task, target.shares[task], wanted, need.got[task], need.shortfall.get(task, 0), written[task])
         for task, wanted in need.wanted.items()
     ]
-
-
-def _shuffled(seeds: Sequence[Pair], seed: int) -> list[Pair]:
-    order = priorities([pair.instruction.id for pair in seeds], seed).argsort(kind="stable")
-    return [seeds[place] for place in order]
+    return context.store.once(context.path("draws"), DrawRow, lambda: rows)

@@ -1,111 +1,143 @@
-"""Judge: f_J of the teacher's and the student's answer, and from it MFD."""
+"""Difficulty: MFD from the judge's scores of both answers, or another estimator's value."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import cast
+from math import isfinite
 
-from tapir.domain.difficulty import Difficulty, difficulty
-from tapir.domain.instruction import Pair
-from tapir.domain.judgement import Judgement, Order, Unscored, Verdict
-from tapir.errors import RoleError
-from tapir.roles import Comparison, Judge
-from tapir.store.keep import Place, Work, stream
-from tapir.store.rows import AnswerRow, JudgementRow
+from tapir.data.run.reader import difficulties
+from tapir.data.run.rows import AnswerRow, EstimateRow, JudgementRow
+from tapir.domain.difficulty import Difficulty
+from tapir.domain.errors import RoleError
+from tapir.domain.instruction import Pair, id_of
+from tapir.domain.judgement import Unscored, Verdict
+from tapir.domain.randomness import seed_for, shuffled
+from tapir.domain.roles import Comparison, Estimate, Estimator, Judge
+from tapir.domain.round import Checkpoint
+from tapir.stages.base import StageContext, Work, run_chunks, run_items
 
-TABLE = "judgements"
-_STAGES = {TABLE: "judge", "preferences": "prefer"}
+JUDGEMENTS = "judgements"
+ESTIMATES = "estimates"
+NULL_ANSWER = "I am not sure, but I hope this helps."
+_NO_VERDICT = Unscored("no verdict")
+_STAGES = {JUDGEMENTS: "judge", "preferences": "prefer"}
 
 
 @dataclass(frozen=True, slots=True)
 class Score:
-    """The judge compares; what it cannot score stays unscored.
-
-    Attributes:
-        tasks: t(x) by id, for a judge with a rubric for each task.
-        table: where its judgements are kept.
-    """
+    """The judge scores the student's and the teacher's answer; what it cannot score stays unscored."""
 
     judge: Judge
     chunk: int
-    tasks: Mapping[str, str] = field(default_factory=dict)
-    table: str = TABLE
+    tasks: Mapping[str, str] = field(default_factory=dict)  # t(x) by id, for a judge with a rubric for each task
+    table: str = JUDGEMENTS
 
     def run(
-        self, place: Place, pairs: Sequence[Pair], answers: Mapping[str, AnswerRow]
+        self, context: StageContext, pairs: Sequence[Pair], answers: Mapping[str, AnswerRow]
     ) -> dict[str, Difficulty | Unscored]:
-        """MFD for each pair, or why there is none.
-
-        Raises:
-            RoleError: there is none for any pair, so that nothing can be called hard or easy.
-        """
+        """Return MFD of each pair, or why there is none; raise `RoleError` if there is none for any."""
         items = [(pair.instruction.id, pair) for pair in pairs]
 
-        def do(owed: Iterator[tuple[str, Pair]]) -> Iterator[tuple[str, list[JudgementRow]]]:
-            missing: list[str] = []
-            asked: set[str] = set()
+        def do(pending: Iterator[tuple[str, Pair]]) -> Iterator[tuple[str, list[JudgementRow]]]:
+            left: dict[str, Unscored] = {}  # those without a verdict so far
 
             def comparisons() -> Iterator[Comparison]:
-                for name, pair in owed:
-                    answer = answers[name]
-                    if answer.text is None:
-                        missing.append(name)
-                    else:
-                        asked.add(name)
-                        yield Comparison(pair.instruction, pair.response.text, answer.text, self.tasks.get(name, ""))
+                for name, pair in pending:
+                    text, failure = answers[name].text, answers[name].failure or ""
+                    left[name] = Unscored("no student answer", failure) if text is None else _NO_VERDICT
+                    if text is not None:
+                        yield Comparison(pair.instruction, pair.response.text, text, self.tasks.get(name, ""))
 
             for name, verdict in self.judge.judge(comparisons()):
-                asked.discard(name)
-                yield name, _rows(name, verdict or Unscored("no verdict"), self.judge.name)
-            for name in sorted(asked):
-                yield name, [_unscored(name, Unscored("no verdict"), self.judge.name)]
-            for name in missing:
-                why = Unscored("no student answer", answers[name].failure or "")
-                yield name, [_unscored(name, why, self.judge.name)]
+                left.pop(name, None)
+                yield name, _rows(name, verdict or _NO_VERDICT, self.judge.name)
+            for name, why in left.items():
+                yield name, _rows(name, why, self.judge.name)
 
-        stream(place, Work(_STAGES.get(self.table, self.table), self.table, self.chunk), JudgementRow, items, do)
-        found = difficulties(place.store.each(place.named(self.table), JudgementRow))
-        if self.table == TABLE and found and all(isinstance(one, Unscored) for one in found.values()):
-            raise _nothing_scored(self.judge.name, [one.reason for one in found.values() if isinstance(one, Unscored)])
-        return found
+        work = Work(_STAGES.get(self.table, self.table), self.table, self.chunk)
+        scores = difficulties(run_items(context, work, JudgementRow, items, do))
+        unscored = [score.reason for score in scores.values() if isinstance(score, Unscored)]
+        if self.table == JUDGEMENTS and scores and len(unscored) == len(scores):
+            counts = ", ".join(f"{reason} ({count})" for reason, count in Counter(unscored).most_common(5))
+            raise RoleError(
+                f"the judge {self.judge.name} gave no score for any of {len(unscored)} items: {counts}",
+                remedy="Its replies are in the round's judgements.parquet (column raw) and in the ledger. Use a"
+                " stronger judge, or one whose server takes a JSON schema (endpoints.NAME.json_schema); then start a"
+                " new run.",
+            )
+        return scores
 
 
-def _nothing_scored(judge: str, reasons: Sequence[str]) -> RoleError:
-    counts = ", ".join(f"{reason} ({count})" for reason, count in Counter(reasons).most_common(5))
-    return RoleError(
-        f"the judge {judge} gave no score for any of {len(reasons)} items: {counts}",
-        remedy="Its replies are in the round's judgements.parquet (column raw) and in the ledger. Use a stronger judge,"
-        " or one whose server takes a JSON schema (endpoints.NAME.json_schema); then start a new run.",
-    )
+@dataclass(frozen=True, slots=True)
+class Canary:
+    """The judge scores a constant answer like the student's: a judge that likes it cannot be trusted."""
+
+    judge: Judge
+    chunk: int
+    count: int  # of the instructions, chosen by the seed
+    tasks: Mapping[str, str] = field(default_factory=dict)
+
+    def run(self, context: StageContext, pairs: Sequence[Pair]) -> None:
+        """Record the judgements in the table `canary`."""
+        if chosen := shuffled(pairs, id_of, seed_for(context.seed, "canary"))[: self.count]:
+            answers = {name: AnswerRow(name, NULL_ANSWER, "stop", 0, None) for name in map(id_of, chosen)}
+            Score(self.judge, self.chunk, self.tasks, "canary").run(context, chosen, answers)
 
 
 def _rows(name: str, verdict: Verdict, judge: str) -> list[JudgementRow]:
     if isinstance(verdict, Unscored):
-        return [_unscored(name, verdict, judge)]
+        return [JudgementRow(name, "alone", None, None, "", judge, verdict.reason, verdict.raw)]
     return [
-        JudgementRow(name, one.order, one.student, one.reference, one.rationale, one.judge, None, None)
-        for one in verdict
+        JudgementRow(name, score.order, score.student, score.reference, score.rationale, score.judge, None, None)
+        for score in verdict
     ]
 
 
-def _unscored(name: str, why: Unscored, judge: str) -> JudgementRow:
-    return JudgementRow(name, "alone", None, None, "", judge, why.reason, why.raw)
+@dataclass(frozen=True, slots=True)
+class EstimateDifficulty:
+    """The estimator measures every pair; what it cannot measure stays unscored."""
 
+    estimator: Estimator
+    chunk: int
+    tasks: Mapping[str, str]  # t(x) by id
+    table: str = ESTIMATES
 
-def difficulties(rows: Iterable[JudgementRow]) -> dict[str, Difficulty | Unscored]:
-    """MFD by id, or why there is none."""
-    by_id: dict[str, list[Judgement]] = {}
-    missing: dict[str, Unscored] = {}
-    for row in rows:
-        if row.student is None or row.reference is None:
-            missing[row.id] = Unscored(row.unscored or "", row.raw or "")
-            continue
-        order = cast("Order", row.order)
-        judgement = Judgement(row.student, row.reference, order, "", row.judge)
-        by_id.setdefault(row.id, []).append(judgement)
-    scored: dict[str, Difficulty | Unscored] = {
-        name: difficulty(judgements) for name, judgements in by_id.items() if name not in missing
-    }
-    return scored | missing
+    def run(
+        self, context: StageContext, checkpoint: Checkpoint, pairs: Sequence[Pair]
+    ) -> dict[str, Difficulty | Unscored]:
+        """Return the difficulty of each pair on the estimator's scale, or why there is none.
+
+        Raises:
+            RoleError: there is none for any pair, so that nothing can be called hard or easy.
+        """
+        length = {pair.instruction.id: len(pair.instruction.text) + len(pair.response.text) for pair in pairs}
+        pairs_by_id = ((pair.instruction.id, pair) for pair in pairs)
+        items = sorted(pairs_by_id, key=lambda item: (length[item[0]], item[0]))  # like lengths: little is padding
+
+        def do(chunks: Iterator[Sequence[tuple[str, Pair]]]) -> Iterator[tuple[int, list[EstimateRow]]]:
+            for number, chunk in enumerate(chunks):
+                estimates = dict(self.estimator.estimate(checkpoint, [pair for _, pair in chunk], self.tasks))
+                yield number, [self._row(name, estimates) for name, _ in chunk]
+
+        stage = "estimate" if self.table == ESTIMATES else f"compare {self.estimator.name}"
+        rows = run_chunks(context, Work(stage, self.table, self.chunk), EstimateRow, items, do)
+        if rows and all(row.value is None for row in rows):
+            raise RoleError(
+                f"{self.estimator.name} could not be measured for any of {len(rows)} instructions: {rows[0].unscored}",
+                remedy=f"Look at the column `unscored` of {context.path(self.table)}.parquet, then choose another"
+                " curriculum.difficulty in a new run.",
+            )
+        return {
+            row.id: Unscored(row.unscored or "", row.detail) if row.value is None else Difficulty(row.value, 0.0)
+            for row in rows
+        }
+
+    def _row(self, name: str, estimates: Mapping[str, Estimate | Unscored]) -> EstimateRow:
+        estimate = estimates.get(name, Unscored("no estimate"))
+        if isinstance(estimate, Estimate) and not isfinite(estimate.value):
+            estimate = Unscored(f"{estimate.value} is no difficulty", estimate.detail)
+        if isinstance(estimate, Unscored):
+            return EstimateRow(name, self.estimator.name, None, estimate.raw, estimate.reason)
+        return EstimateRow(name, self.estimator.name, estimate.value, estimate.detail, None)

@@ -1,35 +1,48 @@
-"""Refine: the teacher rewrites a response in the manner of its task; the original stays."""
+"""Refinement: the teacher rewrites a response in the style of its task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeAlias
 
-from tapir.domain.completion import Completion, Failure, usable
+from tapir.data.run.rows import AnswerRow, RefinementRow
+from tapir.domain.completion import nothing_special, usable
+from tapir.domain.difficulty import Difficulty
 from tapir.domain.instruction import Pair
-from tapir.roles import RefineRequest, Teacher
-from tapir.store.keep import Place, Work, stream
-from tapir.store.rows import RefinementRow
+from tapir.domain.judgement import Unscored
+from tapir.domain.roles import RefineRequest, Teacher
+from tapir.stages.base import StageContext, Work, run_items
+
+Scorer: TypeAlias = Callable[
+    [StageContext, Sequence[Pair], Mapping[str, AnswerRow]], Mapping[str, Difficulty | Unscored]
+]
 
 
 @dataclass(frozen=True, slots=True)
 class Refine:
-    """What an earlier round had rewritten is not asked for again."""
+    """The teacher rewrites y to y'; a failed rewrite leaves y in use."""
 
     teacher: Teacher
     chunk: int
+    prefer: Scorer | None = None  # scores y' against y, where only rewrites as good as y are kept (METHOD 4.10)
+    special: Callable[[str], str] = nothing_special  # the first special token of the student in a text
 
-    def run(self, place: Place, pairs: Sequence[Pair], task_of: Mapping[str, str]) -> list[RefinementRow]:
-        """One row for each pair; a failed rewrite leaves the original in use."""
+    def run(self, context: StageContext, pairs: Sequence[Pair], task_of: Mapping[str, str]) -> dict[str, str]:
+        """Return the kept rewrites by id."""
         items = [(pair.instruction.id, pair) for pair in pairs]
 
-        def do(owed: Iterator[tuple[str, Pair]]) -> Iterator[tuple[str, list[RefinementRow]]]:
-            for name, reply in self.teacher.refine(RefineRequest(pair, task_of[name]) for name, pair in owed):
-                yield name, [self._row(name, task_of[name], reply)]
+        def do(pending: Iterator[tuple[str, Pair]]) -> Iterator[tuple[str, list[RefinementRow]]]:
+            for name, reply in self.teacher.refine(RefineRequest(pair, task_of[name]) for name, pair in pending):
+                text, failure = usable(reply, self.special)
+                yield name, [RefinementRow(name, task_of[name], text, self.teacher.name, failure)]
 
-        stream(place, Work("refine", "refinements", self.chunk), RefinementRow, items, do)
-        return place.store.read(place.named("refinements"), RefinementRow)
-
-    def _row(self, name: str, task: str, reply: Completion | Failure) -> RefinementRow:
-        text, failure = usable(reply)
-        return RefinementRow(name, task, text, self.teacher.name, failure)
+        rows = run_items(context, Work("refine", "refinements", self.chunk), RefinementRow, items, do)
+        rewrites = {row.id: row.text for row in rows if row.text is not None}
+        if self.prefer is None:
+            return rewrites
+        answers = {name: AnswerRow(name, text, "stop", 0, None) for name, text in rewrites.items()}
+        scores = self.prefer(context, [pair for name, pair in items if name in rewrites], answers)
+        return {
+            name: rewrites[name] for name, score in scores.items() if isinstance(score, Difficulty) and score.gap <= 0
+        }

@@ -1,4 +1,4 @@
-"""Select: D_S = {MFD > δ}; what is unscored is neither hard nor easy."""
+"""Selection of the hard seeds, D_S = {MFD > δ}; unscored items are neither hard nor easy."""
 
 from __future__ import annotations
 
@@ -7,40 +7,39 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from tapir.data.run.rows import DifficultyRow
 from tapir.domain.difficulty import Difficulty, Split, Threshold, split
+from tapir.domain.errors import RoleError
 from tapir.domain.judgement import Unscored
-from tapir.errors import RoleError
-from tapir.store.keep import Place
-from tapir.store.rows import DifficultyRow
+from tapir.stages.base import StageContext
 
 
 @dataclass(frozen=True, slots=True)
 class Select:
-    """The threshold decides."""
+    """Split the corpus by the threshold."""
 
     threshold: Threshold
 
-    def run(self, place: Place, ids: Sequence[str], scored: Mapping[str, Difficulty | Unscored]) -> Split:
-        """A partition of `ids`, recorded with every gap and spread."""
-        found = [scored[name] for name in ids]
-        gaps = np.array([one.gap if isinstance(one, Difficulty) else np.nan for one in found], dtype=np.float64)
+    def run(self, context: StageContext, ids: Sequence[str], scored: Mapping[str, Difficulty | Unscored]) -> Split:
+        """Return a partition of `ids`, recorded with every gap and spread; raise `RoleError` if nothing is scored."""
+        scores = [scored[name] for name in ids]
+        gaps = np.array([x.gap if isinstance(x, Difficulty) else np.nan for x in scores], dtype=np.float64)
         parts = split(ids, gaps, self.threshold)
         if ids and not (parts.hard or parts.easy or parts.hopeless):
             raise RoleError(
                 f"none of the {len(ids)} instructions has a difficulty",
                 remedy="The column `unscored` of judgements.parquet or estimates.parquet says why.",
             )
-        place.store.once(place.named("difficulty"), DifficultyRow, lambda: _rows(ids, found, parts))
+        context.store.once(context.path("difficulty"), DifficultyRow, lambda: _rows(ids, scores, parts))
         return parts
 
 
-def _rows(ids: Sequence[str], found: Sequence[Difficulty | Unscored], parts: Split) -> list[DifficultyRow]:
-    part = dict.fromkeys(parts.hard, "hard") | dict.fromkeys(parts.easy, "easy")
-    part |= dict.fromkeys(parts.hopeless, "hopeless") | dict.fromkeys(parts.unscored, "unscored")
-    part |= dict.fromkeys(parts.withheld, "withheld")
+def _rows(ids: Sequence[str], scores: Sequence[Difficulty | Unscored], parts: Split) -> list[DifficultyRow]:
+    names = ("hard", "easy", "hopeless", "unscored", "withheld")  # the last is a part of the easy ones
+    part = {item: name for name in names for item in getattr(parts, name)}
     return [
-        DifficultyRow(name, one.gap, one.spread, part[name])
-        if isinstance(one, Difficulty)
+        DifficultyRow(name, score.gap, score.spread, part[name])
+        if isinstance(score, Difficulty)
         else DifficultyRow(name, None, None, part[name])
-        for name, one in zip(ids, found, strict=True)
+        for name, score in zip(ids, scores, strict=True)
     ]

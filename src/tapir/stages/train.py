@@ -1,56 +1,59 @@
-"""Train: S_r = fine-tune S_{r-1} on the mixture, answer tokens only."""
+"""Training: S_r = fine-tune S_{r-1} on the mixture, answer tokens only."""
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
+from tapir.data.files import write_json
+from tapir.data.run.rows import ContrastRow, MixtureRow
+from tapir.domain.difficulty import Difficulty
+from tapir.domain.judgement import Unscored
 from tapir.domain.randomness import seed_for
+from tapir.domain.roles import Resource, Trainer
 from tapir.domain.round import Checkpoint
-from tapir.roles import Example, Preference, Resource, Trainer, TrainJob
-from tapir.store.files import write_json
-from tapir.store.keep import Place
+from tapir.domain.training import Example, Preference, TrainJob
+from tapir.stages.base import StageContext
 
 
 @dataclass(frozen=True, slots=True)
 class Train:
-    """The trainer works in the round's folder; the checkpoint appears there when it is complete.
-
-    Attributes:
-        resources: they rest meanwhile.
-        rounds: N.
-    """
+    """The trainer works in the round's folder; the checkpoint appears there when it is complete."""
 
     trainer: Trainer
     epochs: float
-    resources: Sequence[Resource] = ()
+    resources: Sequence[Resource] = ()  # release their memory while the student is trained
     rounds: int = 1
 
     def run(
-        self, place: Place, base: Checkpoint, examples: Sequence[Example], preferences: Sequence[Preference] = ()
+        self,
+        context: StageContext,
+        base: Checkpoint,
+        examples: Sequence[Example],
+        preferences: Sequence[Preference] = (),
     ) -> Checkpoint:
-        """The round's checkpoint, trained now, finished now, or trained before; `resources` rest meanwhile."""
-        folder = place.store.round(place.number)
-        out = Checkpoint(str(folder / "checkpoint"), place.number)
+        """Return the round's checkpoint: trained now, resumed, or found finished."""
+        folder = context.store.round(context.number)
+        out = Checkpoint(str(folder / "checkpoint"), context.number)
         if (folder / "checkpoint").exists() and (folder / "training.json").exists():
             shutil.rmtree(folder / "training", ignore_errors=True)
             return out
-        place.watch.check()
+        context.progress.check()
         job = TrainJob(
             base=base,
             examples=examples,
             out=folder / "checkpoint",
             work=folder / "training",
-            number=place.number,
+            number=context.number,
             epochs=self.epochs,
-            seed=seed_for(place.seed, "train", place.number),
+            seed=seed_for(context.seed, "train", context.number),
             preferences=preferences,
             rounds=self.rounds,
         )
-        for one in self.resources:
-            one.rest()
-        report = self.trainer.train(job, place.watch)
+        for resource in self.resources:
+            resource.rest()
+        report = self.trainer.train(job, context.progress)
         content = asdict(report) | {
             "examples": len(examples),
             "preferences": len(preferences),
@@ -60,3 +63,22 @@ class Train:
         write_json(folder / "training.json", content)
         shutil.rmtree(job.work, ignore_errors=True)
         return out
+
+
+def contrast(
+    context: StageContext,
+    mixture: Sequence[MixtureRow],
+    scored: Mapping[str, Difficulty | Unscored],
+    answered: Mapping[str, str],
+    least: float | None,
+) -> list[Preference]:
+    """Return preferences of y (or y') over ỹ where the gap is at least `least`; none where that is None."""
+    if least is None:
+        return []
+    rows = [
+        ContrastRow(row.id, row.instruction, row.response, answered[row.id], score.gap)
+        for row in mixture
+        if isinstance(score := scored.get(row.id), Difficulty) and score.gap >= least and row.id in answered
+    ]
+    kept = context.store.once(context.path("contrasts"), ContrastRow, lambda: rows)
+    return [Preference(row.id, row.instruction, row.chosen, row.rejected) for row in kept]

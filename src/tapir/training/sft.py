@@ -2,137 +2,147 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
-from typing import Any
+from collections import Counter
+from dataclasses import asdict, dataclass, replace
+from typing import TYPE_CHECKING, Any
 
-from tapir.roles import TrainJob, TrainReport, Watch
-from tapir.students.load import load_tokenizer
-from tapir.training.batches import Layout, collator, packed, plain, read_until
-from tapir.training.examples import Encoded, Encodings, encode, training_order
-from tapir.training.fit import fit
+from tapir.config.student import RayEngineConfig
+from tapir.config.training import AccelerateLaunchConfig, RayLaunchConfig, SftConfig
+from tapir.data.files import read_json, write_json
+from tapir.domain.progress import Progress
+from tapir.domain.roles import Trainer
+from tapir.domain.round import Checkpoint
+from tapir.domain.training import TrainJob, TrainReport
+from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, load_tokenizer
+from tapir.training.callbacks import require
+from tapir.training.dataset import (
+    BatchPlan,
+    attention_kernel,
+    check_isolation,
+    encode,
+    make_collator,
+    plan_packed_batches,
+)
+from tapir.training.distributed import barrier, is_main_process
+from tapir.training.dpo import train_on_preferences
+from tapir.training.launch import AccelerateTrainer
+from tapir.training.loop import TrainingTask, fit
 from tapir.training.model import end_tokens
-from tapir.training.packing import check_isolation, one_row
-from tapir.training.settings import LoraSettings, SftSettings
-from tapir.training.verify import probes
+from tapir.training.ray import RayTrainer
 
-__all__ = ["LoraSettings", "SftSettings", "SftTrainer"]
+if TYPE_CHECKING:
+    from tapir.models.context import BuildContext
+
+_TUNED = "tuned"
+_REPORT = "tuned.json"
 
 
 @dataclass(frozen=True, slots=True)
 class SftTrainer:
-    """Fine-tuning in this process, or in this one of several that a launcher started."""
+    """Fine-tuning in this process, or in this one of several; then on preferences, where `config.dpo` is set.
 
-    settings: SftSettings
+    With an adapter as base, that adapter is trained on as it is. The precision is `config.precision`, not that of
+    `settings`, which is how the student is loaded to answer.
+    """
 
-    def __post_init__(self) -> None:
-        """Refuse settings that cannot be had before anything else is done."""
-        self.settings.check()
-
-    def train(self, job: TrainJob, watch: Watch) -> TrainReport:
-        """Train from the base, or from the last complete training checkpoint; see `fit`.
-
-        Raises:
-            TrainingError: the examples cannot be trained on, the loss is not a number, memory ran out, or what was
-                saved is not what was trained.
-            StoreFull: the disk filled up; what was saved before stays.
-        """
-        settings = self.settings
-        tokenizer = load_tokenizer(job.base, settings.model)
-        found = encode(
-            job.examples,
-            tokenizer,
-            max_length=settings.max_length,
-            too_long=settings.too_long,
-            ends=end_tokens(job.base, tokenizer, settings.model),
-        )
-        _tell(found, job, settings, watch)
-        lesson = _Lesson(found.examples, tokenizer, settings, job)
-        fitted = fit(job, settings, lesson, tokenizer, watch)
-        return TrainReport(
-            steps=fitted.steps,
-            loss=fitted.loss,
-            tokens=lesson.read[-1],
-            answer_tokens=sum(len(one.input_ids) - one.start for one in found.examples),
-            too_long=found.too_long,
-            cut=found.cut,
-            parameters=fitted.parameters,
-            trainable=fitted.trainable,
-            seconds=fitted.seconds,
-            tokens_per_second=fitted.tokens_per_second,
-        )
-
-
-def _tell(found: Encodings, job: TrainJob, settings: SftSettings, watch: Watch) -> None:
-    every, limit = len(job.examples), settings.max_length
-    if found.too_long:
-        watch.note(f"{len(found.too_long)} of {every} examples left out: longer than max_length = {limit}")
-    if found.cut:
-        watch.note(f"{len(found.cut)} of {every} examples cut: longer than max_length = {limit}")
-
-
-@dataclass(slots=True)
-class _Lesson:
-    """Examples in the order of training, as `fit` asks for them."""
-
-    examples: list[Encoded]
-    tokenizer: Any
-    settings: SftSettings
-    job: TrainJob
-    probes: list[list[int]] = field(init=False)
-    lengths: list[int] = field(init=False)
-    order: list[int] = field(init=False)
-    read: list[int] = field(init=False)
+    config: SftConfig
+    settings: ModelSettings = MODEL_DEFAULTS
 
     def __post_init__(self) -> None:
-        batch_size = self.settings.batch_size
-        self.probes = probes(self.examples)
-        self.lengths = [len(one.input_ids) for one in self.examples]
-        self.order = training_order(
-            self.lengths,
-            batch_size=batch_size,
-            epochs=self.job.epochs,
-            seed=self.job.seed,
-            by_length=not self.settings.packing,  # rows are full whatever the lengths
-        )
-        self.read = read_until(self.order, self.lengths, batch_size)
+        for name in self.config.report_to:
+            require(f"training.report_to = {name!r}", name, *["tensorboardX"] * (name == "tensorboard"))
+        if self.config.method == "qlora":
+            require("training.method = 'qlora'", "bitsandbytes")
 
-    def layout(self, micro: int, processes: int) -> Layout:
-        """All steps."""
-        if not self.settings.packing:
-            return plain(self.order, self.settings.batch_size, micro, processes)
-        return packed(
-            self.order,
-            self.lengths,
-            batch_size=self.settings.batch_size,
-            max_length=self.settings.max_length,
-            micro=micro,
-            processes=processes,
+    @classmethod
+    def build(cls, section: SftConfig, context: BuildContext) -> Trainer:
+        """Return the trainer, with the launcher that the section names around it."""
+        trainer, launch = cls(section, ModelSettings.of(context.recipe.student)), section.launch
+        launched: AccelerateTrainer | RayTrainer
+        if isinstance(launch, AccelerateLaunchConfig):
+            launched = AccelerateTrainer(trainer, launch)
+        elif isinstance(launch, RayLaunchConfig):
+            engine = context.recipe.engine
+            launched = RayTrainer(trainer, launch, engine.address if isinstance(engine, RayEngineConfig) else "")
+        else:
+            return trainer
+        launched.check()
+        return launched
+
+    def train(self, job: TrainJob, progress: Progress) -> TrainReport:
+        """Train from the base, or from the last complete training checkpoint; see `fit`."""
+        if self.config.dpo is None or not job.preferences:
+            return self._fine_tune(job, progress)
+        report = self._fine_tune_once(job, progress)
+        base = Checkpoint(str(job.work / _TUNED), job.number)
+        again = replace(job, base=base, work=job.work / "preferences")
+        return train_on_preferences(again, report, self.config, self.config.dpo, self.settings, progress)
+
+    def _fine_tune_once(self, job: TrainJob, progress: Progress) -> TrainReport:
+        """Fine-tune in a folder below, or return the report of the session that did."""
+        path = job.work / _REPORT
+        barrier()  # every process sees the same state
+        if path.exists():
+            return TrainReport(**read_json(path))
+        part = replace(job, preferences=(), out=job.work / _TUNED, work=job.work / "examples")
+        report = self._fine_tune(part, progress)
+        if is_main_process():
+            write_json(path, asdict(report))
+        barrier()
+        return report
+
+    def _fine_tune(self, job: TrainJob, progress: Progress) -> TrainReport:
+        tokenizer, longest = load_tokenizer(job.base, self.settings), self.config.max_length
+        ends = end_tokens(job.base, tokenizer, self.settings)
+        encoded = encode(job.examples, tokenizer, max_length=longest, too_long=self.config.too_long, ends=ends)
+        for ids, fate in ((encoded.too_long, "left out"), (encoded.cut, "cut")):
+            if ids:
+                progress.note(f"{len(ids)} of {len(job.examples)} examples {fate}: longer than max_length = {longest}")
+        for reason, count in Counter(encoded.unfit.values()).most_common():
+            progress.note(f"{count} of {len(job.examples)} examples left out: {reason}")
+        lengths = [len(example.input_ids) for example in encoded.examples]
+        report = fit(SftTask(job, self.config, self.settings, tokenizer, progress, encoded.examples, lengths))
+        answer_tokens = sum(len(example.input_ids) - example.answer_start for example in encoded.examples)
+        return replace(
+            report, answer_tokens=answer_tokens, too_long=encoded.too_long, cut=encoded.cut, unfit=encoded.unfit
         )
 
-    def config(self, shared: dict[str, Any]) -> Any:
-        """Rows come ready from `batches.collator`: TRL neither masks nor cuts nor packs them again."""
+
+class SftTask(TrainingTask):
+    """Examples, packed in rows where the recipe wants it."""
+
+    def plan(self, micro: int, processes: int) -> BatchPlan:
+        """Plan all steps."""
+        size, longest = self.config.batch_size, self.config.max_length
+        if not self.config.packing:
+            return super().plan(micro, processes)
+        return plan_packed_batches(
+            self.order, self.lengths, batch_size=size, max_length=longest, micro=micro, processes=processes
+        )
+
+    def arguments(self, shared: dict[str, Any]) -> Any:
+        """Return arguments by which TRL neither masks nor cuts nor packs the collator's rows again."""
         from trl import SFTConfig
 
         return SFTConfig(
             **shared, max_length=None, completion_only_loss=True, dataset_kwargs={"skip_prepare_dataset": True}
         )
 
-    def trainer(self, model: Any, config: Any, layout: Layout, callbacks: list[Any]) -> Any:
-        """TRL's own trainer; the data set holds nothing but the numbers of its items."""
+    def trainer(self, model: Any, arguments: Any, plan: BatchPlan, callbacks: list[Any]) -> Any:
+        """Return TRL's own trainer; the data set holds nothing but the numbers of its items."""
         from datasets import Dataset
         from trl import SFTTrainer
 
-        packing = self.settings.packing
+        packing, pad = self.config.packing, self.tokenizer.pad_token_id
+        one_row = packing and "flash" in attention_kernel(model)  # how it keeps the examples of a pass apart
         trainer = SFTTrainer(
             model=model,
-            args=config,
-            train_dataset=Dataset.from_dict({"item": range(layout.items)}),
+            args=arguments,
+            train_dataset=Dataset.from_dict({"item": range(plan.items)}),
             processing_class=self.tokenizer,
-            data_collator=collator(
-                self.examples, layout, self.tokenizer.pad_token_id, packing=packing, one_row=packing and one_row(model)
-            ),
+            data_collator=make_collator(self.examples, plan, pad, packing=packing, one_row=one_row),
             callbacks=callbacks,
         )
         if packing:
-            check_isolation(trainer.model, self.examples, self.tokenizer.pad_token_id, config.device)
+            check_isolation(trainer.model, self.examples, pad, arguments.device)
         return trainer

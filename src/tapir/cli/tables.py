@@ -1,0 +1,195 @@
+"""Tables and JSON on the terminal, and the options that every command shares."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.table import Table
+
+    from tapir.domain.completion import Usage
+    from tapir.domain.evaluation import EvalResult
+    from tapir.report.estimators import Agreement
+    from tapir.report.summary import Summary
+    from tapir.report.training import Training
+
+    Counted: TypeAlias = tuple[Sequence[str], int, Usage, float]  # names, calls, tokens, money
+
+PLAIN_WIDTH = 120  # columns where the output is not a terminal
+
+RecipeName = Annotated[str, typer.Argument(help="TOML file, or name of a shipped recipe.")]
+Changes = Annotated[
+    list[str] | None, typer.Option("--set", help="key=value that replaces one of the recipe; repeatable.")
+]
+Run = Annotated[Path, typer.Argument(metavar="RUN", help="Folder of a run.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of text (default: no).")]
+
+
+def print_json(content: object) -> None:
+    """Print dataclasses, mappings, sequences and plain values as JSON; a number that is not finite is null."""
+    from tapir.data.files import nan_to_null
+
+    escaped = sys.stdout.encoding.lower() != "utf-8"
+    typer.echo(json.dumps(nan_to_null(content), indent=1, ensure_ascii=escaped, default=str))
+
+
+def print_result(content: object, lines: Iterable[str], *, as_json: bool) -> None:
+    """Print a result as JSON, or as its lines."""
+    if as_json:
+        print_json(content)
+        return
+    for line in lines:
+        typer.echo(line)
+
+
+def new_console(plain_width: int = PLAIN_WIDTH) -> Console:
+    """Return a console for tables: as wide as the terminal, or of a fixed width elsewhere."""
+    from rich.console import Console
+
+    return Console(highlight=False, width=None if sys.stdout.isatty() else plain_width)
+
+
+def print_line(console: Console, text: str, style: str = "") -> None:
+    """Print a line as it is, however long: a path in it stays whole."""
+    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+
+
+def new_table(title: str, texts: Iterable[str], numbers: Iterable[str], **style: Any) -> Table:
+    """Return an empty table with columns of text to the left and of numbers to the right."""
+    from rich.table import Column, Table
+    from rich.text import Text
+
+    columns = [Column(name, overflow="fold") for name in texts] + [Column(name, justify="right") for name in numbers]
+    return Table(*columns, title=Text(title), title_justify="left", **style)
+
+
+def result_table(summary: Summary, benchmark: str) -> Table:
+    """Return success by task for S_0, each round, and the change in percentage points."""
+    from tapir.report.summary import tasks_of
+
+    rounds = summary.benchmark(benchmark)
+    title = f"success on {benchmark} ({rounds[0].overall.n} held-out instructions)"
+    table = new_table(title, ["task"], ["n", *(f"S_{result.round}" for result in rounds), "change"])
+    for task in tasks_of(rounds):
+        results = [result.tasks.get(task) for result in rounds]
+        n = max(result.n for result in results if result)
+        table.add_row(task, str(n), *map(_percent, results), _change(results))
+    table.add_section()
+    overall = [result.overall for result in rounds]
+    table.add_row("mean of the tasks", str(overall[0].n), *map(_percent, overall), _change(overall), style="bold")
+    return table
+
+
+def _percent(result: EvalResult | None) -> str:
+    return f"{100 * result.value:.{int(result.n >= 100)}f} %" if result else "-"  # noqa: PLR2004
+
+
+def _change(results: Sequence[EvalResult | None]) -> str:
+    first, last = results[0], results[-1]
+    return f"{100 * (last.value - first.value):+.1f}" if first and last else "-"
+
+
+def show_result(console: Console, summary: Summary, student: str, report: Path | None) -> None:
+    """Print the results of a run, its checks and warnings, and what it took."""
+    console.print(result_table(summary, summary.benchmarks[0]))
+    for line in result_lines(summary, summary.benchmarks[1:]):
+        print_line(console, line)
+    for alarm in summary.alarms:
+        if alarm.raised:
+            print_line(console, f"warning: {alarm.name} {alarm.figure}. {alarm.meaning}", "yellow")
+    path = report or "none; pip install 'tapir-distill[report]', then `tapir report`"
+    working_time = f"working time {summary.seconds / 60:.1f} min{_paid(summary)}"
+    for line in (working_time, f"student: {student}", f"report: {path}"):
+        print_line(console, line)
+
+
+def result_lines(summary: Summary, benchmarks: Sequence[str]) -> Iterator[str]:
+    """Yield a line for each of these benchmarks, each training, each check, and the agreement of estimators."""
+    for name in benchmarks:
+        rounds = summary.benchmark(name)
+        values = " -> ".join(f"{100 * result.overall.value:.1f} %" for result in rounds)
+        yield f"{name} (n = {rounds[0].overall.n}): {values}"
+    yield from map(training_line, summary.trainings)
+    for check in summary.checks:
+        yield f"{'yes' if check.holds else 'NO ':<4} {check.claim}: {check.figures}"
+    yield from agreement_lines(summary.agreements)
+
+
+def _paid(summary: Summary) -> str:
+    from tapir.report.summary import sum_spending
+
+    sums = sum_spending(summary.spending)
+    paid = f", {sums.calls:,} calls to models" + (f", {sums.cost:.4f} spent" if sums.cost else "") if sums.calls else ""
+    return paid + (f", {possibly_billed(sums.possible_calls, sums.possible_cost)}" if sums.possible_calls else "")
+
+
+def possibly_billed(calls: int, cost: float) -> str:
+    """Return how many calls ended without a reply and may have been billed all the same, and their cost at most."""
+    return f"possibly billed: {calls:,} calls, at most {cost:.4f}"
+
+
+def status_lines(summary: Summary, folder: Path, last_event: str) -> Iterator[str]:
+    """Yield the state of a run, a line for each benchmark, and what it took so far."""
+    state = "finished" if summary.finished else f"unfinished; `tapir resume {folder}` goes on"
+    yield f"{folder}: {state}, {summary.seconds / 60:.1f} min of work{_paid(summary)}"
+    for name in summary.benchmarks:
+        results = summary.benchmark(name)
+        yield f"  {name}: " + ", ".join(f"S_{result.round} {100 * result.overall.value:.1f} %" for result in results)
+    yield from (f"  {training_line(training)}" for training in summary.trainings[-1:])
+    yield from (f"  {line}" for line in agreement_lines(summary.agreements))
+    if last_event and not summary.finished:
+        yield f"  last: {last_event}"
+
+
+def training_line(training: Training) -> str:
+    """Return a training in a line, without what was not recorded."""
+    from tapir.report.training import format_loss
+
+    parts = [
+        f"loss {' -> '.join(map(format_loss, training.ends))}" if training.ends else "",
+        f"{training.steps:,} steps" if training.steps else "",
+        f"{training.tokens_per_second:,.0f} tokens/s" if training.tokens_per_second else "",
+        f"{training.seconds:,.0f} s" if training.seconds else "",
+        f"{training.too_long} examples left out as too long" if training.too_long else "",
+        f"{training.unfit} left out as unfit for the chat template" if training.unfit else "",
+        f"{training.cut} cut" if training.cut else "",
+        f"{training.preferences} preference pairs" if training.preferences else "",
+    ]
+    return f"training, {training.name}: {', '.join(filter(None, parts)) or 'done'}"
+
+
+def agreement_lines(agreements: Sequence[Agreement]) -> Iterator[str]:
+    """Yield the rank correlations between estimators of difficulty; nothing where only one was measured."""
+    if agreements:
+        pairs = "; ".join(f"{agreement.first} and {agreement.second} {agreement.figure}" for agreement in agreements)
+        yield f"difficulty, Spearman's rank correlation (95 % interval): {pairs}"
+
+
+def _total(rows: Iterable[Counted]) -> dict[tuple[str, ...], list[float]]:
+    """Return calls, tokens read, tokens written and money of rows with the same names, added up."""
+    totals: dict[tuple[str, ...], list[float]] = {}
+    for names, count, usage, money in rows:
+        amounts = (float(count), usage.prompt_tokens, usage.completion_tokens, money)
+        totals[*names,] = [*map(sum, zip(totals.get((*names,), [0.0] * 4), amounts, strict=True))]
+    return totals
+
+
+def money_table(names: Sequence[str], rows: Iterable[Counted]) -> Table:
+    """Return calls, tokens and money by the columns `names`."""
+    table = new_table("", names, ("calls", "tokens in", "tokens out", "money"))
+    for key, (calls, read, wrote, cost) in _total(rows).items():
+        table.add_row(*key, f"{calls:,.0f}", f"{read:,.0f}", f"{wrote:,.0f}", f"{cost:.4f}")
+    return table
+
+
+def money_json(names: Sequence[str], rows: Iterable[Counted]) -> list[dict[str, object]]:
+    """Return the rows of `money_table` for JSON."""
+    columns = (*names, "calls", "tokens_in", "tokens_out", "money")
+    return [dict(zip(columns, (*key, *sums), strict=True)) for key, sums in _total(rows).items()]

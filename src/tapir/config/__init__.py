@@ -1,0 +1,1 @@
+"""Recipe: the typed tree of all settings, read from TOML and checked."""

@@ -1,0 +1,174 @@
+"""Atomic writing, errors of the file system, locks, digests."""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import hashlib
+import json
+import math
+import os
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass
+from pathlib import Path
+from typing import Any
+
+from tapir.domain.errors import RecipeError, RunLocked, StoreError, StoreFull, TapirError
+
+GO_ON = "give the same command again (of a run: `tapir resume`)"
+MADE_AGAIN = f"Delete this file and {GO_ON}; it is made again."
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_FULL_SIGNS = (  # the compiled parts of torch and safetensors raise no OSError
+    "No space left on device",
+    *(f"os error {number}" for number in _FULL),
+    "PytorchStreamWriter",
+    "inline_container",
+)
+
+
+@contextmanager
+def disk_errors(path: Path) -> Iterator[None]:
+    """Raise errors of the system, torch and safetensors about `path` with a remedy."""
+    try:
+        yield
+    except TapirError:
+        raise
+    except Exception as error:
+        if is_disk_full(error):
+            raise full(path) from error
+        if not isinstance(error, OSError):
+            raise
+        remedy = "Make it readable and writable, or choose another folder."
+        raise StoreError(f"{path}: {error.strerror or error}", remedy=remedy) from error
+
+
+def is_disk_full(error: BaseException | str) -> bool:
+    """Return whether an error, or a line that a program has printed, says that no space is left."""
+    if isinstance(error, OSError):
+        return error.errno in _FULL
+    return any(sign in str(error) for sign in _FULL_SIGNS)
+
+
+def full(path: Path) -> StoreFull:
+    """Return the error for a full disk."""
+    return StoreFull(
+        f"no space left while writing {path}",
+        remedy=f"Free some space and {GO_ON}; everything finished is kept.",
+    )
+
+
+def existing(key: str, name: str) -> Path:
+    """Return the file that a key of the recipe, or an option, names."""
+    path = Path(name).expanduser()
+    if not path.is_file():
+        remedy = f"The path is relative to {Path.cwd()}; fix it."
+        raise RecipeError(f"{key} = {name!r}: there is no such file", remedy=remedy)
+    return path
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """Yield a draft to write to, which replaces `path` once it is on disk."""
+    draft = path.with_name(f".{path.name}.draft")
+    with disk_errors(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield draft
+            with draft.open("rb") as written:
+                os.fsync(written.fileno())
+            draft.replace(path)
+        finally:
+            draft.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing_folder(folder: Path) -> Iterator[Path]:
+    """Yield an empty folder to write to, which replaces `folder` once all is written."""
+    draft, old = (folder.with_name(f".{folder.name}.{what}") for what in ("draft", "old"))
+    try:
+        with disk_errors(folder):
+            shutil.rmtree(draft, ignore_errors=True)
+            draft.mkdir(parents=True)
+            yield draft
+            shutil.rmtree(old, ignore_errors=True)
+            if folder.exists():
+                folder.replace(old)
+            draft.replace(folder)
+            shutil.rmtree(old, ignore_errors=True)
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+
+
+def share(folder: Path) -> None:
+    """Give everything in a folder the permissions of what the user creates; some libraries write for the owner only."""
+    probe = folder / ".probe"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o666
+    probe.unlink()
+    for path in (folder, *folder.rglob("*")):
+        if not path.is_symlink():
+            path.chmod(mode | (mode & 0o444) >> 2 if path.is_dir() else mode)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a text file atomically."""
+    with replacing(path) as draft:
+        draft.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, content: object) -> None:
+    """Replace a JSON file atomically; keys keep their order, so equal content is equal bytes."""
+    write_text(path, json.dumps(content, indent=1, ensure_ascii=False) + "\n")
+
+
+def nan_to_null(value: Any) -> Any:
+    """Return the same as JSON can hold it: NaN and infinity are null, a dataclass is an object, keys are strings."""
+    if is_dataclass(value):
+        value = {field.name: getattr(value, field.name) for field in fields(value)}
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): nan_to_null(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [nan_to_null(item) for item in value]
+    return value
+
+
+def read_json(path: Path, remedy: str = MADE_AGAIN) -> Any:
+    """Read a JSON file of a run."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"is damaged: {error}"
+        raise StoreError(f"{path} {reason}", remedy=remedy) from error
+
+
+def sha256(path: Path) -> str:
+    """Return the SHA-256 digest of a file."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
+
+
+@contextmanager
+def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
+    """Hold the folder's lock, or `wait` for it; the system releases it when the process ends, however it ends."""
+    path = folder / ".lock"
+    with disk_errors(path):
+        handle = path.open("a+")
+    with handle:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            handle.seek(0)
+            owner = handle.read().strip() or "unknown"
+            raise RunLocked(
+                f"process {owner} is already running in {folder}",
+                remedy="Wait for it (`tapir status` shows how far it is), or choose another folder with --out.",
+            ) from error
+        with disk_errors(path):
+            handle.truncate(0)
+            handle.write(f"{os.getpid()}\n")
+            handle.flush()
+        yield

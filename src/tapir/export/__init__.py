@@ -1,1 +1,0 @@
-"""What leaves the run: students, data sets, and files for other trainers."""

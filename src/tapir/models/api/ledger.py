@@ -1,0 +1,306 @@
+"""Ledger: every reply and failure that was paid for, on disk before it counts, looked up by the request's digest."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+import zlib
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack, closing, contextmanager
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
+
+from tapir.data.files import full
+from tapir.domain.completion import Completion, Failure, Usage
+from tapir.domain.errors import StoreError
+from tapir.models.api.protocol import pack, unpack
+
+_MIGRATIONS = [(resources.files("tapir.models.api") / f"ledger-{one}.sql").read_text("utf-8") for one in (1, 2, 3, 4)]
+SCHEMA = len(_MIGRATIONS)
+_BUSY = 60.0  # seconds that one process waits for another to finish writing
+_LOOKUP = 500  # digests in one query; SQLite's limit is higher
+_DAMAGED = "Is it a ledger file, readable and writable? A damaged one can be moved away; its replies are paid again."
+_COLUMNS = (
+    "digest, model, request, reply, prompt_tokens, cached_tokens, completion_tokens, cost, run, round, stage, task,"
+    " created"
+)
+_INSERT = f"INSERT OR IGNORE INTO calls ({_COLUMNS}) VALUES ({','.join('?' * len(_COLUMNS.split(',')))})"
+_INSERT_FAILURE = f"INSERT OR IGNORE INTO failures VALUES ({','.join('?' * 15)})"
+
+
+@dataclass(frozen=True, slots=True)
+class Purpose:
+    """What a call was made for: the run that pays, its round and stage, the task it is about."""
+
+    run: str = ""
+    round: int = 0
+    stage: str = ""
+    task: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """A reply to be written, or a failure; one without usage may have been billed for the `possible` tokens."""
+
+    digest: bytes
+    model: str
+    request: bytes
+    reply: Completion | Failure
+    cost: float
+    purpose: Purpose
+    possible: Usage = Usage()  # noqa: RUF009 (it is frozen)
+    batch: str = ""  # that brought it
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """Calls, tokens and money for one purpose."""
+
+    purpose: Purpose
+    calls: int
+    usage: Usage
+    cost: float
+
+
+class Ledger:
+    """One SQLite file in WAL mode; processes may share it. A connection belongs to the thread that made it."""
+
+    def __init__(self, path: Path) -> None:
+        """Open the file; create or migrate it where needed."""
+        self.path = path
+        with self._errors():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            self._database = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+            with ExitStack() as undo:
+                undo.callback(self._database.close)
+                self._set_up()
+                undo.pop_all()
+
+    def close(self) -> None:
+        """Close the file."""
+        self._database.close()
+
+    def find(self, digests: Sequence[bytes]) -> dict[bytes, Completion | Failure]:
+        """Return what the ledger holds, by digest: replies, and refusals that were paid for."""
+        known: dict[bytes, Completion | Failure] = {}
+        with self._errors():
+            for start in range(0, len(digests), _LOOKUP):
+                wanted = digests[start : start + _LOOKUP]
+                where = f"digest IN ({','.join('?' * len(wanted))})"
+                refused = f"SELECT digest, message FROM failures WHERE kind = 'refused' AND billed AND {where}"
+                rows = self._database.execute(refused, wanted)
+                known |= {bytes(digest): Failure("refused", message) for digest, message in rows}
+                rows = self._database.execute(f"SELECT digest, reply FROM calls WHERE {where}", wanted)
+                known |= {bytes(digest): self._read(reply) for digest, reply in rows}
+        return known
+
+    def add(self, entries: Iterable[Entry]) -> None:
+        """Write entries in one transaction; on return they are on disk. A reply that the ledger holds already stays."""
+        now = time.time()
+        replies, failures = [], []
+        for entry in entries:
+            purpose, reply = entry.purpose, entry.reply
+            usage = reply.usage or entry.possible
+            counts = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, entry.cost
+            last = purpose.run, purpose.round, purpose.stage, purpose.task, now
+            if isinstance(reply, Completion):
+                texts = _compressed(entry.request), _compressed(pack(reply))
+                replies.append((entry.digest, entry.model, *texts, *counts, *last))
+            else:
+                billed = reply.usage is not None
+                failures.append(
+                    (entry.digest, entry.model, reply.kind, reply.message, *counts, billed, *last, entry.batch)
+                )
+        with self._errors(), self._transaction():
+            self._database.executemany(_INSERT, replies)
+            self._database.executemany(_INSERT_FAILURE, failures)
+
+    def spent(self, run: str | None = None, *, possibly: bool = False) -> list[Spent]:
+        """Return what was billed, by run, round, stage and task; of one run, or of all.
+
+        With `possibly`: what may have been billed at most, though no reply says so, for calls that ended without one.
+        """
+        source = "failures WHERE NOT billed AND" if possibly else "billed WHERE"
+        with self._errors():
+            rows = self._database.execute(
+                "SELECT run, round, stage, task, count(*), sum(prompt_tokens), sum(completion_tokens),"
+                f" sum(cached_tokens), sum(cost) FROM {source} (?1 IS NULL OR run = ?1)"
+                " GROUP BY run, round, stage, task ORDER BY run, round, min(created)",
+                (run,),
+            )
+            return [Spent(Purpose(*row[:4]), row[4], Usage(*row[5:8]), row[8]) for row in rows]
+
+    def models(self) -> list[tuple[str, int, Usage, float]]:
+        """Return calls, tokens and money by model."""
+        with self._errors():
+            rows = self._database.execute(
+                "SELECT model, count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(cost)"
+                " FROM billed GROUP BY model ORDER BY model"
+            )
+            return [(row[0], row[1], Usage(*row[2:5]), row[5]) for row in rows]
+
+    def export(self) -> Iterator[tuple[bytes, bytes, bytes, Purpose, float]]:
+        """Yield digest, request (JSON), reply (JSON), purpose and cost of every call, oldest first."""
+        with self._errors():
+            for row in self._database.execute(
+                "SELECT digest, request, reply, run, round, stage, task, cost FROM calls ORDER BY rowid"
+            ):
+                yield row[0], zlib.decompress(row[1]), zlib.decompress(row[2]), Purpose(*row[3:7]), row[7]
+
+    def merge(self, other: Path) -> int:
+        """Copy the replies of another ledger, checked by `merge_ledgers`; return how many were new."""
+        copy = f"INSERT OR IGNORE INTO calls ({_COLUMNS}) SELECT {_COLUMNS} FROM other.calls ORDER BY rowid"
+        failures = (
+            "INSERT OR IGNORE INTO failures SELECT * FROM other.failures AS new WHERE NOT EXISTS"
+            " (SELECT 1 FROM failures AS old WHERE old.digest = new.digest AND old.created = new.created)"
+        )
+        with self._errors():
+            self._database.execute("ATTACH ? AS other", (str(other),))
+            try:
+                with self._transaction():
+                    self._database.execute(failures)
+                    self._database.execute("INSERT OR IGNORE INTO facts SELECT * FROM other.facts")
+                    return self._database.execute(copy).rowcount
+            finally:
+                self._database.execute("DETACH other")
+
+    def find_fact(self, run: str, endpoint: str, base_url: str, model: str) -> bool | None:
+        """Return whether an endpoint takes a JSON schema, as this run found, else another one; None if none has."""
+        query = (
+            "SELECT json_schema FROM facts WHERE model = ?4 AND (base_url = ?3 OR (run = ?1 AND endpoint = ?2))"
+            " ORDER BY run = ?1 AND endpoint = ?2 DESC, run = ?1 DESC, created DESC"
+        )
+        with self._errors():
+            row = self._database.execute(query, (run, endpoint, base_url, model)).fetchone()
+            return None if row is None else bool(row[0])
+
+    def add_fact(self, run: str, endpoint: str, base_url: str, model: str, *, json_schema: bool) -> None:
+        """Keep whether an endpoint takes a JSON schema; what the run has found before stays."""
+        row = (run, endpoint, base_url, model, json_schema, time.time())
+        with self._errors(), self._transaction():
+            self._database.execute("INSERT OR IGNORE INTO facts VALUES (?, ?, ?, ?, ?, ?)", row)
+
+    def open_batch(self, batch: str, endpoint: str, digests: Iterable[bytes]) -> None:
+        """Record a batch that was submitted, and its requests; one that was closed is open again."""
+        row = (batch, endpoint, time.time())
+        rows = ((digest, batch) for digest in digests)
+        with self._errors(), self._transaction():
+            self._database.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, 'open', ?)", row)
+            self._database.executemany("INSERT OR IGNORE INTO batched VALUES (?, ?)", rows)
+
+    def close_batch(self, batch: str, state: str) -> None:
+        """Record that a batch is "collected" or "failed": requests it did not answer may be sent again."""
+        with self._errors(), self._transaction():
+            self._database.execute("UPDATE batches SET state = ? WHERE id = ?", (state, batch))
+
+    def open_batches(self, endpoint: str) -> dict[str, set[bytes]]:
+        """Return the open batches of an endpoint and the digests in each, oldest first."""
+        query = (
+            "SELECT id, digest FROM batches JOIN batched ON batch = id"
+            " WHERE endpoint = ? AND state = 'open' ORDER BY created"
+        )
+        batches: dict[str, set[bytes]] = {}
+        with self._errors():
+            for batch, digest in self._database.execute(query, (endpoint,)):
+                batches.setdefault(batch, set()).add(bytes(digest))
+        return batches
+
+    def known_batches(self, endpoint: str) -> set[str]:
+        """Return the batches of an endpoint that are open or collected: their record was not lost."""
+        query = "SELECT id FROM batches WHERE endpoint = ? AND state != 'failed'"
+        with self._errors():
+            return {str(row[0]) for row in self._database.execute(query, (endpoint,))}
+
+    def unanswered(self, batch: str) -> set[bytes]:
+        """Return the requests of a batch that have neither a reply nor a failure from it here."""
+        query = (
+            "SELECT digest FROM batched WHERE batch = ?1 AND digest NOT IN (SELECT digest FROM calls)"
+            " EXCEPT SELECT digest FROM failures WHERE batch = ?1"
+        )
+        with self._errors():
+            return {bytes(row[0]) for row in self._database.execute(query, (batch,))}
+
+    def _read(self, reply: bytes) -> Completion:
+        try:
+            return unpack(zlib.decompress(reply))
+        except (zlib.error, ValueError, LookupError, TypeError) as error:
+            raise StoreError(f"{self.path} holds a reply that cannot be read: {error}", remedy=_DAMAGED) from error
+
+    def _set_up(self) -> None:
+        """Create or migrate the tables. Only the change to WAL does not wait for other processes by itself."""
+        until = time.monotonic() + _BUSY
+        while True:
+            try:
+                self._migrate()
+                for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"):
+                    self._database.execute(statement)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
+                    raise
+                time.sleep(_BUSY / 1000)
+            else:
+                return
+
+    def _migrate(self) -> None:
+        version = self._version()
+        if version > SCHEMA:
+            raise StoreError(
+                f"{self.path} is a ledger of version {version}; this tapir knows versions up to {SCHEMA}",
+                remedy="Use the newer tapir that wrote it, or another ledger file.",
+            )
+        if not version and self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            version = self._version()
+            if not version:
+                raise StoreError(f"{self.path} is a database, but no ledger", remedy="Name another file.")
+        for number in range(version, SCHEMA):
+            with self._transaction():
+                if self._version() > number:
+                    continue  # another process was faster
+                for statement in _MIGRATIONS[number].split(";"):
+                    self._database.execute(statement)
+                self._database.execute(f"PRAGMA user_version = {number + 1}")
+
+    def _version(self) -> int:
+        return int(self._database.execute("PRAGMA user_version").fetchone()[0])
+
+    @contextmanager
+    def _transaction(self) -> Iterator[None]:
+        self._database.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+        except BaseException:
+            if self._database.in_transaction:
+                self._database.execute("ROLLBACK")
+            raise
+        self._database.execute("COMMIT")
+
+    @contextmanager
+    def _errors(self) -> Iterator[None]:
+        """Translate errors of SQLite and the file system."""
+        try:
+            yield
+        except OSError as error:
+            raise StoreError(f"{self.path}: {error}", remedy="Choose a file you can write to.") from error
+        except sqlite3.Error as error:
+            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+                raise full(self.path) from error
+            raise StoreError(f"{self.path} cannot be used as a ledger: {error}", remedy=_DAMAGED) from error
+
+
+def _compressed(content: bytes) -> bytes:
+    """Compress in a window of 8 KiB: to set up zlib's default of 32 KiB takes longer than to compress a call."""
+    compressor = zlib.compressobj(1, zlib.DEFLATED, wbits=13, memLevel=6)
+    return compressor.compress(content) + compressor.flush()
+
+
+def merge_ledgers(into: Path, others: Sequence[Path]) -> list[int]:
+    """Copy the replies of other ledgers into one, created if need be; return how many each brought."""
+    for other in others:
+        if not other.is_file():
+            raise StoreError(f"{other} is not a file", remedy="Name a ledger, e.g. runs/NAME/ledger.sqlite.")
+        if into.exists() and other.samefile(into):
+            raise StoreError(f"{other} cannot be merged with itself", remedy="Name another ledger to take from.")
+        Ledger(other).close()  # it is one, and migrated
+    with closing(Ledger(into)) as ledger:
+        return [ledger.merge(other) for other in others]

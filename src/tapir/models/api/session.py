@@ -1,0 +1,125 @@
+"""API session of a run: opens the client of all endpoints, and closes it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from tapir.config.endpoints import AUTO, CallsConfig, EndpointConfig
+from tapir.domain.completion import Completion, Failure, Spending, Usage
+from tapir.domain.errors import RoleError
+from tapir.domain.progress import Progress
+from tapir.models.api.batch import stream_batches
+from tapir.models.api.client import ApiClient
+from tapir.models.api.connection import read_key
+from tapir.models.api.facts import check_reachable, takes_schema
+from tapir.models.api.ledger import Spent
+from tapir.models.api.protocol import Request
+from tapir.models.api.retry import RetryPolicy
+
+KeyT = TypeVar("KeyT")
+LEDGER = "ledger.sqlite"
+
+
+class Caller(Protocol):
+    """What a role needs to make its calls."""
+
+    def stream(
+        self, endpoints: tuple[str, ...], requests: Iterable[tuple[KeyT, Request]]
+    ) -> Iterator[tuple[KeyT, Completion | Failure]]:
+        """Yield the replies to requests, in the order they come."""
+
+    def json_schema(self, endpoints: tuple[str, ...]) -> bool:
+        """Whether all these endpoints take a JSON schema."""
+
+
+@dataclass(slots=True)
+class ApiSession:
+    """All endpoints of a recipe."""
+
+    endpoints: Mapping[str, EndpointConfig]
+    calls: CallsConfig = field(default_factory=CallsConfig)
+    pause_factor: float = 1.0  # of the pauses between attempts
+    _client: ApiClient | None = field(default=None)
+
+    def ready(self) -> None:
+        """Check that every key is in the environment."""
+        for name, endpoint in self.endpoints.items():
+            read_key(name, endpoint)
+
+    def open(self, folder: Path, run: str, progress: Progress) -> None:
+        """Open the connections for a run; check that every endpoint responds and takes its key."""
+        ledger = Path(self.calls.ledger).expanduser() if self.calls.ledger else folder / LEDGER
+        retry = RetryPolicy(self.calls.attempts, pause_factor=self.pause_factor)
+        stopping, max_cost = (lambda: progress.stopping), self.calls.max_cost
+        self._client = ApiClient(
+            self.endpoints, ledger, stopping, run=run, max_cost=max_cost, retry=retry, note=progress.note
+        )
+        try:
+            check_reachable(self._client)
+        except BaseException:
+            self.close()
+            raise
+
+    def enter(self, number: int, stage: str) -> None:
+        """Record this round and stage with every call from now on."""
+        self._connected().enter(number, stage)
+
+    def meter(self) -> str:
+        """Return money and calls so far, e.g. "1.2345 spent, 4,567 calls, 12 from the ledger"."""
+        if self._client is None:
+            return ""
+        budget = self._client.budget
+        limit = f" of {budget.limit:g}" if budget.limit else ""
+        money = f"{budget.spent:.4f}{limit} spent, " if any(each.costs for each in self.endpoints.values()) else ""
+        reused = f", {budget.reused:,} from the ledger" if budget.reused else ""
+        return f"{money}{budget.calls:,} calls{reused}"
+
+    def spent(self) -> list[Spending]:
+        """Return what the run has paid so far, earlier sessions included, from the ledger."""
+        client = self._connected()
+        known = {row.purpose: row for row in client.ledger.spent(client.run)}
+        possible = {row.purpose: row for row in client.ledger.spent(client.run, possibly=True)}
+        rows = []
+        for purpose in known | possible:
+            none = Spent(purpose, 0, Usage(), 0.0)
+            row, more = known.get(purpose, none), possible.get(purpose, none)
+            usage = row.usage.prompt_tokens, row.usage.cached_tokens, row.usage.completion_tokens
+            place = purpose.round, purpose.stage, purpose.task
+            rows.append(Spending(*place, row.calls, *usage, row.cost, more.calls, more.cost))
+        return rows
+
+    def json_schema(self, endpoints: tuple[str, ...]) -> bool:
+        """Whether all these endpoints take a JSON schema; where the recipe leaves it open, found out now."""
+        settings = ((name, self.endpoints[name].json_schema) for name in endpoints)
+        return all(takes_schema(self._connected(), name) if value == AUTO else value for name, value in settings)
+
+    def model(self, endpoint: str) -> str:
+        """Return the model of an endpoint, as its server has it where the recipe leaves it open."""
+        return self._connected().endpoints[endpoint].config.model
+
+    def paid(self) -> tuple[int, float]:
+        """Return the tokens that were billed in this session, and the money, that of earlier ones included."""
+        return self._connected().budget.paid
+
+    def stream(
+        self, endpoints: tuple[str, ...], requests: Iterable[tuple[KeyT, Request]]
+    ) -> Iterator[tuple[KeyT, Completion | Failure]]:
+        """Yield the replies to requests, in the order they come; see `ApiClient.stream`."""
+        client = self._connected()
+        if all(self.endpoints[name].batch for name in endpoints):
+            return stream_batches(client, endpoints[0], requests)
+        return client.stream(endpoints, requests)
+
+    def close(self) -> None:
+        """End the session."""
+        if self._client:
+            self._client.close()
+        self._client = None
+
+    def _connected(self) -> ApiClient:
+        if self._client is None:
+            raise RoleError("a model was called outside of a run", remedy="Call open() first.")
+        return self._client

@@ -1,0 +1,217 @@
+"""A student on the vLLM engines of a Ray cluster, through Ray Data's own stage for vLLM."""
+
+from __future__ import annotations
+
+import json
+import pickle
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from tapir.config.student import VllmStudentConfig
+from tapir.domain.completion import Completion, Failure, Usage
+from tapir.domain.errors import RecipeError, RoleError
+from tapir.domain.instruction import Instruction
+from tapir.domain.randomness import seed_for
+from tapir.domain.roles import Reply
+from tapir.domain.round import Checkpoint
+from tapir.models.local.loading import (
+    ModelSettings,
+    adapter_rank,
+    base_of,
+    end_tokens,
+    load_generation_config,
+    load_tokenizer,
+)
+from tapir.models.local.ray import ClusterStudent, with_absolute_path
+from tapir.models.local.ray_cluster import Result, Room
+from tapir.models.local.vllm_server import check_options, engine_arguments, engine_environment
+
+if TYPE_CHECKING:
+    from tapir.models.context import BuildContext
+
+_MISSING = "vLLM is not installed"
+_ERROR = "__inference_error__"  # Ray's column for the error of one row
+_PREPROCESS_CPUS, _POSTPROCESS_CPUS = 0.5, 0.1
+_BATCH_SIZE = 256  # prompts that are handed to an engine together; it works on several such batches at once
+_OWN_SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty")  # settings of the model's own that hold beside ours
+
+
+@dataclass(frozen=True, slots=True)
+class VllmFlow:
+    """Chunks of instructions become prompts, then answers."""
+
+    checkpoint: Checkpoint
+    section: VllmStudentConfig
+    seed: int
+    model: ModelSettings
+    ends: frozenset[int]  # tokens that end an answer
+    sampling: Mapping[str, float]  # settings that the model brings
+
+    def results(self, blocks: Iterator[bytes], room: Room) -> Iterator[Result]:
+        """Yield the place of a chunk, with the turn of an instruction in it and its reply."""
+        import ray.data
+        from ray.data.llm import build_processor, vLLMEngineProcessorConfig
+
+        chunks = map(pickle.loads, blocks)
+        rows = [row for place, chunk in enumerate(chunks) for row in self.rows(place, chunk)]
+        processor = build_processor(
+            vLLMEngineProcessorConfig(**self.processor(room)),
+            preprocess=partial(preprocess, self.checkpoint, self.model),
+            postprocess=postprocess,
+            preprocess_map_kwargs={"num_cpus": _PREPROCESS_CPUS},
+            postprocess_map_kwargs={"num_cpus": _POSTPROCESS_CPUS},
+        )
+        try:
+            for row in processor(ray.data.from_items(rows)).iter_rows():
+                yield row["place"], pickle.dumps((row["turn"], self.reply(row)))
+        except ray.exceptions.RayError as error:
+            if _MISSING in str(error):
+                python = self._python()
+                where = f"the Python {python}" if python else "the Python that Ray runs in"
+                raise RoleError(
+                    f"vLLM is not installed on the Ray cluster's workers, in {where}",
+                    remedy="Install vLLM there on every machine, with the same version of Ray, or set student.python to"
+                    ' the Python of an environment that has both; else use student.kind = "transformers".',
+                ) from error
+            raise
+
+    def rows(self, place: int, chunk: Sequence[Instruction]) -> Iterator[dict[str, Any]]:
+        """Yield what Ray Data is given for a chunk: one row for each instruction."""
+        section = self.section
+        sampling = {"temperature": section.temperature, "max_tokens": section.max_new_tokens, **self.sampling}
+        adapter = {"model": self.checkpoint.path} if base_of(self.checkpoint.path) else {}
+        for turn, instruction in enumerate(chunk):
+            seed = {"seed": seed_for(self.seed, instruction.id)} if section.temperature else {}
+            params = {**sampling, **seed}
+            messages = json.dumps(instruction.messages)
+            yield {"place": place, "turn": turn, "messages": messages, "sampling_params": params, **adapter}
+
+    def processor(self, room: Room) -> dict[str, Any]:
+        """Return the settings of Ray Data's processor: prompts come as tokens, texts come out."""
+        engine = room.engine
+        gpus = max(1, int(engine.gpus))  # one bundle for each GPU of a worker, or for a worker without any
+        bundle = {"CPU": engine.cpus / gpus} | ({"GPU": engine.gpus / gpus} if engine.gpus else {})
+        stages = ("chat_template_stage", "tokenize_stage", "detokenize_stage")
+        return {
+            "model_source": base_of(self.checkpoint.path) or self.checkpoint.path,
+            "engine_kwargs": self.engine_arguments(room),
+            "batch_size": _BATCH_SIZE,
+            "concurrency": (min(room.workers, engine.workers), engine.workers),
+            "placement_group_config": {"bundle_per_worker": bundle},
+            "runtime_env": self._environment(room),
+            "should_continue_on_error": True,
+            "log_engine_metrics": False,
+            **dict.fromkeys(stages, False),
+        }
+
+    def engine_arguments(self, room: Room) -> dict[str, Any]:
+        """Return the arguments of vLLM's engine in each worker; those of the recipe win over ours."""
+        path, gpus = self.checkpoint.path, room.engine.gpus
+        base = base_of(path)
+        rank = adapter_rank(path) if base else 0
+        arguments = engine_arguments(base or path, self.model, rank, gpu=gpus > 0)
+        return {"tensor_parallel_size": max(1, int(gpus)), **arguments, **parse_options(self.section.options)}
+
+    def _environment(self, room: Room) -> dict[str, Any]:
+        variables = engine_environment(gpu=room.engine.gpus > 0)
+        python = self._python()
+        return {"env_vars": variables, **({"py_executable": str(Path(python).absolute())} if python else {})}
+
+    def _python(self) -> str:
+        """Return the Python that the recipe names for the engines; empty means that of Ray."""
+        return self.section.python if "python" in self.section.model_fields_set else ""
+
+    def reply(self, row: Mapping[str, Any]) -> Completion | Failure:
+        """Return the reply in a row that came back."""
+        if row.get(_ERROR):
+            return Failure("vllm", str(row[_ERROR]))
+        tokens = list(row["tokens"])
+        stopped = bool(tokens) and tokens[-1] in self.ends
+        usage = Usage(int(row["prompt_tokens"]), len(tokens) - stopped)
+        return Completion(str(row["text"]), "stop" if stopped else "length", usage, model="student")
+
+
+def preprocess(checkpoint: Checkpoint, model: ModelSettings, row: Mapping[str, Any]) -> dict[str, Any]:
+    """Add the tokens that an engine reads to a row: those that every other student reads."""
+    chat, tokenizer = json.loads(row["messages"]), _tokenizer(checkpoint, model)
+    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
+    return {**row, "tokenized_prompt": list(ids)}
+
+
+@lru_cache(1)
+def _tokenizer(checkpoint: Checkpoint, model: ModelSettings) -> Any:
+    return load_tokenizer(checkpoint, model)
+
+
+def postprocess(row: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what is kept of a row that an engine has answered."""
+    renamed = {"text": "generated_text", "tokens": "generated_tokens", "prompt_tokens": "num_input_tokens"}
+    return {"place": row["place"], "turn": row["turn"], **{name: row[theirs] for name, theirs in renamed.items()}}
+
+
+class RayVllmStudent(ClusterStudent[VllmStudentConfig]):
+    """Each worker is an engine of vLLM with its GPUs; adapters are loaded beside their base."""
+
+    @classmethod
+    def build(cls, section: VllmStudentConfig, context: BuildContext) -> Self:
+        """Build the student of a run; raises where an option cannot be used."""
+        parse_options(section.options)
+        return super().build(section, context)
+
+    def answer_all(
+        self, checkpoint: Checkpoint, chunks: Iterable[Sequence[Instruction]]
+    ) -> Iterator[tuple[int, Sequence[Reply]]]:
+        """Yield place and replies of each chunk, once all of them are there."""
+        checkpoint = with_absolute_path(checkpoint)
+        config = load_generation_config(base_of(checkpoint.path) or checkpoint.path, self._model.revision)
+        own = config.to_diff_dict() if config else {}
+        sampling = {name: own[name] for name in _OWN_SAMPLING if own.get(name) is not None}
+        ends = end_tokens(load_tokenizer(checkpoint, self._model), config)
+        flow = VllmFlow(checkpoint, self._section, self._seed, self._model, ends, sampling)
+        ids: list[list[str]] = []
+
+        def blocks() -> Iterator[list[Instruction]]:
+            for chunk in chunks:
+                ids.append([instruction.id for instruction in chunk])
+                yield list(chunk)
+
+        pending: dict[int, dict[int, Completion | Failure]] = {}
+        for place, (turn, reply) in self._cluster.map(flow, blocks()):
+            replies = pending.setdefault(place, {})
+            replies[turn] = reply
+            if len(replies) == len(ids[place]):
+                del pending[place]
+                yield place, [(name, replies[number]) for number, name in enumerate(ids[place])]
+        yield from ((place, []) for place, names in enumerate(ids) if not names)
+
+
+def parse_options(options: Sequence[str]) -> dict[str, Any]:
+    """Return options of a vLLM server as arguments of its engine: `--max-model-len 4096` is `max_model_len = 4096`."""
+    check_options(options)
+    arguments: dict[str, Any] = {}
+    name = ""
+    for part in options:
+        if part.startswith("--"):
+            name, equals, value = part[2:].partition("=")
+            name = name.replace("-", "_")
+            off = not equals and name.startswith("no_")
+            arguments[name.removeprefix("no_") if off else name] = _parse(value) if equals else not off
+        elif name:
+            arguments[name] = _parse(part)
+            name = ""
+        else:
+            raise RecipeError(
+                f"student.options: {part!r} belongs to no option",
+                remedy='Write each option with its value, as in ["--max-model-len", "4096"].',
+            )
+    return arguments
+
+
+def _parse(text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text

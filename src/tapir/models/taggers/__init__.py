@@ -1,0 +1,1 @@
+"""Taggers: TF-IDF, embeddings, encoder and language model."""

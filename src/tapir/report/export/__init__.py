@@ -1,0 +1,1 @@
+"""Exports of a run: students, data sets, and files for other trainers."""

@@ -1,0 +1,1 @@
+"""Blind pairwise rating of a run's answers by people, on a local page."""

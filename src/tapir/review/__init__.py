@@ -1,1 +1,0 @@
-"""A small local page where a person rates pairs blind."""

@@ -1,0 +1,1 @@
+"""Runs of recipes, evaluations and studies."""

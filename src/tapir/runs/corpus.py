@@ -1,0 +1,161 @@
+"""Corpus, taxonomy and held-out prompts of a recipe."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from importlib import resources
+from pathlib import Path
+
+from tapir.config.corpus import CustomCorpusConfig, FileCorpusConfig, GymCorpusConfig
+from tapir.config.evaluation import HarnessConfig
+from tapir.config.recipe import Recipe
+from tapir.data.corpus import pairs, sample, texts
+from tapir.data.duplicates import DuplicateIndex, NearDuplicates
+from tapir.data.files import existing
+from tapir.data.layouts import Columns, printable
+from tapir.data.readers import read_file, read_hub
+from tapir.domain.errors import DataError, RecipeError, require
+from tapir.domain.instruction import Pair
+from tapir.domain.randomness import seed_for
+from tapir.domain.roles import Rejected, Roles, StudentFormat
+from tapir.domain.task import TaskDistribution, Taxonomy
+from tapir.evaluation.lm_eval import harness_facts
+from tapir.gym.corpus import corpus as gym_corpus
+from tapir.gym.corpus import corpus_skills
+from tapir.gym.robustness import GymSuite
+from tapir.gym.skills import TRAINED
+from tapir.models.context import BuildContext
+from tapir.models.prompts import PromptSet
+
+
+def taxonomy(recipe: Recipe) -> Taxonomy:
+    """Return the recipe's taxonomy, limited to the skills in play where it is the gym's."""
+    name, minimum = recipe.curriculum.target.taxonomy, recipe.curriculum.target.minimum
+    shipped = resources.files("tapir.recipes") / "taxonomies" / f"{name}.toml"
+    try:
+        text = shipped.read_text("utf-8") if shipped.is_file() else Path(name).read_text("utf-8")
+        result = Taxonomy.from_toml(text)
+    except (OSError, ValueError) as error:
+        raise RecipeError(
+            f"curriculum.target.taxonomy = {name!r}: {error}",
+            remedy="Name a shipped taxonomy (gym, paper) or a TOML file with name, version and [shares].",
+        ) from error
+    if isinstance(recipe.corpus, GymCorpusConfig):
+        skills, given = corpus_skills(recipe), result.target.shares
+        missing = [skill for skill in skills if skill not in given]
+        if missing or not any(given[skill] for skill in skills):
+            raise RecipeError(
+                f"curriculum.target.taxonomy = {name!r} has no share for {', '.join(missing or skills)}",
+                remedy="The gym's tasks are its skills: use the taxonomy gym, or give these labels a share above 0.",
+            )
+        shares = TaskDistribution.of({skill: given[skill] for skill in skills})
+        result = Taxonomy(result.name, result.version, shares)
+    elif name == "gym":
+        raise RecipeError(
+            "curriculum.target.taxonomy = 'gym' has the gym's skills, which no other corpus has",
+            remedy="Set it to paper, or to a TOML file of your own.",
+        )
+    labels = sum(share > 0 for share in result.target.shares.values())
+    if minimum * labels > 1:
+        raise RecipeError(
+            f"curriculum.target.minimum = {minimum} for {labels} tasks is more than everything",
+            remedy=f"Use at most {1 / labels:.3f}.",
+        )
+    return result
+
+
+def read_corpus(
+    recipe: Recipe, context: BuildContext, form: StudentFormat | None, notes: list[str]
+) -> list[Pair | Rejected]:
+    """Read D, with the rows that could not be used; `notes` gets remarks on the whole of it."""
+    source = recipe.corpus
+    if isinstance(source, GymCorpusConfig):
+        return list(gym_corpus(corpus_skills(recipe), size=source.size, skew=source.skew, seed=recipe.seed))
+    if isinstance(source, CustomCorpusConfig):
+        name, rows = source.class_, source.build(context).pairs()
+    elif isinstance(source, FileCorpusConfig):
+        path = existing("corpus.path", source.path)
+        name, columns = path.name, Columns(**source.columns.model_dump())
+        rows = pairs(read_file(path, layout=source.layout, columns=columns, notes=notes), name)
+    else:
+        name, columns = source.dataset, Columns(**source.columns.model_dump())
+        split, revision = source.split, source.revision
+        read = read_hub(name, split=split, revision=revision, layout=source.layout, columns=columns, notes=notes)
+        rows = pairs(read, name)
+    if form:
+        rows = (_plain(row, form.special, answered=recipe.answers() != "teacher") for row in rows)
+    corpus = sample(list(rows), source.limit, seed_for(recipe.seed, "corpus"))
+    asked = recipe.answers() != "corpus"
+    if not any(isinstance(row, Pair) and (asked or row.response.text.strip()) for row in corpus):
+        reason = next((getattr(row, "reason", "empty response") for row in corpus), "that it is empty")
+        raise DataError(
+            f"{name}: none of its {len(corpus)} rows is an instruction{'' if asked else ' with an answer'}",
+            remedy=f"Check corpus.layout and corpus.columns; the first problem was {reason}.",
+        )
+    return corpus
+
+
+def _plain(row: Pair | Rejected, special: Callable[[str], str], *, answered: bool) -> Pair | Rejected:
+    """Return a row, rejected if a special token of the student is written out in a text that is used."""
+    if isinstance(row, Pair):
+        for text in (row.instruction.text, row.response.text if answered else ""):
+            if token := special(text):
+                return Rejected(row.instruction.origin.source, f"special token {token}", printable(text))
+    return row
+
+
+def prompt_set(recipe: Recipe, labels: Sequence[str] = ()) -> PromptSet:
+    """Return the prompts, with those that the recipe replaces; `labels` are the tasks that a style may be for."""
+    return PromptSet.of({name: existing(f"prompts.{name}", path) for name, path in recipe.prompts.items()}, labels)
+
+
+def novelty(recipe: Recipe) -> DuplicateIndex:
+    """Return an empty index of texts, with the recipe's rule for repetitions."""
+    rule = recipe.curriculum.novelty
+    return DuplicateIndex(NearDuplicates(rouge=rule.rouge, minhash=rule.minhash) if rule.rule == "near" else None)
+
+
+def forbidden(recipe: Recipe, roles: Roles) -> DuplicateIndex:
+    """Index the texts of every evaluation set: those that are measured with, and those that are only kept out."""
+    index = novelty(recipe)
+    for benchmark in roles.benchmarks:
+        index.learn_all((prompt.instruction.id, prompt.instruction.text) for prompt in benchmark.prompts())
+    for name in getattr(recipe.evaluation, "protect", ()):
+        index.learn_all(texts(existing("evaluation.protect", name)))
+    return index
+
+
+def inputs(recipe: Recipe) -> dict[str, str]:
+    """Return the digest of every file a run reads again when it is resumed, by the key that names it."""
+    names = {"corpus.path": recipe.corpus.path} if isinstance(recipe.corpus, FileCorpusConfig) else {}
+    template = recipe.student.chat_template
+    names |= {"student.chat_template": template} if Path(template).expanduser().is_file() else {}
+    names |= {"student.model": recipe.student.model} if recipe.student.gguf else {}
+    names |= recipe.evaluation.files()
+    digests = {key: file_digest(existing(key, name)) for key, name in names.items()}
+    if isinstance(recipe.evaluation, HarnessConfig):
+        digests |= {f"evaluation.tasks ({name})": value for name, value in harness_facts(recipe.evaluation).items()}
+    return digests
+
+
+def file_digest(path: Path) -> str:
+    """Return a short digest of a file."""
+    with path.open("rb") as content:
+        return hashlib.file_digest(content, "blake2b").hexdigest()[:16]
+
+
+def gym_suite(recipe: Recipe, *, per_task: int, harder: int, unseen: int, perturbed: int, sample: int) -> GymSuite:
+    """Return the gym's held-out sets for the skills of a recipe; all trained skills where its corpus is not the gym's.
+
+    The sizes are those of `GymSuite`; `sample` also fixes how prompts are perturbed.
+    """
+    require("gym", "reasoning_gym")
+    if not per_task + harder + unseen + perturbed:
+        raise RecipeError(
+            "--per-task, --harder, --unseen and --perturbed are all 0: there is nothing to measure",
+            remedy="Leave one of them out, or give it a number.",
+        )
+    gym = isinstance(recipe.corpus, GymCorpusConfig)
+    skills = corpus_skills(recipe) if gym else [skill.name for skill in TRAINED]
+    return GymSuite(tuple(skills), per_task, harder, unseen, perturbed, sample, seed_for(sample, "gym suite"))

@@ -1,0 +1,302 @@
+"""Runs: preflight checks, run directories, start and resume."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+import shutil
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from tapir.algorithm import Curriculum
+from tapir.config.corpus import GymCorpusConfig
+from tapir.config.endpoints import AUTO
+from tapir.config.recipe import Recipe
+from tapir.config.toml import load, parse
+from tapir.data.corpus import CorpusFilter, pair_of
+from tapir.data.duplicates import DuplicateIndex, NearDuplicates
+from tapir.data.files import disk_errors, locked, read_json, write_json
+from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
+from tapir.data.run.store import CHECKSUMS, RunStore, claim_folder, is_run
+from tapir.domain.errors import DataError, StoreError, StoreFull, require_same
+from tapir.domain.instruction import Pair
+from tapir.domain.progress import Progress, SilentProgress
+from tapir.domain.roles import Rejected, Roles
+from tapir.domain.round import Checkpoint
+from tapir.models.api.session import ApiSession
+from tapir.models.taggers.embedding import EmbeddingTagger
+from tapir.models.taggers.encoder import EncoderTagger
+from tapir.report.summary import Summary, summarise
+from tapir.runs.build import build_roles, check_installed, locate_student
+from tapir.runs.corpus import forbidden, novelty
+from tapir.runs.endpoints import find_models
+from tapir.runs.progress import EventLog, open_calls, open_resources, record_session
+from tapir.stages.base import StageContext
+from tapir.version import __version__
+
+SCHEMA = 1
+_PACKAGES = (
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "peft",
+    "vllm",
+    "ray",
+    "datasets",
+    "reasoning-gym",
+    "scikit-learn",
+    "aiohttp",
+    "pyarrow",
+    "numpy",
+)
+_MEGABYTE = 1_000_000
+_CALL_BYTES = 3_000  # of a call in the ledger
+_MENDABLE = "student.chat_template"  # until the student is trained with it
+_RESTORE = "Put the file back from a copy, or start again in another folder with --out."
+
+
+@dataclass(frozen=True, slots=True)
+class RunResult:
+    """Result of a run.
+
+    Attributes:
+        student: the last checkpoint.
+        summary: every metric, read from the folder.
+        report: the page, or None where the chart library is not installed.
+    """
+
+    folder: Path
+    student: Checkpoint
+    summary: Summary
+    report: Path | None
+
+
+def run(recipe: Recipe, folder: Path, progress: Progress | None = None, roles: Roles | None = None) -> RunResult:
+    """Run a recipe in a folder; an unfinished run of the same recipe is resumed.
+
+    Args:
+        recipe: the recipe.
+        folder: the run directory.
+        progress: callbacks that report progress and may stop the run.
+        roles: replace those that the recipe names, for classes of your own.
+
+    Raises:
+        RecipeError: the recipe asks for something that does not exist.
+        RunExists: the folder holds something else.
+        RunMismatch: the folder holds a run of another recipe; the differing keys are named.
+        RunLocked: another process is working there.
+        Interrupted: the user asked to stop.
+    """
+    roles = roles or preflight(recipe, folder)
+    claim(recipe, folder, roles)
+    return execute(recipe, folder, roles, progress or SilentProgress())
+
+
+def execute(recipe: Recipe, folder: Path, roles: Roles, progress: Progress) -> RunResult:
+    """Carry out, or finish, the run of a claimed folder; raises what `run` does."""
+    from tapir.report.page import write_report
+
+    with locked(folder):
+        store = RunStore(folder)
+        store.verify()
+        log = EventLog(progress, store, roles.calls)
+        with record_session(store):
+            excluded = forbidden(recipe, roles)
+            corpus = _corpus(recipe, roles, store, excluded)
+            for note in roles.notes:
+                log.note(note)
+            if roles.format and not any(folder.glob("round-*/training.json")):
+                roles.format.check(corpus)
+            with open_resources(roles.resources, store, log), open_calls(roles.calls, store, log):
+                context = StageContext(store, log, 0, recipe.seed)
+                Curriculum(recipe, roles, context, excluded, novelty(recipe)).run(corpus)
+        summary = summarise(store)
+        report = write_report(store, summary)
+    last = recipe.curriculum.alpha().rounds
+    return RunResult(folder, Checkpoint(str(store.round(last) / "checkpoint"), last), summary, report)
+
+
+def resume(folder: Path, progress: Progress | None = None) -> RunResult:
+    """Resume the run in a folder; finished work is not done again."""
+    return run(stored_recipe(folder), folder, progress)
+
+
+def stored_recipe(folder: Path, changes: Iterable[str] = ()) -> Recipe:
+    """Return the recipe that a run directory was started with.
+
+    It may be resumed with changes ("key=value") that leave its results as they are.
+    """
+    if not is_run(folder):
+        raise StoreError(f"{folder} is not a run directory", remedy="Name the folder of a run, e.g. runs/gym.")
+    return parse(read_json(folder / "recipe.json", _RESTORE), changes)
+
+
+def preflight(recipe: Recipe, folder: Path | None = None) -> Roles:
+    """Check everything that can be checked before work begins: installed libraries, what the recipe names, and keys.
+
+    For a run in a `folder` the models of endpoints on "auto" are asked for, too. The tagger's model is loaded, and with
+    it downloaded, unless the run has fitted its tagger.
+    """
+    check_installed(recipe)
+    roles = build_roles(find_models(recipe, folder) if folder else recipe)
+    if roles.calls:
+        roles.calls.ready()
+    fitted = folder and (folder / "round-0" / "tagger.json").exists()
+    if not fitted and isinstance(roles.tagger, EncoderTagger | EmbeddingTagger):
+        roles.tagger.check()
+    return roles
+
+
+def check(recipe: Recipe) -> list[str]:
+    """Check what `preflight` checks, read corpus and evaluation sets, and return lines that say what there is."""
+    roles = preflight(recipe)
+    rows = list(roles.corpus())
+    if roles.format:
+        roles.format.check(row for row in rows if isinstance(row, Pair))
+    unreadable = Counter(row.reason for row in rows if isinstance(row, Rejected))
+    held = {prompt.instruction.id for benchmark in roles.benchmarks for prompt in benchmark.prompts()}
+    if all(isinstance(row, Rejected) or row.instruction.id in held for row in rows):
+        raise _nothing_left(unreadable + Counter({"in an evaluation set": len(rows) - unreadable.total()}))
+    lines = [f"corpus: {len(rows) - unreadable.total():,} instructions"]
+    lines += [f"  {count:,} rows dropped: {reason}" for reason, count in unreadable.most_common()]
+    lines += [f"  {note}" for note in roles.notes]
+    lines += [f"{benchmark.name}: {len(benchmark.prompts()):,} held-out instructions" for benchmark in roles.benchmarks]
+    if roles.calls:
+        keys = [name for name, endpoint in recipe.endpoints.items() if endpoint.key]
+        lines.append(
+            f"endpoints: {', '.join(recipe.endpoints)}" + (f" (keys are set: {', '.join(keys)})" if keys else "")
+        )
+    return lines
+
+
+def claim(recipe: Recipe, folder: Path, roles: Roles) -> None:
+    """Make the folder this recipe's run directory, or check that it is; raises what `run` does, and `StoreFull`."""
+    if not claim_folder(folder, "recipe.json", "is not a run directory"):
+        with disk_errors(folder):
+            _check_space(recipe, folder, sum(1 for _ in roles.corpus()))
+    with locked(folder):
+        if not is_run(folder) or not (folder / CHECKSUMS).exists():  # nothing was done yet
+            write_json(folder / "manifest.json", _manifest(recipe, roles))
+            write_json(folder / "recipe.json", recipe.resolved())  # last: it makes the folder a run
+        manifest, stored = (read_json(folder / name, _RESTORE) for name in ("manifest.json", "recipe.json"))
+        differing, taxonomy = recipe.differences(stored), roles.tagger.taxonomy
+        if manifest["target"] != dict(taxonomy.target.shares):
+            differing.append(f"the shares in the taxonomy {taxonomy.name}")
+        earlier = manifest.get("models", {})
+        models = _found_models(recipe, roles).items()
+        differing += [
+            f"endpoints.{key}.model: {was} -> {now}" for key, now in models if (was := earlier.get(key)) != now
+        ]
+        inputs = manifest.get("inputs", {})
+        held_out = {name: None for name in inputs if name.startswith("evaluation.")}  # a file that is left out now
+        wanted = held_out | dict(roles.inputs)
+        differing += [f"the content of {name}" for name, digest in wanted.items() if inputs.get(name) != digest]
+        mended = [line for line in differing if line.removeprefix("the content of ").startswith(_MENDABLE)]
+        if mended and not any(folder.glob("round-*/training.json")):
+            differing = [line for line in differing if line not in mended]
+        remedy = f"Choose another folder with --out, or `tapir resume {folder}` to go on with that run."
+        require_same(folder, "a run of another recipe", differing, remedy=remedy)
+        if mended:
+            fresh = {
+                key: value for key, value in _manifest(recipe, roles).items() if key in {"inputs", "recipe_sha256"}
+            }
+            write_json(folder / "manifest.json", manifest | fresh | {"mended": mended})
+        if stored != recipe.resolved():
+            write_json(folder / "recipe.json", recipe.resolved())  # the same but for keys that change no result
+
+
+def _found_models(recipe: Recipe, roles: Roles) -> dict[str, str]:
+    """Return the models that the servers of endpoints on "auto" have."""
+    unnamed = [name for name, endpoint in recipe.endpoints.items() if endpoint.model == AUTO]
+    return {name: roles.calls.endpoints[name].model for name in unnamed if isinstance(roles.calls, ApiSession)}
+
+
+def _check_space(recipe: Recipe, folder: Path, rows: int) -> None:
+    free, needed = shutil.disk_usage(folder).free, disk_needed(recipe, rows)
+    if free < needed:
+        raise StoreFull(
+            f"{folder} has {free // _MEGABYTE} MB free, the run needs about {needed // _MEGABYTE} MB",
+            remedy="Free some space, or choose another folder with --out.",
+        )
+
+
+def disk_needed(recipe: Recipe, rows: int) -> int:
+    """Return the bytes a run on `rows` rows takes at most: checkpoints, one training in progress, tables, ledger."""
+    path = Path(locate_student(recipe))
+    weights = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
+    alpha = recipe.curriculum.alpha()
+    training = 3 * 3 * weights  # weights and two Adam moments, two saved and one being written
+    scorings = alpha.rounds if recipe.curriculum.rescoring == "every-round" else 1
+    calls = 2 * rows * scorings * ("judge" in recipe.users()) + rows + alpha.rounds * recipe.curriculum.size
+    tables = 4_000 * (rows + alpha.rounds * recipe.curriculum.size)
+    return weights * (alpha.rounds + 2) + training + tables + _CALL_BYTES * calls * bool(recipe.endpoints)
+
+
+def _manifest(recipe: Recipe, roles: Roles) -> dict[str, Any]:
+    text = json.dumps(recipe.identity(), sort_keys=True)
+    return {
+        "schema": SCHEMA,
+        "run": uuid.uuid4().hex,
+        "tapir": __version__,
+        "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
+        "seed": recipe.seed,
+        "target": dict(roles.tagger.taxonomy.target.shares),
+        "inputs": dict(roles.inputs),
+        **({"models": found} if (found := _found_models(recipe, roles)) else {}),
+        "python": platform.python_version(),
+        "platform": platform.platform(),
+        "cpus": os.cpu_count(),
+        "packages": dict(_versions()),
+    }
+
+
+def _versions() -> Iterator[tuple[str, str]]:
+    for name in _PACKAGES:
+        try:
+            yield name, metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+
+
+def _corpus(recipe: Recipe, roles: Roles, store: RunStore, excluded: DuplicateIndex) -> list[Pair]:
+    """Return D without what cannot be used; dropped rows are recorded with their reason."""
+    if not all(store.has(name) for name in ("neighbours", "drops", "corpus")):
+        source = recipe.corpus
+        gym = isinstance(source, GymCorpusConfig)  # whose instances of one skill are near-duplicates by nature
+        corpus_filter = CorpusFilter(
+            excluded,
+            DuplicateIndex() if gym else DuplicateIndex(NearDuplicates()),
+            drop_near=not isinstance(source, GymCorpusConfig) and source.near_duplicates == "drop",
+            unanswered=recipe.answers() != "corpus",
+        )
+        rows = list(corpus_filter.sift(roles.corpus()))
+        store.once("neighbours", NeighbourRow, lambda: [row for row in rows if isinstance(row, NeighbourRow)])
+        store.once("drops", DropRow, lambda: [row for row in rows if isinstance(row, DropRow)])
+        store.once("corpus", CorpusRow, lambda: [row for row in rows if isinstance(row, CorpusRow)])
+    pairs = [pair_of(row) for row in store.each("corpus", CorpusRow)]
+    if not pairs:
+        raise _nothing_left(Counter(row.reason for row in store.each("drops", DropRow)))
+    return pairs
+
+
+def _nothing_left(reasons: Counter[str]) -> DataError:
+    counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
+    return DataError(
+        f"nothing is left of the corpus: {counts}",
+        remedy="Bring a larger corpus or lower evaluation.held_out, in a new folder; drops.parquet names each row.",
+    )
+
+
+def recipe_of(source: Recipe | Mapping[str, Any] | str) -> Recipe:
+    """Return a recipe from a recipe, its tables, a file name or a shipped name."""
+    if isinstance(source, Recipe):
+        return source
+    return load(source) if isinstance(source, str) else parse(source)

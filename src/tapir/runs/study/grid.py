@@ -1,0 +1,172 @@
+"""Study files: variants of one recipe, seeds, baseline."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, TypeAlias
+
+from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from tapir.config.base import Section, Text, Whole, leaves, suggestion
+from tapir.config.recipe import Recipe
+from tapir.config.toml import load, read_toml, toml_value
+from tapir.domain.errors import RecipeError
+
+UNTUNED = "untuned"
+"""The student before any round; every run measures it, so it needs none of its own."""
+_OURS = {"name": "the study and the variant are its name", "seed": "it is one of `seeds`"}
+
+
+def _check_distinct(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if twice := sorted({seed for seed in seeds if seeds.count(seed) > 1}):
+        raise ValueError(f"{', '.join(map(str, twice))} more than once: every seed is one run")
+    return seeds
+
+
+def _check_settings(settings: dict[str, JsonValue]) -> dict[str, JsonValue]:
+    for key in settings:
+        if key in _OURS:
+            raise ValueError(f"{key} cannot be set: {_OURS[key]}")
+    return settings
+
+
+Seeds: TypeAlias = Annotated[tuple[Whole, ...], Field(min_length=1), AfterValidator(_check_distinct)]
+Settings: TypeAlias = Annotated[dict[str, JsonValue], AfterValidator(_check_settings)]
+
+
+class VariantConfig(Section):
+    """One way to choose what the student is trained on."""
+
+    about: Text
+    """What it is, in a few words."""
+    seeds: Seeds | None = None
+    """Its seeds, where they are not those of the study."""
+    set: Settings = Field(default_factory=dict)
+    """Keys of the recipe with their values; a table changes the keys it names and leaves the others."""
+
+
+class StudyConfig(Section):
+    """A grid of variants and seeds."""
+
+    name: Text
+    """Of the study, for its report."""
+    recipe: Text
+    """What all variants begin with: a shipped recipe or a TOML file."""
+    seeds: Seeds
+    """Every variant is run with each of them; the same seed means the same corpus for all."""
+    baseline: Text
+    """The variant that all others are compared with."""
+    method: str = ""
+    """The variant that others leave a part out of: they are compared with it too. Empty for none."""
+    benchmark: Text = "in-distribution"
+    """The held-out set that decides."""
+    set: Settings = Field(default_factory=dict)
+    """Keys of the recipe for all variants."""
+    variants: Annotated[dict[str, VariantConfig], Field(min_length=1)]
+    """Every variant in a table [variants.NAME]."""
+
+    @model_validator(mode="after")
+    def _check_variants(self) -> StudyConfig:
+        for key, name, none in (("baseline", self.baseline, UNTUNED), ("method", self.method, "")):
+            if name not in {*self.variants, none}:
+                raise ValueError(f"{key}: there is no variant {name!r}; {suggestion(name, self.variants)}")
+        base = self.seeds_of(self.baseline) if self.baseline in self.variants else ()
+        for name in self.variants:
+            if name == UNTUNED:
+                raise ValueError(f"variants.{name}: the student before any round is measured in every run; rename it")
+            if not re.fullmatch(r"[A-Za-z0-9_][A-Za-z0-9_.-]*", name):
+                raise ValueError(f"variants.{name}: a folder is named so: use letters, digits, _, - and . only")
+            if base and not set(self.seeds_of(name)) & set(base):
+                raise ValueError(
+                    f"variants.{name}.seeds = {list(self.seeds_of(name))}: none of them is a seed of the baseline"
+                    f" {self.baseline}, {list(base)}, so the two cannot be compared"
+                )
+        return self
+
+    def seeds_of(self, variant: str) -> tuple[int, ...]:
+        """Return the seeds of a variant."""
+        return self.variants[variant].seeds or self.seeds
+
+
+@dataclass(frozen=True, slots=True)
+class StudyRun:
+    """One run of a study."""
+
+    variant: str
+    seed: int
+    recipe: Recipe
+
+    def folder(self, study: Path) -> Path:
+        """Return its run directory."""
+        return study / self.variant / f"seed-{self.seed}"
+
+
+def read(source: str) -> StudyConfig:
+    """Read a study from a TOML file or by the name of a shipped one."""
+    try:
+        return StudyConfig.model_validate(read_toml(source, "study", "studies"))
+    except ValidationError as error:
+        problems = [f"{source}: {_describe(problem)}" for problem in error.errors()]
+        raise RecipeError("\n".join(problems), remedy="docs/studies.md explains every key of a study.") from error
+
+
+def _describe(problem: ErrorDetails) -> str:
+    key = ".".join(map(str, problem["loc"]))
+    if problem["type"] == "extra_forbidden":
+        known = VariantConfig.model_fields if key.startswith("variants.") else StudyConfig.model_fields
+        return f"{key} is no key of a study; {suggestion(key.rsplit('.', 1)[-1], known)}"
+    return f"{key}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
+
+
+def runs_of(study: StudyConfig, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[StudyRun]:
+    """Return the runs of a study, variant by variant, each with a checked recipe.
+
+    `only` and `seeds` choose variants and seeds; empty means all.
+    """
+    for name in only:
+        if name not in study.variants:
+            hint = suggestion(name, study.variants)
+            raise RecipeError(f"no variant named {name!r}; {hint}", remedy="Fix the name after --only.")
+    chosen = [name for name in study.variants if not only or name in only]
+    available = sorted({seed for name in chosen for seed in study.seeds_of(name)})
+    if missing := sorted(set(seeds) - set(available)):
+        whose = "none of the chosen variants" if only else "no variant"
+        raise RecipeError(
+            f"{whose} has the seed {missing[0]}; there are {', '.join(map(str, available))}",
+            remedy="Fix the number after --seed.",
+        )
+    _check_same_evaluation(study)
+    return [
+        StudyRun(name, seed, _recipe(study, name, seed))
+        for name in chosen
+        for seed in study.seeds_of(name)
+        if not seeds or seed in seeds
+    ]
+
+
+def _check_same_evaluation(study: StudyConfig) -> None:
+    """Check that all variants are measured with the same held-out instructions: else no difference means anything."""
+    evaluations = {name: _recipe(study, name, study.seeds_of(name)[0]).evaluation for name in study.variants}
+    (first, expected), *others = evaluations.items()
+    for name, evaluation in others:
+        if evaluation != expected:
+            raise RecipeError(
+                f"variants.{name} is measured with another [evaluation] than variants.{first}",
+                remedy="Set the keys of the evaluation for all variants, in [set].",
+            )
+
+
+def _recipe(study: StudyConfig, name: str, seed: int) -> Recipe:
+    settings = study.variants[name].set | {"name": f"{study.name}/{name}", "seed": seed}
+    try:
+        return load(study.recipe, _changes(settings), _changes(study.set))
+    except RecipeError as error:
+        raise RecipeError(f"variants.{name}: {error}", remedy=error.remedy) from error
+
+
+def _changes(settings: Mapping[str, JsonValue]) -> list[str]:
+    return [f"{key}={toml_value(value)}" for key, value in leaves(settings)]

@@ -1,1 +1,0 @@
-"""Taggers learnt in the run."""

@@ -1,0 +1,49 @@
+"""The student's chat template and tokenizer, tried on the corpus before anything is paid for."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from typing import Any
+
+from tapir.domain.instruction import Pair
+from tapir.domain.round import Checkpoint
+from tapir.domain.training import Example
+from tapir.models.local.loading import ModelSettings, SpecialTokens, load_tokenizer
+from tapir.training.dataset import encode
+from tapir.training.model import end_tokens
+
+_TRIED = 16  # pairs
+_ANSWER = "An answer."
+
+
+@dataclass(frozen=True)
+class TokenizedFormat:
+    """The format of a student whose tokenizer can be loaded."""
+
+    base: Checkpoint
+    settings: ModelSettings
+    encoded: bool  # whether it is trained through its chat template
+    answered: bool  # whether the answers of the corpus are used
+
+    def special(self, text: str) -> str:
+        """Return the first special token that is written out in a text; "" for none."""
+        return self._tokens[2].find(text)
+
+    def check(self, pairs: Iterable[Pair]) -> None:
+        """Encode the first pairs as training does, with an answer of our own where the teacher's is to come."""
+        first = islice(pairs, _TRIED) if self.encoded else ()
+        texts = [(pair.instruction, pair.response.text if self.answered else "") for pair in first]
+        if examples := [Example(one.id, one.text, text if text.strip() else _ANSWER) for one, text in texts]:
+            tokenizer, ends, _ = self._tokens
+            encode(examples, tokenizer, max_length=sys.maxsize, ends=ends)
+
+    @cached_property
+    def _tokens(self) -> tuple[Any, frozenset[int], SpecialTokens]:
+        """The tokenizer, the tokens that end an answer, and the special ones."""
+        tokenizer = load_tokenizer(self.base, self.settings)
+        ends = end_tokens(self.base, tokenizer, self.settings)
+        return tokenizer, ends, SpecialTokens(tokenizer, ends)

@@ -1,1 +1,0 @@
-"""`tapir review`: the sample, the reviews on disk, the server, and a person at the keyboard."""

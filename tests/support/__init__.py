@@ -1,0 +1,1 @@
+"""Fakes, servers and builders shared by the tests."""

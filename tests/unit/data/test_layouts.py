@@ -1,0 +1,224 @@
+"""Layouts: what the columns of a row mean, conversations, data sets of the hub, published files."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import sys
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyarrow import parquet
+
+from support.containers import bad, good, lines, written
+from support.paths import SHARED
+from tapir.data.layouts import Columns, Row
+from tapir.data.readers import read_file, read_hub
+from tapir.domain.errors import DataError, MissingExtra
+
+
+def test_columns_may_have_other_names_be_a_path_or_have_a_dot_in_their_name(tmp_path: Path) -> None:
+    path = lines(tmp_path, '{"prompt": "a", "context": "b", "answer": "c", "kind": 3, "other": "\\ud800\\u0000"}')
+    columns = Columns(instruction="prompt", input="context", response="answer", category="kind")
+    assert list(read_file(path, columns=columns)) == [Row("a\n\nb", "c", "corpus.jsonl:1", "3")]
+    path = lines(tmp_path, '{"instruction": "a", "instances": [{"input": "b", "output": "c"}]}', '{"instruction": "d"}')
+    rows = read_file(path, columns=Columns(input="instances.0.input", response="instances.0.output"))
+    assert [(row.text, row.response) for row in rows if isinstance(row, Row)] == [("a\n\nb", "c"), ("d", "")]
+    path = lines(tmp_path, '{"meta.instruction": "a"}')
+    assert good(list(read_file(path, columns=Columns(instruction="meta.instruction")))) == ["a"]
+
+
+@pytest.mark.parametrize(
+    ("columns", "message", "near"),
+    [
+        (Columns(), "no column 'instruction'; it has Instructions, Response", "Instructions"),
+        (Columns(instruction="Instructions", response="responses"), "no column 'responses'", "Response"),
+        (Columns(instruction="Instructions", input="context"), "no column 'context'", ""),
+        (Columns(instruction="Instructions", category="task"), "no column 'task'", ""),
+        (Columns(conversation="chat"), "no column 'chat'", ""),
+    ],
+)
+def test_a_column_that_is_not_there_is_an_error_with_the_nearest_name(
+    columns: Columns, message: str, near: str, tmp_path: Path
+) -> None:
+    path = written(tmp_path, "c.csv", b"Instructions,Response\na,b\n")
+    with pytest.raises(DataError, match=message) as caught:
+        list(read_file(path, columns=columns))
+    assert near in caught.value.remedy
+    with pytest.raises(DataError, match="no column"):
+        list(read_file(path, layout="sharegpt"))
+
+
+NO_INPUTS = (
+    '|  \n|No input|no input.|NO INPUT|Noinput|<noinput>|<no input>.|"<noinput>"|`<noinput>`|\\<noinput\\>|[No Input]'
+    "|(no input)|No input required.|No input needed|no input provided|N/A|<N/A>|n/a|NA|None|none.|<none>|nan|NaN|NULL"
+    "|-|--|\u2014|:\n<noinput>"
+)
+INPUTS = (
+    '0|None of the above is true.|Na|Nan|No|no|-3|...|[]|""|+|Nonetheless|noinput 8|No input device was found|Nothing|x'
+    "|null pointer|The <noinput>|---- .. -"
+)
+
+
+@pytest.mark.parametrize("text", [*NO_INPUTS.split("|"), *INPUTS.split("|"), "." * 200_000 + "x"])
+def test_an_input_that_only_says_that_there_is_none_is_none(text: str, tmp_path: Path) -> None:
+    path = lines(tmp_path, json.dumps({"instruction": "Do it", "input": text}))
+    assert good(list(read_file(path))) == ["Do it" if text in NO_INPUTS.split("|") else "Do it\n\n" + text]
+
+
+def test_the_first_line_of_an_input_keeps_its_indentation(tmp_path: Path) -> None:
+    path = lines(tmp_path, json.dumps({"instruction": " Fix it: ", "input": "\n    x = 1\n    y = 2\n"}))
+    assert good(list(read_file(path))) == ["Fix it:\n\n    x = 1\n    y = 2"]
+
+
+def user(text: Any) -> dict[str, Any]:
+    return {"role": "user", "content": text}
+
+
+def assistant(text: Any) -> dict[str, Any]:
+    return {"role": "assistant", "content": text}
+
+
+@pytest.mark.parametrize(
+    ("turns", "text", "response"),
+    [
+        ([user("a"), assistant("b")], "a", "b"),
+        ([user("a"), assistant("b"), user("c"), assistant("d")], "a", "b"),
+        ([{"role": "system", "content": "s"}, user("a"), assistant("b")], "s\n\na", "b"),
+        ([{"role": "system", "content": ""}, user("a"), assistant("b")], "a", "b"),
+        ([user("a"), user("b"), assistant("c")], "a\n\nb", "c"),
+        ([user([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), assistant("c")], "a\nb", "c"),
+        ([{"from": "human", "value": "a"}, {"from": "gpt", "value": " b "}], "a", " b "),
+        ([user("a"), assistant("b"), {"role": "tool", "content": 5}], "a", "b"),
+        ([user("a")], "a", ""),
+    ],
+)
+@pytest.mark.parametrize("column", ["conversations", "messages"])
+def test_a_conversation_is_its_first_question_and_answer(
+    column: str, turns: list[Any], text: str, response: str, tmp_path: Path
+) -> None:
+    expected = [Row(text, response, "corpus.jsonl:1")]
+    assert list(read_file(lines(tmp_path, json.dumps({column: turns})))) == expected
+    assert list(read_file(lines(tmp_path, json.dumps({column: json.dumps(turns)})))) == expected
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([user("a"), assistant("")], "no answer in the conversation"),
+        ([], "no instruction"),
+        ([{"role": "system", "content": "s"}], "no instruction"),
+        ([assistant("b"), user("a")], "the assistant speaks first"),
+        ([user("a"), {"role": "tool", "content": "t"}, assistant("b")], "a tool is used before the answer"),
+        ([user("a"), {"role": "assistant", "content": "", "tool_calls": [1]}], "a tool is used before the answer"),
+        ([user("a"), {"role": "narrator", "content": "t"}], "a turn without a known speaker"),
+        ([user(5), assistant("b")], "a turn is not text"),
+        ([user([{"type": "image"}]), assistant("b")], "a turn is not text"),
+        ([user("\ud800"), assistant("b")], "a lone surrogate"),
+        (["a", "b"], "a turn is not an object"),
+        (7, "the conversation is not a list"),
+        (None, "no conversation"),
+    ],
+)
+def test_a_conversation_that_gives_no_pair_is_dropped(turns: Any, reason: str, tmp_path: Path) -> None:
+    result = list(read_file(lines(tmp_path, json.dumps({"messages": turns}))))
+    assert bad(result) == [("corpus.jsonl:1", reason)]
+
+
+def test_the_layout_can_be_named_where_a_file_has_several_and_is_found_in_parquet(tmp_path: Path) -> None:
+    row = {"instruction": "a", "output": "b", "messages": [user("c"), assistant("d")]}
+    path = lines(tmp_path, json.dumps(row))
+    assert good(list(read_file(path))) == ["a"]
+    assert good(list(read_file(path, layout="messages"))) == ["c"]
+    assert good(list(read_file(path, columns=Columns(conversation="messages")))) == ["c"]
+    turns = [{"from": "human", "value": "a", "role": None}, {"from": None, "value": "b", "role": "assistant"}]
+    parquet.write_table(pa.Table.from_pylist([{"conversations": turns}]), tmp_path / "c.parquet")
+    assert list(read_file(tmp_path / "c.parquet")) == [Row("a", "b", "c.parquet row 1")]
+
+
+@pytest.mark.parametrize(
+    ("row", "columns", "unread"),
+    [
+        ({"instruction": "a", "output": "b", "input": ""}, Columns(), []),
+        ({"instruction": "a", "system": "s", "history": []}, Columns(), ["columns not read: system, history"]),
+        ({"id": 1, "conversations": [], "tools": "[]"}, Columns(), ["columns not read: id, tools"]),
+        ({"instruction": "a", "b": [{"c": "d"}], "k": ""}, Columns(response="b.0.c", category="k"), []),
+    ],
+)
+def test_columns_that_are_not_read_are_named(row: Any, columns: Columns, unread: list[str], tmp_path: Path) -> None:
+    notes: list[str] = []
+    list(read_file(lines(tmp_path, json.dumps(row), json.dumps(row)), columns=columns, notes=notes))
+    assert notes == unread
+
+
+@pytest.fixture
+def data_set(tmp_path: Path) -> Path:
+    folder = tmp_path / "data-set"
+    folder.mkdir()
+    rows = [{"instruction": "a", "input": "b", "output": "c"}, {"instruction": None, "input": "", "output": "d"}]
+    parquet.write_table(pa.Table.from_pylist(rows), folder / "train.parquet")
+    return folder
+
+
+def test_a_data_set_folder_is_read_like_one_of_the_hub_and_what_is_not_there_is_an_error(
+    data_set: Path, tmp_path: Path
+) -> None:
+    result = list(read_hub(str(data_set)))
+    assert good(result) == ["a\n\nb"]
+    assert bad(result) == [(f"{data_set}/train row 2", "no instruction")]
+    with pytest.raises(DataError, match="train") as caught:
+        list(read_hub(str(data_set), split="tran"))
+    assert caught.value.remedy
+    with pytest.raises(DataError, match="cannot be read"):
+        list(read_hub(str(tmp_path / "nothing")))
+    with pytest.raises(DataError, match="no column 'prompt'; it has instruction, input, output"):
+        list(read_hub(str(data_set), columns=Columns(instruction="prompt")))
+
+
+def test_a_hub_without_its_library_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "datasets", None)
+    with pytest.raises(MissingExtra, match="datasets") as caught:
+        list(read_hub("somebody/something"))
+    assert "pip install" in caught.value.remedy
+
+
+def shared(name: str) -> Path:
+    if not (SHARED / name).exists():
+        pytest.skip(f"{name} is not here")
+    return SHARED / name
+
+
+def test_the_seed_corpus_is_read_whole() -> None:
+    path = shared("seed/alpaca_data.json.gz")
+    result = list(read_file(path))
+    raw = json.loads(gzip.decompress(path.read_bytes()))
+    assert bad(result) == []
+    assert [row.response for row in result if isinstance(row, Row)] == [row["output"] for row in raw]
+    assert len(result) == 52_002
+    assert sum(text != row["instruction"].strip() for text, row in zip(good(result), raw, strict=True)) == 20_006
+
+
+@pytest.mark.parametrize(
+    ("name", "columns", "count", "answered"),
+    [
+        ("teacher/alpaca_gpt4_answers_999.json.gz", Columns(), 999, 999),
+        ("seed/alpaca_libre_tasks.jsonl.gz", Columns(), 5_860, None),
+        ("seed/seed_tasks.jsonl.gz", Columns(input="instances.0.input", response="instances.0.output"), 175, 175),
+        ("task_types/dolly_3k.jsonl.gz", Columns(category="category"), 2_697, None),
+        ("task_types/wizardlm_testset.jsonl", Columns(instruction="Instruction", category="Skill"), 218, 0),
+        ("mt_bench/question.jsonl", Columns(instruction="turns.0", category="category"), 80, 0),
+        ("eval/gsm8k_test.jsonl.gz", Columns(instruction="question", response="answer"), 1_319, 1_319),
+        ("eval/HumanEval.jsonl.gz", Columns(instruction="prompt", response="canonical_solution"), 164, 164),
+        ("eval/bbh.jsonl.gz", Columns(instruction="input", input="", response="target", category="task"), 6_511, 6_511),
+        ("alpaca_eval/model_outputs/gpt4.json.gz", Columns(), 805, 805),
+    ],
+)
+def test_published_files_are_read_whole(name: str, columns: Columns, count: int, answered: int | None) -> None:
+    result = list(read_file(shared(name), columns=columns))
+    assert Counter(reason for _, reason in bad(result)) == {}
+    assert len(result) == count
+    if answered is not None:
+        assert sum(bool(row.response.strip()) for row in result if isinstance(row, Row)) == answered

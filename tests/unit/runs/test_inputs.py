@@ -1,0 +1,229 @@
+"""The files a recipe names: what they are known by, and what is said where they cannot be used."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from support import encoders
+from support.alpaca import rows
+from support.recipes import api
+from support.training import NANO
+from tapir.config.recipe import Recipe
+from tapir.config.toml import parse
+from tapir.data.files import read_json
+from tapir.data.run.rows import CorpusRow
+from tapir.data.run.store import RunStore
+from tapir.domain.errors import DataError, RecipeError, RoleError, RunMismatch, TrainingError
+from tapir.domain.roles import Roles
+from tapir.runs import session
+from tapir.runs.build import build_roles
+from tapir.runs.corpus import forbidden
+from tapir.runs.plan import plan
+
+
+def recipe(folder: Path, **changed: object) -> Recipe:
+    folder.mkdir(exist_ok=True)
+    for name in ("rows", "more"):
+        if not (folder / f"{name}.json").exists():
+            (folder / f"{name}.json").write_text(json.dumps(rows(12)), encoding="utf-8")
+    tables: dict[str, Any] = {
+        "corpus": {"kind": "file", "path": str(folder / "rows.json")},
+        "evaluation": {"kind": "judged", "held_out": 0, "file": str(folder / "more.json")},
+        "curriculum": {"target": {"taxonomy": "paper"}},
+    }
+    return parse(api(**tables | changed))
+
+
+def roles(folder: Path, **changed: object) -> Roles:
+    return build_roles(recipe(folder, **changed))
+
+
+def test_files_are_known_by_their_role_and_content_and_not_by_their_place(tmp_path: Path) -> None:
+    here, there = roles(tmp_path / "here"), roles(tmp_path / "there")
+    assert {"corpus.path", "evaluation.file"} <= here.inputs.keys()
+    assert here.inputs == there.inputs
+    (tmp_path / "there" / "more.json").write_text(json.dumps(rows(13)), encoding="utf-8")
+    changed = roles(tmp_path / "there").inputs
+    assert {key for key in changed if changed[key] != here.inputs[key]} == {"evaluation.file"}
+
+
+def test_what_is_measured_has_the_same_name_wherever_its_file_lies(tmp_path: Path) -> None:
+    (tmp_path / "held-out.json").write_text(json.dumps(rows(12)), encoding="utf-8")
+    evaluation = {"kind": "judged", "held_out": 3, "file": str(tmp_path / "held-out.json")}
+    assert [one.name for one in roles(tmp_path, evaluation=evaluation).benchmarks] == ["held-out", "file"]
+
+
+@pytest.mark.parametrize(
+    ("key", "evaluation"),
+    [("protect", {"kind": "judged", "held_out": 3}), ("prompts", {"kind": "alpaca_eval", "baseline": "more.json"})],
+)
+def test_a_run_whose_evaluation_file_is_left_out_later_is_another_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str, evaluation: dict[str, Any]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    named = recipe(tmp_path, evaluation=evaluation | {key: ["more.json"] if key == "protect" else "more.json"})
+    session.claim(named, tmp_path / "run", build_roles(named))
+    RunStore(tmp_path / "run").write("corpus", CorpusRow, [])
+    left_out = recipe(tmp_path, evaluation=evaluation)
+    with pytest.raises(RunMismatch, match=rf"the content of evaluation\.{key}"):
+        session.claim(left_out, tmp_path / "run", build_roles(left_out))
+
+
+@pytest.mark.parametrize("key", ["corpus.path", "evaluation.file"])
+def test_a_file_that_is_not_there_is_named_by_its_key(key: str, tmp_path: Path) -> None:
+    section, name = key.split(".")
+    kind = {"corpus": "file", "evaluation": "judged"}[section]
+    with pytest.raises(RecipeError, match=f"^{key} = .*there is no such file"):
+        roles(tmp_path, **{section: {"kind": kind, name: "nowhere.json"}})
+
+
+def test_a_template_can_be_mended_until_the_first_training(tmp_path: Path) -> None:
+    (tmp_path / "broken.jinja").write_text("{{ messages }}", encoding="utf-8")
+    own, broken, other = (
+        recipe(tmp_path, student={"chat_template": name}) for name in ("", str(tmp_path / "broken.jinja"), "alpaca")
+    )
+    session.claim(broken, tmp_path / "run", build_roles(broken))
+    RunStore(tmp_path / "run").write("corpus", CorpusRow, [])
+    session.claim(other, tmp_path / "run", build_roles(other))
+    manifest = read_json(tmp_path / "run" / "manifest.json")
+    assert "student.chat_template" not in manifest["inputs"]
+    assert "-> alpaca" in manifest["mended"][0]
+    (tmp_path / "run" / "round-1").mkdir()
+    (tmp_path / "run" / "round-1" / "training.json").write_text("{}", encoding="utf-8")
+    session.claim(other, tmp_path / "run", build_roles(other))
+    with pytest.raises(RunMismatch, match=r"student\.chat_template: alpaca -> "):
+        session.claim(own, tmp_path / "run", build_roles(own))
+
+
+def test_a_corpus_whose_answers_stand_in_an_unread_column_is_refused_before_anything_else(tmp_path: Path) -> None:
+    dolly = [{"instruction": f"Add 2 and {number}.", "context": "", "response": "So many."} for number in range(9)]
+    (tmp_path / "dolly.json").write_text(json.dumps(dolly), encoding="utf-8")
+    corpus = {"kind": "file", "path": str(tmp_path / "dolly.json")}
+    with pytest.raises(DataError, match="none of its 9 rows is an instruction with an answer") as caught:
+        plan(recipe(tmp_path, corpus=corpus))
+    assert "corpus.columns" in caught.value.remedy
+    assert plan(recipe(tmp_path, corpus=corpus | {"answers": "teacher"}))
+
+
+THINKS = (
+    "{% for m in messages %}<{{ 'user' if m.role == 'user' else 'answer' }}>{{ m.content }}"
+    "{{ '</s>' if m.role == 'assistant' }}{% endfor %}{{ '<answer><think>\n' if add_generation_prompt }}"
+)
+
+
+def test_a_template_that_cannot_be_trained_with_is_refused_before_any_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The prompt ends in a thought that the answer does not begin with."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    (tmp_path / "thinks.jinja").write_text(THINKS, encoding="utf-8")
+    (tmp_path / "student").mkdir()
+    shutil.copytree(NANO.path, tmp_path / "student", dirs_exist_ok=True)
+    student = {"model": str(tmp_path / "student"), "chat_template": str(tmp_path / "thinks.jinja")}
+    chosen = recipe(tmp_path, student=student, evaluation={"kind": "judged", "held_out": 3})
+    with pytest.raises(TrainingError, match="does not keep the prompt") as caught:
+        session.check(chosen)
+    assert "student.chat_template" in caught.value.remedy
+    with pytest.raises(TrainingError, match="does not keep the prompt"):
+        session.run(chosen, tmp_path / "run")  # nothing listens at the endpoint: a call would be another error
+    assert any("does not keep the prompt" in one for one in plan(chosen, measure=False).obstacles)
+    whole = recipe(tmp_path, student=student | {"chat_template": ""}, evaluation={"kind": "judged", "held_out": 3})
+    assert session.check(whole)[0] == "corpus: 12 instructions"
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A home with an encoder in it, a classifier of three labels, and no network."""
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    encoders.modernbert(tmp_path / "encoder", head=False)
+    encoders.modernbert(tmp_path / "classifier", dict(enumerate(encoders.LABELS)))
+    shutil.copytree(tmp_path / "encoder", tmp_path / "sum")
+    (tmp_path / "sum" / "modules.json").write_text('[{"type": "models.Pooling", "path": "pooling"}]', encoding="utf-8")
+    (tmp_path / "sum" / "pooling").mkdir()
+    (tmp_path / "sum" / "pooling" / "config.json").write_text('{"pooling_mode": "sum"}', encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("tagger", "said"),
+    [
+        ({"kind": "encoder", "model": "~/nothing"}, "from .*/nothing: there is no such folder"),
+        ({"kind": "embedding", "model": "~/nothing"}, "from .*/nothing: there is no such folder"),
+        ({"kind": "encoder", "model": "someone/nothing"}, "no encoder can be loaded from someone/nothing"),
+        ({"kind": "embedding", "model": "someone/nothing"}, "no encoder can be loaded from someone/nothing"),
+        ({"kind": "embedding", "model": "~/sum", "max_length": 64}, "by sum; mean, cls and lasttoken"),
+        ({"kind": "encoder", "model": "~/encoder", "max_length": 65}, "tagger.max_length = 65"),
+        ({"kind": "embedding", "model": "~/encoder", "max_length": 65}, "tagger.max_length = 65"),
+        ({"kind": "encoder", "model": "~/classifier", "max_length": 64, "labelled": 0}, "not those of the taxonomy"),
+    ],
+)
+def test_a_tagger_that_cannot_be_loaded_is_refused_before_any_call(
+    home: Path, tagger: dict[str, Any], said: str
+) -> None:
+    labels = {} if "labelled" in tagger else {"endpoints": ["gpt"]}
+    chosen = recipe(home, tagger=tagger | labels, evaluation={"kind": "judged", "held_out": 3})
+    with pytest.raises(RoleError, match=said):
+        session.check(chosen)
+    with pytest.raises(RoleError, match=said):
+        session.run(chosen, home / "run")  # nothing listens at the endpoint: a call would be another error
+    assert not (home / "run").exists()
+
+
+@pytest.mark.parametrize("kind", ["encoder", "embedding"])
+def test_a_tagger_in_the_home_folder_is_found_and_a_run_that_has_fitted_it_is_not_asked_again(
+    home: Path, kind: str
+) -> None:
+    tagger = {"kind": kind, "model": "~/encoder", "max_length": 64, "endpoints": ["gpt"]}
+    chosen = recipe(home, tagger=tagger, evaluation={"kind": "judged", "held_out": 3})
+    assert session.check(chosen)[0] == "corpus: 12 instructions"
+    shutil.rmtree(home / "encoder")
+    with pytest.raises(RoleError, match="no encoder can be loaded"):
+        session.preflight(chosen, home / "run")
+    (home / "run" / "round-0").mkdir(parents=True)
+    (home / "run" / "round-0" / "tagger.json").touch()
+    session.preflight(chosen, home / "run")
+
+
+def test_rows_with_a_special_token_of_the_student_are_dropped_before_anything_is_chosen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    answers = {"A": "b.</s>", "C": "d.<|endoftext|>", "E <user> F": "g", "H": "i"}  # one token is not this student's
+    content = [{"instruction": text, "output": answer, "system": ""} for text, answer in answers.items()]
+    recipe(tmp_path)
+    (tmp_path / "rows.json").write_text(json.dumps(content), encoding="utf-8")
+    chosen = recipe(tmp_path, evaluation={"kind": "judged", "held_out": 1})
+    lines = session.check(chosen)
+    assert lines[0] == "corpus: 2 instructions"
+    assert {*lines[1:4]} == {
+        "  1 rows dropped: special token </s>",
+        "  1 rows dropped: special token <user>",
+        "  columns not read: system",
+    }
+    asked = recipe(
+        tmp_path,
+        evaluation={"kind": "judged", "held_out": 1},
+        corpus={"kind": "file", "path": str(tmp_path / "rows.json"), "answers": "teacher"},
+    )
+    assert session.check(asked)[0] == "corpus: 3 instructions"  # an answer that is replaced matters to nobody
+
+
+def test_an_evaluation_file_with_a_bad_row_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
+    chosen = recipe(tmp_path)
+    (tmp_path / "more.json").write_text(json.dumps([*rows(3), {"instruction": 7}]), encoding="utf-8")
+    with pytest.raises(DataError, match=r"evaluation.file = .*1 of its rows cannot be read: more.json.*not text"):
+        forbidden(chosen, build_roles(chosen))
+
+
+def test_a_rubric_for_a_label_that_the_taxonomy_lacks_is_refused_with_the_nearest(tmp_path: Path) -> None:
+    judge = {"kind": "llm", "endpoints": ["gpt"]}
+    assert roles(tmp_path, judge=judge | {"rubrics": {"Math": "Is it right?"}})
+    with pytest.raises(RecipeError, match="has no label 'Maths'; did you mean 'Math'"):
+        roles(tmp_path, judge=judge | {"rubrics": {"Maths": "Is it right?"}})
