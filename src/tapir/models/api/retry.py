@@ -25,8 +25,7 @@ _QUOTA = re.compile(
     rb"|credit balance|out of (?:quota|credit)|(?:no|not enough|more) (?:credit|balance|fund)(?!s? w)|payment required"
     rb"|billing.(?:detail|hard|limit|account)|(?:key|usage|spend\w*|credit).limits?.{0,9}(?:reached|exceeded|exhausted)"
     rb"|(?:reach|exceed).{0,30}(?:usage|spend\w*|credit).limit|account.{0,40}good standing|account.?overdue"
-    rb"|overdue.(?:balance|payment)|"
-    + "余额不足|欠费".encode()
+    rb"|overdue.(?:balance|payment)|" + "余额不足|欠费".encode()
 )
 FILTER = re.compile(
     rb"(?i)content.?(?:filter|polic|moderation|exists risk)|data.?inspection|safety.check|requires moderation"
