@@ -108,6 +108,17 @@ class SftTrainer:
         )
 
 
+def score_answers_alone() -> None:
+    """Have TRL project onto the vocabulary only those tokens that carry loss, on a CPU as it does on a GPU.
+
+    Elsewhere TRL 1.16 scores every position, for compilers that want the same shapes in every step; a CPU has none.
+    The loss is the same; where answers are a quarter of the tokens, SmolLM2-135M trains twice as fast.
+    """
+    from trl.trainer import utils
+
+    utils._use_triton = lambda _device: True  # noqa: SLF001 (nothing else in that module asks for it)
+
+
 class SftTask(TrainingTask):
     """Examples, packed in rows where the recipe wants it."""
 
@@ -133,6 +144,8 @@ class SftTask(TrainingTask):
         from datasets import Dataset
         from trl import SFTTrainer
 
+        if self.device.kind == "cpu":
+            score_answers_alone()
         packing, pad = self.config.packing, self.tokenizer.pad_token_id
         one_row = packing and "flash" in attention_kernel(model)  # how it keeps the examples of a pass apart
         trainer = SFTTrainer(

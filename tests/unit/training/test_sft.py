@@ -114,16 +114,35 @@ def test_a_processor_that_computes_in_bfloat16_does_so_for_large_students_and_sa
     precisions = []
     for able, large in ((False, 1), (True, 1), (True, 100_000_000)):
         monkeypatch.setattr("torch.cpu.get_capabilities", lambda able=able: {flag: able})
-        monkeypatch.setattr("tapir.training.model._LARGE", large)
+        monkeypatch.setattr("tapir.models.local.loading._LARGE", large)
         precisions.append(choose_device("auto", NANO, MODEL_DEFAULTS).precision)
     assert precisions == ["float32", "bfloat16", "float32"]
     assert choose_device("float32", NANO, MODEL_DEFAULTS).precision == "float32"
-    monkeypatch.setattr("tapir.training.model._LARGE", 1)
+    monkeypatch.setattr("tapir.models.local.loading._LARGE", 1)
     progress = RecordingProgress()
     report = train(tmp_path, epochs=1, progress=progress)
     assert report.loss[-1][1] < report.loss[0][1]
     assert ["computes in bfloat16" in note for note in progress.notes] == [True]
     assert {str(tensor.dtype) for tensor in weights(tmp_path / "checkpoint").values()} == {"torch.bfloat16"}
+
+
+def test_only_tokens_that_carry_loss_are_projected_onto_the_vocabulary(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from trl.trainer import utils
+
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    scored, function = [], utils._ChunkedLogProbFunction
+
+    class Recorded:
+        @staticmethod
+        def apply(hidden: Any, *rest: Any) -> Any:
+            scored.append(len(hidden))
+            return function.apply(hidden, *rest)
+
+    monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Recorded)
+    report = train(tmp_path, epochs=1)
+    assert sum(scored) == report.answer_tokens < report.tokens
 
 
 @pytest.mark.parametrize(
