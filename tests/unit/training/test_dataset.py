@@ -294,7 +294,7 @@ def test_packing_and_the_size_of_a_pass_change_nothing_but_the_last_bits_where_t
     def shuffle(lengths: Sequence[int], *, by_length: bool, **options: Any) -> list[int]:  # noqa: ARG001
         return training_order(lengths, by_length=False, **options)
 
-    monkeypatch.setattr("tapir.training.sft.training_order", shuffle)
+    monkeypatch.setattr("tapir.training.loop.training_order", shuffle)
     whole = train(tmp_path / "whole", LORA)
     for packing, micro in ((False, 2), (True, 1), (True, 0)):
         report = train(tmp_path / f"{packing}-{micro}", changed(LORA, packing=packing, micro_batch=micro))
