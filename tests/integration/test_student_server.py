@@ -29,8 +29,10 @@ PARENT = """
 import sys, time
 from pathlib import Path
 from tapir.config.student import VllmStudentConfig
+from tapir.models.local.loading import ModelSettings
 from tapir.models.local.vllm_server import ServedModel, Server
-Server(ServedModel("a-model"), VllmStudentConfig(python=sys.argv[1]), Path(sys.argv[2])).start()
+model = ServedModel("a-model", ModelSettings(dtype="float32"))
+Server(model, VllmStudentConfig(python=sys.argv[1]), Path(sys.argv[2])).start()
 print("started", flush=True)
 time.sleep(1000)
 """

@@ -21,7 +21,7 @@ from typing import Any, Self
 
 from tapir.config.student import VllmStudentConfig
 from tapir.domain.errors import Interrupted, RoleError
-from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings
+from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, large_on_bfloat16_cpu
 from tapir.models.process import ChildProcess, describe_status
 
 NAME = "student"
@@ -51,7 +51,7 @@ _INSTALL = (
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What a server serves; dtype "auto" is float32 without an accelerator, and elsewhere left to the server."""
+    """What a server serves; dtype "auto" without an accelerator is that of a student in this process, else the server's."""
 
     model: str
     settings: ModelSettings = MODEL_DEFAULTS
@@ -77,7 +77,9 @@ class ServedModel:
 
 def engine_arguments(model: str, settings: ModelSettings, rank: int, *, gpu: bool) -> dict[str, Any]:
     """Return the arguments by which an engine of vLLM loads a model as every other student does."""
-    arguments: dict[str, Any] = {"dtype": "float32" if settings.dtype == "auto" and not gpu else settings.dtype}
+    arguments: dict[str, Any] = {"dtype": settings.dtype}
+    if settings.dtype == "auto" and not gpu:
+        arguments["dtype"] = "bfloat16" if large_on_bfloat16_cpu(model, settings) else "float32"
     if settings.revision and not Path(model).is_dir():
         arguments |= {"revision": settings.revision, "tokenizer_revision": settings.revision}
     room = next((allowed for allowed in _ADAPTER_RANKS if allowed >= rank), rank)
