@@ -28,7 +28,7 @@ class StudentSection(Section):
     chat_template: str = ""
     """Empty for the model's own, "alpaca" for the one shipped for base models, or a file with a Jinja template."""
     dtype: Precision = "auto"
-    """Of the weights while it answers; auto: bfloat16 on a GPU (float16 on one without it), float32 on the CPU."""
+    """Of the weights while it answers; auto: what the device is fast in (docs/students.md)."""
     max_new_tokens: Count = 112
     """Longest answer, in tokens."""
     temperature: Temperature = 0.0
