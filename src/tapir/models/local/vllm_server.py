@@ -51,7 +51,7 @@ _INSTALL = (
 
 @dataclass(frozen=True, slots=True)
 class ServedModel:
-    """What a server serves; dtype "auto" without an accelerator is that of a student in this process, else the server's."""
+    """What a server serves; without an accelerator dtype "auto" is as for a student in this process."""
 
     model: str
     settings: ModelSettings = MODEL_DEFAULTS
