@@ -83,7 +83,7 @@ class Curriculum:
 
     def respond(self, corpus: Sequence[Pair]) -> list[Pair]:
         """Return D, with the teacher's y where the corpus has none or the recipe wants the teacher's."""
-        stage = Respond(self.roles.teacher, self.recipe.chunk, self.roles.special)
+        stage = Respond(self.roles.teacher, self.recipe.chunk, self.roles.unfit)
         return stage.run(self.context, corpus, self.recipe.answers())
 
     def warm_up(self) -> Checkpoint:
@@ -91,7 +91,8 @@ class Curriculum:
         epochs = self.recipe.curriculum.warmup_epochs
         if not epochs:
             return self.roles.base
-        examples = [Example(name, pair.instruction.text, pair.response.text) for name, pair in self.pairs.items()]
+        pairs = [(pair.instruction, pair.response) for pair in self.pairs.values()]
+        examples = [Example(x.id, x.text, y.text, x.context, self.learnt(y.thought)) for x, y in pairs]
         return Train(self.roles.trainer, epochs, self.roles.resources).run(self.context, self.roles.base, examples)
 
     def score(self, student: Checkpoint) -> dict[str, Difficulty | Unscored]:
@@ -152,10 +153,10 @@ class Curriculum:
         """Have the teacher write the shortfall from hard seeds of the same task; kept ones join the hard pool."""
         rows = []
         if self.recipe.curriculum.expand:
-            self.known.learn_all((name, pair.instruction.text) for name, pair in self.pairs.items())
+            self.known.learn_all((name, pair.instruction.user_text) for name, pair in self.pairs.items())
             attempts = self.recipe.curriculum.expand_attempts
             seeds = seeds_by_task((self.pairs[name] for name in split.hard), self.task_of)
-            stage = Expand(self.roles.teacher, self.roles.tagger, attempts, self.forbidden, self.roles.special)
+            stage = Expand(self.roles.teacher, self.roles.tagger, attempts, self.forbidden, self.roles.unfit)
             rows = stage.run(self.context, need, seeds, self.known)
         for row in rows:
             if row.reason is None and row.task is not None:
@@ -175,7 +176,7 @@ class Curriculum:
         settings, roles, chunk = self.recipe.curriculum, self.roles, self.recipe.chunk
         if settings.refine:
             prefer = Score(roles.judge, chunk, self.task_of, "preferences").run
-            stage = Refine(roles.teacher, chunk, prefer if settings.refine_keep == "judge" else None, roles.special)
+            stage = Refine(roles.teacher, chunk, prefer if settings.refine_keep == "judge" else None, roles.unfit)
             pending = [self.pairs[name] for name in (*mixture.hard, *mixture.easy) if name not in self.refined]
             self.refined |= stage.run(self.context, pending, self.task_of)
 
@@ -184,7 +185,9 @@ class Curriculum:
         compose = Compose("any" if self.one_pool else "hard")
         rows = compose.run(self.context, mixture, self.pairs, self.task_of, self.refined)
         preferences = contrast(self.context, rows, scored, self.answered, self.recipe.preferred_gap())
-        examples = [Example(row.id, row.instruction, row.response) for row in rows]
+        examples = [
+            Example(row.id, row.instruction, row.response, row.context, self.learnt(row.thought)) for row in rows
+        ]
         rounds = self.recipe.curriculum.alpha().rounds
         stage = Train(self.roles.trainer, self.recipe.training.epochs, self.roles.resources, rounds)
         return stage.run(self.context, base, examples, preferences)
@@ -193,6 +196,10 @@ class Curriculum:
         """Measure S_r on held-out instructions, per task; the result goes into the next plan."""
         chunk = None if any(endpoint.batch for endpoint in self.recipe.endpoints.values()) else self.recipe.chunk
         return Evaluate(self.roles.student, self.roles.benchmarks, chunk, self.task_of).run(self.context, student)
+
+    def learnt(self, thought: str) -> str:
+        """Return the thought that the student is taught: the teacher's where the recipe keeps it, else none."""
+        return thought if self.recipe.student.thinking == "keep" else ""
 
     @property
     def one_pool(self) -> bool:

@@ -22,7 +22,7 @@ from tapir.cli.eval_tables import OFFICIAL_REFERENCES
 from tapir.cli.main import app
 from tapir.domain.completion import Failure
 from tapir.domain.errors import DataError, RecipeError
-from tapir.domain.instruction import Conversation, Instruction, Origin
+from tapir.domain.instruction import Instruction, Origin, Turn
 from tapir.domain.progress import SilentProgress
 from tapir.domain.roles import Reply
 from tapir.domain.round import Checkpoint
@@ -128,10 +128,10 @@ def test_questions_with_the_same_first_turn_keep_their_own_answers(tmp_path: Pat
 def test_a_second_turn_follows_the_first_answer_and_is_not_asked_without_one(
     tmp_path: Path, questions: Path, mine: Path
 ) -> None:
-    progress, talks = Watcher(), list[Conversation]()
+    progress, talks = Watcher(), list[Instruction]()
 
     def answer(_: Checkpoint, instructions: Sequence[Instruction]) -> Iterator[Reply]:
-        talks.extend(each for each in instructions if isinstance(each, Conversation))
+        talks.extend(each for each in instructions if each.context)
         for each in instructions:
             dumb = each.text == "First about math?"
             yield each.id, Failure("timeout", "") if dumb else completion(f"one {each.text}")
@@ -140,7 +140,9 @@ def test_a_second_turn_follows_the_first_answer_and_is_not_asked_without_one(
         benchmark, target, judge = prepare(tmp_path / "out", mine, (questions, None), *judged_by(server))
         target = replace(target, student=SimpleNamespace(answer=answer))
         measure(tmp_path / "out", target, [benchmark], progress, judge=judge)
-    assert sorted(each.earlier[1] for each in talks) == [f"one First about {n}?" for n in sorted({*NAMES} - {"math"})]
+    assert sorted(each.context[1].content for each in talks) == [
+        f"one First about {n}?" for n in sorted({*NAMES} - {"math"})
+    ]
     failures = benchmark.summarise(graded(tmp_path / "out"), "small", seed=0).failures
     assert failures == {"student: timeout": 1, "student: no first answer": 1}
     assert progress.advanced == 4 + 3 + 6  # first turns, second turns, and each grade as it comes
@@ -246,7 +248,7 @@ def test_a_model_is_asked_both_turns_and_graded(tmp_path: Path, questions: Path,
     assert len(graded(tmp_path / "out")) == 8
     assert found.by["", 0].result is not None
     assert (tmp_path / "out" / "round-0" / "answers-2.parquet").exists()
-    second = Conversation("2", "Second?", Origin("evaluation"), ("First?", "So."))
+    second = Instruction("2", "Second?", Origin("evaluation"), (Turn("user", "First?"), Turn("assistant", "So.")))
     assert [(message["role"], message["content"]) for message in second.messages] == [
         ("user", "First?"),
         ("assistant", "So."),

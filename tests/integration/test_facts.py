@@ -207,3 +207,11 @@ def test_check_reach_calls_every_role_once_and_says_what_came(
     assert ("cannot be used yet: " if unusable else "recipe.toml: good") in result.stdout
     counted = sum(int(line.split("(")[-1].split(" ")[0].replace(",", "")) for line in said.values() if "tokens" in line)
     assert counted == billed.prompt_tokens + billed.completion_tokens
+
+
+@pytest.mark.parametrize("thoughts", [100, 700])
+def test_a_model_that_thinks_takes_a_schema_all_the_same(thoughts: int, tmp_path: Path) -> None:
+    behaviour = Behaviour(latency=0.0, reasoning="reasoning_content", thoughts=thoughts)
+    with serving(behaviour) as server, opened(server, tmp_path) as made:
+        assert made.json_schema(("one",))
+        assert server.stats().requests == (2 if thoughts > 512 else 1)

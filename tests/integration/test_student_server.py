@@ -18,13 +18,14 @@ from support.serving import NANO, copy_of_nano, eventually, instructions, runs, 
 from tapir.config.student import VllmStudentConfig
 from tapir.domain.completion import Completion, Failure, Usage
 from tapir.domain.errors import Interrupted, RoleError
-from tapir.domain.instruction import Conversation, Instruction, Origin
+from tapir.domain.instruction import Instruction, Origin, Turn
 from tapir.domain.round import Checkpoint
 from tapir.models.local import vllm_server
 from tapir.models.local.loading import ModelSettings, load_tokenizer
 from tapir.models.local.vllm import LOG
 from tapir.models.local.vllm_server import ServedModel
 
+TALK = Instruction("talk", "Second?", Origin("evaluation"), (Turn("user", "First?"), Turn("assistant", "So.")))
 PARENT = """
 import sys, time
 from pathlib import Path
@@ -55,7 +56,7 @@ def after(arguments: list[str], option: str) -> str:
 
 
 def test_every_instruction_has_its_own_answer_as_from_any_other_student(fake: Fake, tmp_path: Path) -> None:
-    asked = [*instructions(50), Conversation("talk", "Second?", Origin("evaluation"), ("First?", "So."))]
+    asked = [*instructions(50), TALK]
     with student(fake.python, tmp_path) as answers:
         replies = dict(answers.answer(NANO, asked))
     assert replies.keys() == {instruction.id for instruction in asked}

@@ -67,6 +67,7 @@ class Behaviour:
     context_limit: int = 0  # prompt tokens
     supports_batch: bool = True
     reasoning: str = ""  # or "reasoning", "reasoning_content", "inline"
+    thoughts: int = 0  # words that it thinks before every reply, out of the same limit
     dress: str = ""  # what stands around a reply ("{}") or its last paragraph ("...{}"), as "```\\n{}\\n```"
     models: tuple[str, ...] = ()  # none: any model is known
     takes_any_name: bool = False  # of a model, whatever it lists
@@ -250,6 +251,13 @@ class FakeOpenAi:
                 return replace(error(429, "Rate limit reached"), delay=delay, retry_after=again)
         return self._complete(json.loads(content))
 
+    def _think(self, limit: int | None) -> tuple[str, int | None]:
+        """What it thinks first, and how many tokens are left for its reply; None for no limit."""
+        if not (self.behaviour.thoughts and limit):
+            return "Let me think about the request and its parts." if self.behaviour.reasoning else "", limit or None
+        thought = fake_model.first_tokens("hm, " * self.behaviour.thoughts, limit)
+        return thought, limit - fake_model.count_tokens(thought)
+
     def _complete(self, body: Json) -> Answer:
         """The answer to a request that passed the key and the rate limit."""
         behaviour, messages = self.behaviour, body["messages"]
@@ -277,12 +285,12 @@ class FakeOpenAi:
                 "nonsense": Answer(200, _NONSENSE[int(luck[3] * len(_NONSENSE))], delay=delay),
             }[fault]
         text, finish = fake_model.dressed(self.brain(messages, body), behaviour.dress), "stop"
-        limit = body.get("max_completion_tokens") or body.get("max_tokens")
+        thought, limit = self._think(body.get("max_completion_tokens") or body.get("max_tokens"))
         if luck[2] < behaviour.finish_length_share:
             text, finish = text[: len(text) // 2], "length"
-        elif limit and fake_model.count_tokens(text) > limit:
+        elif limit is not None and fake_model.count_tokens(text) > limit:
             text, finish = fake_model.first_tokens(text, limit), "length"
-        whole, written = fake_replies.completion(body, text, finish, (digest, read, behaviour.reasoning))
+        whole, written = fake_replies.completion(body, text, finish, (digest, read, behaviour.reasoning, thought))
         if odd:
             whole, written = fake_replies.changed(odd, kind, whole, self.stats.requests)
         if fault == "cut":

@@ -138,13 +138,12 @@ def streamed(odd: str, whole: bytes, written: int) -> tuple[tuple[bytes, ...], s
     return tuple(lines), {"cut": "cut", "silence": "hang"}.get(odd, "whole"), written
 
 
-def completion(body: Json, text: str, finish: str, known: tuple[bytes, int, str]) -> tuple[bytes, int]:
+def completion(body: Json, text: str, finish: str, known: tuple[bytes, int, str, str]) -> tuple[bytes, int]:
     """The body of a 200, and the tokens of its reply."""
-    digest, read, reasoning = known
+    digest, read, reasoning, thought = known
     message = {"role": "assistant", "content": text}
-    thought = "Let me think about the request and its parts." if reasoning else ""
     if reasoning == "inline":
-        message["content"] = f"<think>{thought}</think>\n\n{text}"
+        message["content"] = f"<think>{thought}</think>\n\n{text}" if text else f"<think>{thought}"
     elif reasoning:
         message[reasoning] = thought
     written = fake_model.count_tokens(text) + fake_model.count_tokens(thought)

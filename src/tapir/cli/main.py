@@ -209,6 +209,7 @@ def _run(recipe: Recipe, folder: Path) -> None:
     from tapir.cli.progress import attend
     from tapir.runs import session
 
+    recipe = session.dated(recipe, folder)
     roles = session.preflight(recipe, folder)
     session.claim(recipe, folder, roles)
     rounds, meter = recipe.curriculum.alpha().rounds, roles.calls.meter if roles.calls else None

@@ -33,6 +33,10 @@ class ColumnsConfig(Section):
     """Column with the answer (layout alpaca)."""
     conversation: str = ""
     """Column with the turns (layouts sharegpt and messages); empty means its usual name."""
+    system: str = "system"
+    """Column with the system prompt; system_prompt is found too."""
+    history: str = "history"
+    """Column with earlier exchanges, a list of pairs (layout alpaca)."""
     category: str = ""
     """Column with the task, where the rows have one."""
 
@@ -40,14 +44,20 @@ class ColumnsConfig(Section):
 class Readable(Section):
     """Rows in one of the usual layouts."""
 
-    layout: Literal["auto", "alpaca", "sharegpt", "messages"] = "auto"
-    """How a row is laid out; auto finds it from the rows."""
+    layout: Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "preference"] = "auto"
+    """How a row is laid out; auto finds it from the rows. Of a preference pair the chosen answer is used."""
+    turns: Literal["last", "first", "all"] = "last"
+    """Which answers of a conversation are trained on, each with what stands before it."""
     columns: ColumnsConfig = ColumnsConfig()
     """Names of the columns; a path such as instances.0.output reaches into one."""
 
     @model_validator(mode="after")
     def _columns_of_its_layout(self) -> Readable:
-        unread = {"auto": (), "alpaca": ("conversation",)}.get(self.layout, ("instruction", "input", "response"))
+        unread = {
+            "auto": (),
+            "alpaca": ("conversation",),
+            **dict.fromkeys(("sharegpt", "messages"), ("instruction", "input", "response", "history")),
+        }.get(self.layout, ("input", "conversation", "history"))
         for name in unread:
             if getattr(self.columns, name) != ColumnsConfig.model_fields[name].default:
                 raise ValueError(f"columns.{name} has no effect with layout = {self.layout!r}: remove it")
@@ -61,6 +71,8 @@ class Selection(Section):
     """Largest number of rows, chosen at random from the seed; 0 uses all."""
     answers: Literal["corpus", "missing", "teacher"] = "corpus"
     """corpus: use the rows' own and drop rows without; missing: the teacher answers those; teacher: answers all."""
+    screen: Literal["report", "drop", "keep"] = "report"
+    """Answers that only refuse, and texts with e-mail addresses, keys or card numbers: count, drop, or do not look."""
     near_duplicates: Literal["keep", "drop"] = "keep"
     """Keep or drop near-duplicates within the corpus; they are counted either way."""
 

@@ -47,6 +47,8 @@ class EndpointConfig(Section):
     """Whether the server supports a JSON schema for the reply (response_format); "auto" finds out with one call."""
     max_tokens_field: Literal["max_tokens", "max_completion_tokens"] = "max_tokens"
     """Name of the request field for the longest reply."""
+    thinking_tokens: Whole = 0
+    """Longest thought of a model that thinks, in tokens; added to the longest reply of every role."""
     extra: dict[str, JsonValue] = Field(default_factory=dict)
     """Additional fields of every request, e.g. { reasoning_effort = "low" }."""
     concurrency: Whole = 0

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import date
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal, TypeAlias
 
-from pydantic import Field
+from pydantic import Field, JsonValue, field_validator
 
 from tapir.config.base import BY_NAME, Count, CustomConfig, Section, Temperature, Text, Whole, kind_or
 from tapir.config.training import Precision
@@ -27,6 +28,14 @@ class StudentSection(Section):
     """Commit, tag or branch on the hub; empty means the newest."""
     chat_template: str = ""
     """Empty for the model's own, "alpaca" for the one shipped for base models, or a file with a Jinja template."""
+    template: dict[str, JsonValue] = Field(default_factory=dict)
+    """Arguments of every call of the chat template, e.g. { reasoning_effort = "low" }."""
+    thinking: Literal["off", "on", "keep"] = "off"
+    """off: it answers at once; on: it may think first, untaught; keep: it learns the teacher's thoughts."""
+    thinking_tokens: Whole = 2048
+    """Longest thought, in tokens, on top of max_new_tokens."""
+    date: str = ""
+    """Date for a chat template that asks for one, as in "2026-11-30"; empty: the day the run began."""
     dtype: Precision = "auto"
     """Of the weights while it answers; auto: what the device is fast in (docs/students.md)."""
     max_new_tokens: Count = 112
@@ -35,8 +44,21 @@ class StudentSection(Section):
     """0 is greedy."""
 
     def idle(self) -> Mapping[str, str]:
-        """The built-in student and a file have one revision."""
-        return {"revision": "model"} if self.model == "nano" or self.gguf else {}
+        """The built-in student and a file have one revision; one that does not think needs no room for it."""
+        idle = {"revision": "model"} if self.model == "nano" or self.gguf else {}
+        return idle | ({"thinking_tokens": "thinking"} if self.thinking == "off" else {})
+
+    @property
+    def longest(self) -> int:
+        """Tokens of a reply at most: of the answer, and of the thought where it thinks."""
+        return self.max_new_tokens + (self.thinking_tokens if self.thinking != "off" else 0)
+
+    @field_validator("date", mode="after")
+    @classmethod
+    def _is_a_date(cls, value: str) -> str:
+        if value:
+            date.fromisoformat(value)
+        return value
 
     @property
     def gguf(self) -> Path | None:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from tapir.data.duplicates import DuplicateIndex
-from tapir.data.layouts import Record, Row, unwrapped
+from tapir.data.layouts import TURN, Record, Row, unwrapped
 from tapir.data.readers import records
 from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
+from tapir.domain.completion import always_fit, part_thought
 from tapir.domain.errors import DataError
 from tapir.domain.evaluation import Prompt
-from tapir.domain.instruction import Instruction, Origin, Pair, Response, id_of, instruction_id
+from tapir.domain.instruction import Instruction, Origin, Pair, Response, id_of, instruction_id, normalised
 from tapir.domain.randomness import shuffled
 from tapir.domain.roles import Rejected
 
@@ -28,7 +29,9 @@ def pairs(rows: Iterable[Row | Rejected], author: str) -> Iterator[Pair | Reject
             yield row
         else:
             origin = Origin("corpus", source=row.place)
-            yield Pair(Instruction.of(row.text, origin), Response(row.response, author if row.response else ""))
+            thought, answer = part_thought(row.response)
+            response = Response(answer, author if answer else "", thought)
+            yield Pair(Instruction.of(row.text, origin, row.context), response)
 
 
 def sample(corpus: Sequence[Pair | Rejected], limit: int, seed: int) -> list[Pair | Rejected]:
@@ -77,6 +80,12 @@ def _prompt(pair: Pair, *, answered: bool) -> Prompt:
     return Prompt(instruction, "", pair.response.text if answered else "")
 
 
+def conversation(place: str) -> str:
+    """Return the place of the conversation that a row is one answer of; empty where it is the only one."""
+    whole, mark, _ = place.rpartition(TURN)
+    return whole if mark else ""
+
+
 @dataclass(frozen=True, slots=True)
 class CorpusFilter:
     """Conditions that a row of a corpus has to meet."""
@@ -85,39 +94,65 @@ class CorpusFilter:
     known: DuplicateIndex  # empty at first; what passes is added
     drop_near: bool = False  # a near-duplicate of an earlier row, rather than only report it
     unanswered: bool = False  # rows without an answer pass
+    screen: Callable[[str], str] = always_fit  # why a text is not wanted in training
+    held_out: Collection[str] = ()  # places of conversations of which another answer is measured with
 
     def sift(self, pairs: Iterable[Pair | Rejected]) -> Iterator[CorpusRow | DropRow | NeighbourRow]:
         """Yield every row, kept or dropped with the reason, and the near-duplicates among the kept ones."""
+        seen: dict[str, str] = {}  # id by digest of what is equal but for case and white space
+        talks: dict[str, str] = {}  # of which conversation an instruction is, where several are
         for pair in pairs:
             if isinstance(pair, Rejected):
                 yield DropRow(instruction_id(pair.text), "corpus", pair.reason, pair.place, pair.text)
                 continue
             item, source = pair.instruction, pair.instruction.origin.source
             if reason := self._unusable(pair):
-                yield DropRow(item.id, "corpus", reason, source, item.text)
+                yield DropRow(item.id, "corpus", reason, source, item.transcript)
                 continue
-            if match := self.known.find(item.text):
-                if self.drop_near or not match.near:
-                    reason, measured = ("near-duplicate", f" ({match.near})") if match.near else ("duplicate", "")
-                    yield DropRow(item.id, "corpus", reason, f"{source} repeats {match.name}{measured}", item.text)
+            whole = instruction_id(normalised(item.transcript))
+            if whole in seen:
+                yield DropRow(item.id, "corpus", "duplicate", f"{source} repeats {seen[whole]}", item.transcript)
+                continue
+            talk, match = conversation(source), self.known.find(item.user_text)
+            if match and not (talk and talks.get(match.name) == talk):
+                if self.drop_near:
+                    detail = f"{source} repeats {match.name} ({match.near or 'the same user text'})"
+                    yield DropRow(item.id, "corpus", "near-duplicate", detail, item.transcript)
                     continue
                 yield NeighbourRow(item.id, match.name, round(match.similarity, 2), match.measure)
-            self.known.learn(item.id, item.text)
-            yield CorpusRow(item.id, item.text, pair.response.text, pair.response.author, source)
+            if talk:
+                talks[item.id] = talk
+            seen[whole] = item.id
+            self.known.learn(item.id, item.user_text)
+            y = pair.response
+            yield CorpusRow(item.id, item.text, y.text, y.author, source, item.context, y.thought)
 
     def _unusable(self, pair: Pair) -> str:
-        if not pair.instruction.text.strip():
+        item = pair.instruction
+        if not item.text.strip():
             return "empty instruction"
         if not pair.response.text.strip() and not self.unanswered:
             return "empty response"
-        if match := self.forbidden.find(pair.instruction.text):
-            return "near an evaluation item" if match.near else "in an evaluation set"
-        return ""
+        if reason := self.screen(pair.response.text) or self.screen(item.transcript):
+            return reason.partition(": ")[0]
+        return self._held_out(item)
+
+    def _held_out(self, item: Instruction) -> str:
+        match = self.forbidden.find(item.user_text)
+        if match and not match.near:
+            return "in an evaluation set"
+        if conversation(item.origin.source) in self.held_out:
+            return "of a held-out conversation"
+        turns = (turn["content"] for turn in item.messages if item.context and turn["role"] == "user")
+        if any((met := self.forbidden.find(turn)) and not met.near for turn in turns):
+            return "in an evaluation set"
+        return "near an evaluation item" if match else ""
 
 
 def pair_of(row: CorpusRow) -> Pair:
     """Return the pair of a row of corpus.parquet."""
-    return Pair(Instruction(row.id, row.text, Origin("corpus", source=row.source)), Response(row.response, row.author))
+    instruction = Instruction(row.id, row.text, Origin("corpus", source=row.source), row.context)
+    return Pair(instruction, Response(row.response, row.author, row.thought))
 
 
 def texts(path: Path) -> Iterator[tuple[str, str]]:

@@ -3,46 +3,71 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeAlias
 
 from tapir.data.files import replacing
+from tapir.domain.instruction import Turn
+from tapir.domain.instruction import messages as chat
 
 JsonRecord: TypeAlias = dict[str, Any]
 
+_SPEAKERS = {"system": "system", "user": "human", "assistant": "gpt"}
 
-def messages(prompt: str, answer: str) -> JsonRecord:
+
+def messages(prompt: str, answer: str, context: Sequence[Turn] = ()) -> JsonRecord:
     """Return an example in the layout of OpenAI and of chat templates."""
-    return {"messages": [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]}
+    return {"messages": chat(prompt, context, answer)}
 
 
-def alpaca(prompt: str, answer: str) -> JsonRecord:
-    """Return an example in the layout of Alpaca; an input is part of the instruction since the corpus was read."""
-    return {"instruction": prompt, "input": "", "output": answer}
+def alpaca(prompt: str, answer: str, context: Sequence[Turn] = ()) -> JsonRecord:
+    """Return an example in the layout of Alpaca, with LLaMA-Factory's columns for a context.
+
+    An input is part of the instruction since the corpus was read.
+    """
+    return {"instruction": prompt, "input": "", "output": answer} | _alpaca_context(context)
 
 
-def sharegpt(prompt: str, answer: str) -> JsonRecord:
+def sharegpt(prompt: str, answer: str, context: Sequence[Turn] = ()) -> JsonRecord:
     """Return an example in the layout of ShareGPT."""
-    return {"conversations": [{"from": "human", "value": prompt}, {"from": "gpt", "value": answer}]}
+    return {"conversations": _sharegpt_turns([*context, Turn("user", prompt), Turn("assistant", answer)])}
+
+
+def _alpaca_context(context: Sequence[Turn]) -> JsonRecord:
+    system = {"system": context[0].content} if context and context[0].role == "system" else {}
+    said = [turn.content for turn in context[len(system) :]]
+    history = [list(pair) for pair in zip(said[::2], said[1::2], strict=True)]
+    return system | ({"history": history} if history else {})
+
+
+def _sharegpt_turns(turns: Sequence[Turn]) -> list[dict[str, str]]:
+    return [{"from": _SPEAKERS[turn.role], "value": turn.content} for turn in turns]
 
 
 FILES: Mapping[str, str] = {"messages": ".jsonl", "alpaca": ".json", "sharegpt": ".json"}
 """Suffix of the file that each layout is usually kept in."""
 
-LAYOUTS: Mapping[str, Callable[[str, str], JsonRecord]] = {"messages": messages, "alpaca": alpaca, "sharegpt": sharegpt}
+LAYOUTS: Mapping[str, Callable[[str, str, Sequence[Turn]], JsonRecord]] = {
+    "messages": messages,
+    "alpaca": alpaca,
+    "sharegpt": sharegpt,
+}
 """Every layout by its name in the recipe."""
 
 
-def preference(layout: str, prompt: str, chosen: str, rejected: str) -> JsonRecord:
+def preference(layout: str, prompt: str, chosen: str, rejected: str, context: Sequence[Turn] = ()) -> JsonRecord:
     """Return a preference pair in a layout."""
     if layout == "alpaca":
-        return {"instruction": prompt, "input": "", "chosen": chosen, "rejected": rejected}
-    keys = ("from", "value", "gpt") if layout == "sharegpt" else ("role", "content", "assistant")
-    sides = {"chosen": {keys[0]: keys[2], keys[1]: chosen}, "rejected": {keys[0]: keys[2], keys[1]: rejected}}
+        sides = {"chosen": chosen, "rejected": rejected}
+        return {"instruction": prompt, "input": "", **sides} | _alpaca_context(context)
     if layout == "sharegpt":
-        return {"conversations": [{"from": "human", "value": prompt}], **sides}
-    return {"prompt": [{"role": "user", "content": prompt}], **{side: [turn] for side, turn in sides.items()}}
+        turns = _sharegpt_turns([*context, Turn("user", prompt)])
+        answers = {"chosen": chosen, "rejected": rejected}
+        return {"conversations": turns, **{side: {"from": "gpt", "value": text} for side, text in answers.items()}}
+    sides = {"chosen": chosen, "rejected": rejected}
+    answered = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
+    return {"prompt": chat(prompt, context), **answered}
 
 
 def write_records(path: Path, records: Iterable[Mapping[str, Any]]) -> int:

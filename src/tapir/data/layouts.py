@@ -8,19 +8,30 @@ import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 from tapir.domain.errors import DataError
+from tapir.domain.instruction import Turn
 from tapir.domain.roles import Rejected
 
-Format: TypeAlias = Literal["auto", "alpaca", "sharegpt", "messages"]
-Reader: TypeAlias = Callable[[dict[str, Any], "Columns"], tuple[str, str]]
+Format: TypeAlias = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "preference"]
+Turns: TypeAlias = Literal["last", "first", "all"]
+Reader: TypeAlias = Callable[[dict[str, Any], "Columns"], "list[_Turn]"]
+
+TURN = " turn "
+"""Between the place of a conversation and the number of one of its answers, where several are used."""
 
 HEAD = 100
 SHOWN = 500
 NOT_UTF8 = "not UTF-8"
 
 _CONVERSATION = {"sharegpt": "conversations", "messages": "messages"}
+_COMPLETION: dict[Format, str] = {
+    "prompt-completion": "completion",
+    "preference": "chosen",
+}  # what answers the column `prompt`
+_SIDES = ("user", "assistant")
+_OTHER_MEDIA = ("tools", "image", "images", "video", "videos", "audio", "audios")
 _SPEAKERS = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
     **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant"),
@@ -37,6 +48,7 @@ _NO_INPUT = re.compile(
 _DASHES = re.compile("-{1,3}|[\u2013\u2014]")
 _NAMES = {"Na", "Nan"}
 _ABSENT = object()
+_SYSTEM = "system_prompt"  # the other name of the column
 _KEYS = ("data", "rows", "train", "examples", "instances", "items", "records", "samples")  # that rows stand under
 _NUMBER = re.compile(r"(:| row )\d+$")
 
@@ -53,16 +65,22 @@ class Columns:
     response: str = "output"
     conversation: str = ""
     category: str = ""
+    system: str = "system"
+    history: str = "history"
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A readable row: the instruction with its input below it, the answer that came with it or "", its place."""
+    """A readable row: the instruction with its input below it, the answer that came with it or "", its place.
+
+    `context` is what stands before the instruction in its conversation.
+    """
 
     text: str
     response: str
     place: str
     category: str = ""
+    context: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +103,23 @@ class Unreadable:
     reason: str
 
 
+class _Turn(NamedTuple):
+    """What one side says; what the assistant says carries loss unless the row says otherwise."""
+
+    speaker: str  # system, user, assistant or tool
+    text: str
+    learnt: bool = True
+
+
+class _Exchange(NamedTuple):
+    """An answer and what stands before it, or why it cannot be used."""
+
+    context: tuple[Turn, ...]
+    question: str
+    answer: str
+    fault: str
+
+
 class _Unusable(Exception):
     """Reason why a record cannot be used."""
 
@@ -98,14 +133,21 @@ def printable(raw: str | bytes) -> str:
 
 
 def rows(
-    records: Iterable[Record | Rejected], layout: Format, columns: Columns, source: str, notes: list[str] | None
+    records: Iterable[Record | Rejected],
+    layout: Format,
+    columns: Columns,
+    source: str,
+    notes: list[str] | None,
+    turns: Turns = "last",
 ) -> Iterator[Row | Rejected]:
     """Read every record of a source as a row, or reject it with the reason; pass on what is rejected already.
+
+    Of a conversation with several answers `turns` says which are rows.
 
     The layout "auto" is decided by the columns of the first 100 records; one of them has each column asked for. Their
     columns that are not read are a line in `notes`.
     """
-    wanted = {columns.instruction, columns.conversation, *_CONVERSATION.values()} - {""}
+    wanted = {columns.instruction, columns.conversation, *_CONVERSATION.values(), "prompt", "chosen"} - {""}
     records = unwrapped(records, wanted, notes)
     first: Record | Rejected | None = None
     for first in records:
@@ -118,7 +160,10 @@ def rows(
         if notes is not None and (unread := _unread(fields, read, columns)):
             notes.append(f"columns not read: {', '.join(map(printable, unread))}")
         for record in chain(head, records):
-            yield record if isinstance(record, Rejected) else _row(record, read, columns)
+            if isinstance(record, Rejected):
+                yield record
+            else:
+                yield from _rows(record, read, columns, turns)
     if first is None:
         raise DataError(f"{source} holds no rows", remedy="Check that it is the right file and was written to its end.")
 
@@ -154,7 +199,9 @@ def _inner_rows(fields: dict[str, Any], wanted: Collection[str]) -> tuple[str, S
 
 def _unread(head: Sequence[dict[str, Any]], read: Reader, columns: Columns) -> list[str]:
     """Return the columns of the first records that are not read, in order."""
-    used = [columns.conversation] if read is _conversation else [columns.instruction, columns.input, columns.response]
+    used = [columns.conversation] if read is _conversation else [columns.instruction, columns.response]
+    used += [columns.input, columns.history] if read is _alpaca else []
+    used += [columns.system, *_OTHER_MEDIA]
     present = dict.fromkeys(str(name) for fields in head for name in fields)
     known = {name if name in present else name.split(".")[0] for name in [*used, columns.category]}
     return [name for name in present if name not in known]
@@ -164,13 +211,25 @@ def _reader(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, so
     def has(name: str) -> bool:
         return any(_at(fields, name, _ABSENT) is not _ABSENT for fields in head)
 
+    usual = Columns()
+    if columns.system == usual.system and not has(usual.system) and has(_SYSTEM):
+        columns = replace(columns, system=_SYSTEM)
     if layout == "auto":
         layout = "alpaca"
         turns = columns.conversation or next(filter(has, _CONVERSATION.values()), "")
         if columns.conversation or (turns and not (has(columns.instruction) and has(columns.response))):
             layout, columns = "messages", replace(columns, conversation=turns)
-    usual = Columns()
-    if layout == "alpaca":
+        elif columns.instruction == usual.instruction and not has(usual.instruction):
+            layout = next((name for name, answer in _COMPLETION.items() if has(answer)), layout)
+    if answer := _COMPLETION.get(layout):
+        named = columns.instruction if columns.instruction != usual.instruction else "prompt"
+        columns = replace(
+            columns,
+            instruction="" if layout == "preference" and not has(named) else named,
+            response=columns.response if columns.response != usual.response else answer,
+        )
+        needed = [columns.response]
+    elif layout == "alpaca":
         needed = [columns.instruction]
         needed += [name for name in (columns.input, columns.response) if name not in {"", usual.input, usual.response}]
     else:
@@ -179,7 +238,7 @@ def _reader(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, so
     for name in filter(None, [*needed, columns.category]):
         if not has(name):
             raise _no_column(name, head, source)
-    return (_alpaca if layout == "alpaca" else _conversation), columns
+    return (_completion if answer else _alpaca if layout == "alpaca" else _conversation), columns
 
 
 def _no_column(name: str, head: Sequence[dict[str, Any]], source: str) -> DataError:
@@ -206,24 +265,104 @@ def _at(fields: dict[str, Any], name: str, default: Any = None) -> Any:
     return value
 
 
-def _row(record: Record, read: Reader, columns: Columns) -> Row | Rejected:
+def _rows(record: Record, read: Reader, columns: Columns, turns: Turns) -> Iterator[Row | Rejected]:
+    def rejected(place: str, reason: str) -> Rejected:
+        raw = record.raw or json.dumps(record.fields, ensure_ascii=False, default=str)
+        return Rejected(place, reason, printable(raw))
+
     try:
-        text, response = read(record.fields, columns)
+        exchanges = _exchanges(read(record.fields, columns))
         label = _at(record.fields, columns.category) if columns.category else ""
         category = str(label) if isinstance(label, int) else _check(label, "category")
     except _Unusable as reason:
-        raw = record.raw or json.dumps(record.fields, ensure_ascii=False, default=str)
-        return Rejected(record.place, str(reason), printable(raw))
-    return Row(text, response, record.place, category)
+        yield rejected(record.place, str(reason))
+        return
+    if other := next((name for name in _OTHER_MEDIA if _holds(record.fields.get(name))), ""):
+        yield rejected(record.place, f"it has {other}")
+        return
+    chosen = {"first": exchanges[:1], "last": exchanges[-1:], "all": exchanges}[turns]
+    for number, each in enumerate(chosen, 1):
+        place = record.place if len(chosen) == 1 else f"{record.place}{TURN}{number}"
+        if each.fault:
+            yield rejected(place, each.fault)
+        else:
+            yield Row(each.question, each.answer, place, category, each.context)
 
 
-def _alpaca(fields: dict[str, Any], columns: Columns) -> tuple[str, str]:
+def _holds(value: Any) -> bool:
+    """Return whether a column of tools or images holds any."""
+    return bool(value.strip("[] \n") if isinstance(value, str) else value == value and value)  # noqa: PLR0124 (NaN)
+
+
+def _alpaca(fields: dict[str, Any], columns: Columns) -> list[_Turn]:
+    turns = [_Turn("system", _string(fields, columns.system, "system prompt"))]
+    for past in _list(fields, columns.history, "the history") if columns.history else ():
+        if not isinstance(past, list | tuple) or len(past) != len(_SIDES):
+            raise _Unusable("the history is no list of pairs")
+        turns += [_Turn(side, _check(text, "a turn")) for side, text in zip(_SIDES, past, strict=True)]
     instruction = _string(fields, columns.instruction, "instruction").strip()
     given = _string(fields, columns.input, "input").strip("\r\n").rstrip()
     if not instruction:
         raise _Unusable("no instruction")
     text = instruction if is_no_input(given) else f"{instruction}\n\n{given}"
-    return text, _string(fields, columns.response, "response")
+    return [*turns, _Turn("user", text), _Turn("assistant", _string(fields, columns.response, "response"))]
+
+
+def _conversation(fields: dict[str, Any], columns: Columns) -> list[_Turn]:
+    before = [_Turn("system", _string(fields, columns.system, "system prompt"))]
+    return before + [_turn(turn) for turn in _list(fields, columns.conversation, "the conversation")]
+
+
+def _completion(fields: dict[str, Any], columns: Columns) -> list[_Turn]:
+    """Return the turns of a prompt and its completion (or the chosen one), each a text or a list of turns."""
+    turns = [_Turn("system", _string(fields, columns.system, "system prompt"))]
+    for name, side in ((columns.instruction, "user"), (columns.response, "assistant")):
+        value = _at(fields, name) if name else None
+        if isinstance(value, list):
+            said = [_turn(turn) for turn in value]
+            # a chosen conversation often begins with its prompt
+            turns = turns[:1] + said if said[: len(turns) - 1] == turns[1:] else turns + said
+        else:
+            turns.append(_Turn(side, _check(value, name)))
+    return turns
+
+
+def _exchanges(turns: Sequence[_Turn]) -> list[_Exchange]:
+    """Return every answer of the assistant with what stands before it; without any, the question with the answer "".
+
+    Turns of one side that follow each other are one. An exchange that cannot be trained on says why.
+    """
+    merged: list[_Turn] = []
+    for turn in turns:
+        if turn.speaker == "assistant" or turn.text.strip():
+            text = turn.text if turn.speaker == "assistant" else turn.text.strip()
+            turn = turn._replace(text=text)  # noqa: PLW2901
+            if merged and merged[-1].speaker == turn.speaker:
+                turn = turn._replace(text=f"{merged.pop().text}\n\n{text}")  # noqa: PLW2901
+            merged.append(turn)
+    if not any(turn.speaker == "user" for turn in merged):
+        raise _Unusable("no instruction")
+    context: list[Turn] = []
+    found: list[_Exchange] = []
+    fault = question = ""
+    for speaker, text, learnt in merged:
+        if speaker == "tool":
+            fault = fault or "a tool is used"
+        elif speaker == "system":
+            fault = fault or ("a system prompt in the middle of the conversation" if context or question else "")
+            context.append(Turn("system", text))
+        elif speaker == "user":
+            question = text
+        else:
+            if not question:
+                raise _Unusable("the assistant speaks first")
+            found.append(
+                _Exchange(tuple(context), question, text, fault or ("" if learnt else "an answer of weight 0"))
+            )
+            context += [Turn("user", question), Turn("assistant", text)]
+            fault = fault or ("" if text.strip() else "no answer in the conversation")
+            question = ""
+    return found or [_Exchange(tuple(context), question, "", fault)]
 
 
 def is_no_input(given: str) -> bool:
@@ -233,56 +372,37 @@ def is_no_input(given: str) -> bool:
     return not given.strip() or bool(_DASHES.fullmatch(given.strip())) or (bool(nothing) and core not in _NAMES)
 
 
-def _conversation(fields: dict[str, Any], columns: Columns) -> tuple[str, str]:
-    """Return the first question, after the system prompt, and the first answer; "" where no assistant ever speaks.
-
-    Several turns of the user before the answer are one question.
-    """
-    before: dict[str, list[str]] = {"system": [], "user": []}
-    for turn in _turns(fields, columns.conversation):
-        speaker, text = _turn(turn)
-        if speaker == "tool":
-            raise _Unusable("a tool is used before the answer")
-        if speaker == "assistant":
-            if before["user"] and text.strip():
-                return "\n\n".join(before["system"] + before["user"]), text
-            raise _Unusable("no answer in the conversation" if before["user"] else "the assistant speaks first")
-        if text.strip():
-            before[speaker].append(text.strip())
-    if not before["user"]:
-        raise _Unusable("no instruction")
-    return "\n\n".join(before["system"] + before["user"]), ""
-
-
-def _turns(fields: dict[str, Any], name: str) -> list[Any]:
-    turns = _at(fields, name)
-    if isinstance(turns, str):  # tables often hold it as JSON
+def _list(fields: dict[str, Any], name: str, what: str) -> list[Any]:
+    """Return the list in a column; empty where there is none."""
+    value = _at(fields, name)
+    if isinstance(value, str):  # tables often hold it as JSON
         try:
-            turns = json.loads(turns)
+            value = json.loads(value or "[]")
         except (ValueError, RecursionError):
-            turns = {}
-    if turns is None:
-        raise _Unusable("no conversation")
-    if not isinstance(turns, list):
-        raise _Unusable("the conversation is not a list")
-    return turns
+            value = {}
+    if value is None:
+        return []
+    if not isinstance(value, list):
+        raise _Unusable(f"{what} is not a list")
+    return value
 
 
-def _turn(turn: Any) -> tuple[str, str]:
+def _turn(turn: Any) -> _Turn:
     if not isinstance(turn, dict):
         raise _Unusable("a turn is not an object")
     name = turn.get("role") or turn.get("from")
     speaker = _SPEAKERS.get(name.strip().lower()) if isinstance(name, str) else None
     if speaker is None:
         raise _Unusable("a turn without a known speaker")
-    if turn.get("tool_calls") or turn.get("function_call"):
-        return "tool", ""
+    if speaker == "tool" or turn.get("tool_calls") or turn.get("function_call"):
+        return _Turn("tool", "used")
     content = turn.get("value") if turn.get("content") is None else turn["content"]
     if isinstance(content, list):
         if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
             raise _Unusable("a turn is not text")
         content = "\n".join(part["text"] for part in content)
-    return speaker, _check(content, "a turn")
+    learnt = turn.get("weight") != 0 and turn.get("train") is not False
+    return _Turn(speaker, _check(content, "a turn"), learnt)
 
 
 def _string(fields: dict[str, Any], name: str, what: str) -> str:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
 
 from tapir.data.arrow import parquet_records, table_rows
 from tapir.data.delimited import CUT, DAMAGED, Lines, Records, delimited_records
-from tapir.data.layouts import SHOWN, Columns, Format, Record, Row, printable, rows
+from tapir.data.layouts import SHOWN, Columns, Format, Record, Row, Turns, printable, rows
 from tapir.domain.errors import DataError, require
 from tapir.domain.roles import Rejected
 
@@ -54,15 +54,20 @@ _STRANGERS: dict[bytes | tuple[bytes, ...], tuple[str, str]] = {
 
 
 def read_file(
-    path: Path, *, layout: Format = "auto", columns: Columns = _USUAL, notes: list[str] | None = None
+    path: Path,
+    *,
+    layout: Format = "auto",
+    columns: Columns = _USUAL,
+    notes: list[str] | None = None,
+    turns: Turns = "last",
 ) -> Iterator[Row | Rejected]:
     """Read every row of a corpus file, in order; rows that cannot be used are values in the same stream.
 
-    `notes` gets a line on columns that are not read. Files are .json (an array, or one object a line), .jsonl,
-    .ndjson, .csv, .tsv, each also as .gz, and .parquet. They are streamed, except a JSON array, whose text is held in
-    memory.
+    `turns` says which answers of a conversation are rows; `notes` gets a line on columns that are not read. Files are
+    .json (an array, or one object a line), .jsonl, .ndjson, .csv, .tsv, each also as .gz, and .parquet. They are
+    streamed, except a JSON array, whose text is held in memory.
     """
-    yield from rows(records(path), layout, columns, str(path), notes)
+    yield from rows(records(path), layout, columns, str(path), notes, turns)
 
 
 def read_hub(
@@ -73,9 +78,10 @@ def read_hub(
     layout: Format = "auto",
     columns: Columns = _USUAL,
     notes: list[str] | None = None,
+    turns: Turns = "last",
 ) -> Iterator[Row | Rejected]:
     """Read every row of a data set, a name on the hub or a local folder, as it is asked for."""
-    yield from rows(_hub_records(dataset, split, revision), layout, columns, f"{dataset} ({split})", notes)
+    yield from rows(_hub_records(dataset, split, revision), layout, columns, f"{dataset} ({split})", notes, turns)
 
 
 def records(path: Path) -> Records:

@@ -2,12 +2,24 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
-from dataclasses import astuple, dataclass
+from dataclasses import astuple, dataclass, replace
 from operator import add
 from typing import Literal, TypeAlias
 
 FinishReason: TypeAlias = Literal["stop", "length"]
+
+THOUGHTS = {"<think>": "</think>", "[THINK]": "[/THINK]", "<thinking>": "</thinking>"}
+"""The marks between which models write what they think before they answer."""
+
+_ANALYSIS = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>")  # harmony's thought
+_FINAL = re.compile(r"(?:<\|(?:end|return)\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>")
+_LINE = re.compile(rf"^\s*(?:{'|'.join(map(re.escape, THOUGHTS.values()))})\s*$", re.MULTILINE)
+_CONTROL = re.compile(
+    r"(?:<\|(?:im_(?:start|end)|eot_id|eom_id|end_of_text|endoftext|end|return|start|channel|message|user|assistant)\|>"
+    r"|<(?:start|end)_of_turn>|<\uff5cend\u2581of\u2581sentence\uff5c>|</s>)\s*\Z"
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +47,7 @@ class Completion:
     """A finished reply; `finish_reason` is "length" where the model was cut off.
 
     Attributes:
-        reasoning: the thought before the answer, where the server returns it apart.
+        reasoning: the thought before the answer.
         tokens: of the reply, where log-probabilities were requested.
         unknown_finish: the server's word for the end, where it is none that is known; it is taken for a stop.
     """
@@ -48,6 +60,19 @@ class Completion:
     tokens: tuple[Token, ...] = ()
     unknown_finish: str = ""
 
+    @property
+    def all_thought(self) -> bool:
+        """Whether there is a thought and no answer after it."""
+        return bool(self.reasoning) and not self.text.strip()
+
+    def parted(self, begun: str = "") -> Completion:
+        """Return the reply with a thought at its beginning in `reasoning`; one that came apart stays as it is.
+
+        `begun` is the mark of a thought with which the prompt ended already. What follows the thought is the answer.
+        """
+        thought, answer = ("", self.text) if self.reasoning else part_thought(self.text, begun)
+        return replace(self, text=answer, reasoning=thought) if thought or answer != self.text else self
+
 
 @dataclass(frozen=True, slots=True)
 class Failure:
@@ -59,29 +84,62 @@ class Failure:
     usage: Usage | None = None
 
 
-def nothing_special(text: str) -> str:  # noqa: ARG001
-    """Return that no special token is written out in a text: what is assumed of a student without a tokenizer."""
+def part_thought(text: str, begun: str = "") -> tuple[str, str]:
+    """Return the thought that a reply begins with, and what follows; a thought that never ends leaves nothing."""
+    start = text.lstrip()
+    for opening, closing in THOUGHTS.items():
+        if start.startswith(opening) or begun == opening:
+            thought, _, answer = start.removeprefix(opening).partition(closing)
+            return thought.strip(), answer.lstrip("\r\n")
+    if analysis := _ANALYSIS.match(start):
+        thought, _, answer = _FINAL.sub("\0", start[analysis.end() :], count=1).partition("\0")
+        return thought.strip(), _CONTROL.sub("", answer)
+    final = _FINAL.match(start)
+    return "", _CONTROL.sub("", start[final.end() :]) if final else text
+
+
+def misread(text: str) -> str:
+    """Return what of a reply shows that its server or tokenizer misread its own model; empty for nothing."""
+    if end := _LINE.search(text):
+        return f"{end[0].strip()} ends a thought that has no beginning: start the server with its reasoning parser"
+    control = _CONTROL.search(text)
+    if control and not (control[0].strip() == "</s>" and "<s>" in text):  # which is HTML too
+        return f"the control token {control[0].strip()} ends the text: check the server's chat template and stop tokens"
+    return ""
+
+
+def always_fit(text: str) -> str:  # noqa: ARG001
+    """Return that nothing speaks against training on a text."""
     return ""
 
 
 def text_or_failure(reply: Completion | Failure) -> str | Failure:
-    """Return the text of a reply; a failed call, a cut reply and an empty one are failures."""
+    """Return the text of a reply; a failed call, a cut reply and one without an answer are failures."""
     if isinstance(reply, Failure):
         return reply
+    if reply.all_thought:
+        return still_thinking(reply)
+    if fault := misread(reply.text):
+        return Failure("control token", fault)
     if reply.finish_reason == "length":
         return Failure("length", f"cut off after {reply.usage.completion_tokens} tokens")
     return reply.text if reply.text.strip() else Failure("empty", "the reply has no text")
 
 
-def usable(
-    reply: Completion | Failure, special: Callable[[str], str] = nothing_special
-) -> tuple[str | None, str | None]:
-    """Return (text, None), or (None, reason) for a failed, cut or empty reply, or one with a `special` token in it."""
+def still_thinking(reply: Completion) -> Failure:
+    """Return the failure of a reply that is all thought."""
+    tokens = reply.usage.completion_tokens
+    remedy = "raise thinking_tokens, or let the model think less (reasoning_effort, enable_thinking)"
+    return Failure("still thinking", f"no answer after a thought of {tokens} tokens: {remedy}", usage=reply.usage)
+
+
+def usable(reply: Completion | Failure, unfit: Callable[[str], str] = always_fit) -> tuple[str | None, str | None]:
+    """Return (text, None), or (None, reason) for a failed, cut or empty reply, or one that is `unfit` for training."""
     text = text_or_failure(reply)
     if isinstance(text, Failure):
         return None, f"{text.kind}: {text.message}"
-    if token := special(text):
-        return None, f"special token: {token} is written out in the reply"
+    if reason := unfit(text):
+        return None, reason
     return text, None
 
 

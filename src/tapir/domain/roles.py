@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, Self, TypeAlias, runtime_checkable
 
-from tapir.domain.completion import Completion, Failure, Spending
+from tapir.domain.completion import Completion, Failure, Spending, always_fit, still_thinking
 from tapir.domain.difficulty import EstimateCost, Scale
 from tapir.domain.evaluation import Grade, Prompt
 from tapir.domain.instruction import Instruction, Pair
@@ -119,10 +119,23 @@ class ManyStudents(Protocol):
 def answers(
     student: Student, checkpoint: Checkpoint, chunks: Iterable[Sequence[Instruction]]
 ) -> Iterable[tuple[int, Sequence[Reply]]]:
-    """Yield the index of a chunk and its replies: in parallel if the student can, else one after the other."""
-    if isinstance(student, ManyStudents):
-        return student.answer_all(checkpoint, chunks)
-    return ((index, list(student.answer(checkpoint, chunk))) for index, chunk in enumerate(chunks))
+    """Yield the index of a chunk and its replies: in parallel if the student can, else one after the other.
+
+    A thought is parted from its answer; a reply that is all thought is a failure.
+    """
+    every: Iterable[tuple[int, Iterable[Reply]]] = (
+        student.answer_all(checkpoint, chunks)
+        if isinstance(student, ManyStudents)
+        else ((index, student.answer(checkpoint, chunk)) for index, chunk in enumerate(chunks))
+    )
+    return ((index, [(name, _answer(reply)) for name, reply in replies]) for index, replies in every)
+
+
+def _answer(reply: Completion | Failure) -> Completion | Failure:
+    parted = reply.parted() if isinstance(reply, Completion) else reply
+    if isinstance(parted, Completion) and parted.all_thought:
+        return still_thinking(parted)
+    return parted
 
 
 @runtime_checkable
@@ -209,6 +222,9 @@ class StudentFormat(Protocol):
     def special(self, text: str) -> str:
         """Return the first special token that is written out in a text; "" for none."""
 
+    def fault(self, instruction: Instruction) -> str:
+        """Return why the chat template cannot hold a conversation; "" where it can."""
+
     def check(self, pairs: Iterable[Pair]) -> None:
         """Raise `TrainingError` if the student cannot be trained on most of the first pairs."""
 
@@ -268,6 +284,7 @@ class Roles:
         inputs: digest of every prompt and file that the run depends on, by name.
         format: None where the student's tokenizer is not known.
         notes: remarks on the corpus, once it is read.
+        screen: returns why a text is not wanted in training; "" where it is.
     """
 
     teacher: Teacher
@@ -285,10 +302,12 @@ class Roles:
     inputs: Mapping[str, str] = field(default_factory=dict)
     format: StudentFormat | None = None
     notes: Sequence[str] = ()
+    screen: Callable[[str], str] = always_fit
 
-    def special(self, text: str) -> str:
-        """Return the first special token of the student that is written out in a text; "" for none."""
-        return self.format.special(text) if self.format else ""
+    def unfit(self, text: str) -> str:
+        """Return why a text of the teacher's cannot be trained on, with what it holds; "" where it can."""
+        token = self.format.special(text) if self.format else ""
+        return f"special token: {token} is written out in it" if token else self.screen(text)
 
     def untagged(self) -> list[Instruction]:
         """Return the held-out instructions whose benchmark leaves the task to the tagger."""

@@ -8,16 +8,25 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapir.domain.errors import TrainingError
+from tapir.domain.instruction import Turn
 from tapir.domain.round import Checkpoint
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One supervised example: the student is trained on the tokens of `answer` only."""
+    """One supervised example: the student is trained on the tokens of `answer` only.
+
+    Attributes:
+        prompt: the user's last turn.
+        context: what stands before it.
+        thought: to be learnt before the answer, where the student is taught to think.
+    """
 
     id: str
     prompt: str
     answer: str
+    context: tuple[Turn, ...] = ()
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +37,7 @@ class Preference:
     prompt: str
     chosen: str
     rejected: str
+    context: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

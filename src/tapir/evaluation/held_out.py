@@ -44,7 +44,7 @@ def held_out_sets(section: HeldOut, context: BuildContext, *, answered: bool) ->
         columns = Columns(**section.columns.model_dump())
 
         def read() -> list[Prompt]:
-            rows = read_file(path, layout=section.layout, columns=columns)
+            rows = read_file(path, layout=section.layout, columns=columns, turns=section.turns)
             return prompts(pairs(rows, path.name), f"evaluation.file = {section.file!r}")
 
         sets.append(("file", read))  # not by its name, which may change
@@ -98,7 +98,7 @@ def read_texts(path: Path, *, answers: Literal["none", "some", "all"]) -> dict[s
         if isinstance(row, Rejected):
             bad.append(f"{row.place}: {row.reason}")
             continue
-        instruction = Instruction.of(row.text, Origin("evaluation", source=row.place))
+        instruction = Instruction.of(row.text, Origin("evaluation", source=row.place), row.context)
         question = BaselinePrompt(instruction, row.response, row.category)
         if not row.text.strip() or (answers == "all" and not row.response.strip()):
             bad.append(f"{row.place}: {'no answer' if row.text.strip() else 'no instruction'}")

@@ -15,7 +15,7 @@ from tapir.data.files import nan_to_null
 from tapir.data.run.rows import EvaluationRow
 from tapir.domain.errors import DataError
 from tapir.domain.evaluation import EvalResult, Grade, Prompt
-from tapir.domain.instruction import Conversation, Instruction, Origin, instruction_id
+from tapir.domain.instruction import Instruction, Origin, Turn, instruction_id
 from tapir.domain.judgement import LOWEST_SCORE, RANGE, Unscored, share_of_scale
 from tapir.evaluation.held_out import Fields, parse_rows, text
 from tapir.evaluation.judged import failure_of, llm_judge
@@ -82,14 +82,15 @@ class MtBench:
             for name, (each, turn) in self._turns.items()
         ]
 
-    def second_turns(self, answers: Mapping[str, str | None]) -> dict[str, Conversation | None]:
+    def second_turns(self, answers: Mapping[str, str | None]) -> dict[str, Instruction | None]:
         """Return the second turns by instruction id; None where `answers` has none to the first."""
-        turns: dict[str, Conversation | None] = {}
+        turns: dict[str, Instruction | None] = {}
         for name, (each, turn) in self._turns.items():
             if turn > 1:
                 first = answers[each.instruction_id(1)]
-                earlier = None if first is None else (each.turns[0], first)
-                turns[name] = earlier and Conversation(name, each.turns[1], Origin("evaluation"), earlier)
+                before = (Turn("user", each.turns[0]), Turn("assistant", first or ""))
+                second = Instruction(name, each.turns[1], Origin("evaluation"), before)
+                turns[name] = None if first is None else second
         return turns
 
     def grade(self, answers: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[str, Grade | Unscored]]:

@@ -12,10 +12,11 @@ from tapir.domain.completion import Completion, Failure
 from tapir.domain.difficulty import EstimateCost, Scale, difficulty
 from tapir.domain.instruction import Pair, instruction_id
 from tapir.domain.judgement import Unscored
-from tapir.domain.roles import Comparison, Estimate, Estimator, Judge, PlainRole, Student
+from tapir.domain.roles import Comparison, Estimate, Estimator, Judge, PlainRole, Student, answers
 from tapir.domain.round import Checkpoint
 from tapir.models.context import BuildContext
 from tapir.models.local.loading import LoadedCheckpoint, ModelSettings
+from tapir.models.local.template import end_of_thought
 
 MFD = Scale(
     name="MFD",
@@ -96,8 +97,9 @@ class Ifd(LoadedCheckpoint, Estimator):
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         first = [next(token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if token is not None)]
         texts: dict[str, tuple[list[int], list[int]]] = {}
-        chats = [[{"role": "user", "content": pair.instruction.text}] for pair in pairs]
-        prompts = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=False)
+        chats = [pair.instruction.messages for pair in pairs]
+        asked = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
+        prompts = tokenizer([text + end_of_thought(text) for text in asked], add_special_tokens=False)["input_ids"]
         answers = tokenizer([pair.response.text for pair in pairs], add_special_tokens=False)["input_ids"]
         for pair, prompt, answer in zip(pairs, prompts, answers, strict=True):
             name = pair.instruction.id
@@ -234,17 +236,18 @@ class PassRate(Estimator):
             for pair in pairs
             for number in range(self._samples)
         }
-        answers = dict(self._student.answer(checkpoint, [sample for _, sample in samples.values()]))
+        ((_, replies),) = answers(self._student, checkpoint, [[sample for _, sample in samples.values()]])
+        given = dict(replies)
         comparisons = [
             Comparison(sample, pair.response.text, reply.text, tasks.get(pair.instruction.id, ""))
             for name, (pair, sample) in samples.items()
-            if isinstance(reply := answers[name], Completion)
+            if isinstance(reply := given[name], Completion)
         ]
         outcomes: dict[str, list[bool]] = {pair.instruction.id: [] for pair in pairs}
         for name, verdict in self._judge.judge(comparisons):
             if verdict and not isinstance(verdict, Unscored):
                 outcomes[samples[name][0].instruction.id].append(difficulty(verdict).gap <= 0)
-        failed = sum(isinstance(reply, Failure) for reply in answers.values())
+        failed = sum(isinstance(reply, Failure) for reply in given.values())
         for name, passed in outcomes.items():
             if passed:
                 yield name, Estimate(1 - sum(passed) / len(passed), f"{sum(passed)} of {len(passed)} samples pass")

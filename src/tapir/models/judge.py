@@ -20,7 +20,7 @@ from tapir.models.api.protocol import Message, Request, Sampling, Schema, encoda
 from tapir.models.api.session import Caller
 from tapir.models.context import BuildContext
 from tapir.models.logprobs import expected
-from tapir.models.prompts import PromptSet, quoted
+from tapir.models.prompts import PromptSet, quoted, quoted_conversation
 from tapir.models.replies import NO_SCORE, ReplyStyle, Scores, more_scores_follow, read_scores, reply_style
 
 ItemT = TypeVar("ItemT")
@@ -209,7 +209,7 @@ class LlmJudge(ScoreClient[Comparison]):
 
     def messages(self, comparison: Comparison, shown: str) -> list[Message]:
         """Return the chat that shows both answers in an order, or one of them."""
-        instruction, rubric = comparison.instruction.text, self.section.rubrics.get(comparison.task, "")
+        instruction, rubric = quoted_conversation(comparison.instruction), self.section.rubrics.get(comparison.task, "")
         if self.kind == "single":
             answer = comparison.student if shown == "student" else comparison.reference
             return self.chat("judge-single", instruction=instruction, answer=answer, rubric=rubric)

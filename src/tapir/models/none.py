@@ -94,7 +94,8 @@ class RecordedStudent:
     def answer(self, checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> Iterator[Reply]:
         """Yield the recorded answer to each instruction."""
         for instruction in instructions:
-            text = self._answers.get(instruction.id, self._answers.get(prompt_id(instruction.text)))
+            alone = "" if instruction.context else prompt_id(instruction.text)
+            text = self._answers.get(instruction.id, self._answers.get(alone))
             if text is None:
                 yield instruction.id, Failure("missing", f"{self._name} has no answer to this instruction")
             else:

@@ -16,6 +16,7 @@ from tapir.domain.roles import Comparison
 from tapir.models.api.protocol import Message
 from tapir.models.judge import ORDERS, JudgeClient, in_order
 from tapir.models.logprobs import share_of_first
+from tapir.models.prompts import quoted_conversation
 from tapir.models.replies import PreferredLetter, read_preference
 
 Better: TypeAlias = Literal["student", "reference"]
@@ -69,7 +70,8 @@ class LlmPreference(JudgeClient[Comparison, _Reading]):
     def messages(self, comparison: Comparison, shown: str) -> list[Message]:
         """Return the chat that shows both answers in an order."""
         first, second = in_order(shown, comparison.student, comparison.reference)
-        return self.chat("prefer", instruction=comparison.instruction.text, answer_a=first, answer_b=second, rubric="")
+        instruction = quoted_conversation(comparison.instruction)
+        return self.chat("prefer", instruction=instruction, answer_a=first, answer_b=second, rubric="")
 
     def read(self, reply: Completion, rationale: str = "") -> _Reading | Unscored:  # noqa: ARG002 (of a verdict alone)
         """Return the letter of a complete reply, with its share."""

@@ -10,10 +10,10 @@ from tapir.config.annotators import LlmTeacherConfig
 from tapir.domain.completion import Completion, Failure, text_or_failure
 from tapir.domain.instruction import Instruction, Origin
 from tapir.domain.roles import ExpandRequest, RefineRequest, Reply
-from tapir.models.api.protocol import Request, Sampling, Schema
+from tapir.models.api.protocol import Message, Request, Sampling, Schema
 from tapir.models.api.session import Caller
 from tapir.models.context import BuildContext
-from tapir.models.prompts import PromptSet, quoted, restored, seeds
+from tapir.models.prompts import PromptSet, quoted, quoted_conversation, restored, seeds
 from tapir.models.replies import read_instructions, reply_style
 
 _SAMPLES = 2**31
@@ -37,9 +37,17 @@ class LlmTeacher:
 
     def answer(self, instructions: Iterable[Instruction]) -> Iterator[Reply]:
         """Yield one answer to each instruction, the instruction itself as the user's message."""
-        prompt = self._prompts["answer"]
-        requests = ((each.id, Request(prompt.messages(instruction=each.text), self._sampling)) for each in instructions)
+        requests = ((each.id, Request(self._question(each), self._sampling)) for each in instructions)
         return self._caller.stream(self._section.endpoints, requests)
+
+    def _question(self, instruction: Instruction) -> list[Message]:
+        """Return the chat to answer; a system prompt of the instruction's own follows ours in one message."""
+        *ours, last = self._prompts["answer"].messages(instruction=instruction.text)
+        before = [Message(role=turn.role, content=turn.content) for turn in instruction.context]
+        if ours and before and before[0]["role"] == "system":
+            before[0]["content"] = "\n\n".join(each["content"] for each in (*ours, before[0]))
+            ours = []
+        return [*ours, *before, last]
 
     def expand(self, requests: Sequence[ExpandRequest]) -> Iterator[tuple[str, Instruction | Failure]]:
         """Yield new instructions for every request, from hard seeds of its task shown as examples."""
@@ -53,8 +61,8 @@ class LlmTeacher:
                     places = range(start, start + min(self._section.seeds_per_call, count))
                     pairs = [request.seeds[place % count] for place in places]
                     parents[request.task, turn] = tuple(pair.instruction.id for pair in pairs)
-                    texts = [pair.instruction.text for pair in pairs]
-                    yield (request.task, turn), self._expansion(request, turn, texts, wanted)
+                    examples = [pair.instruction for pair in pairs]
+                    yield (request.task, turn), self._expansion(request, turn, examples, wanted)
 
         for (task, turn), reply in self._caller.stream(self._section.endpoints, calls()):
             text = text_or_failure(reply)
@@ -74,16 +82,16 @@ class LlmTeacher:
             yield name, replace(reply, text=restored(reply.text)) if isinstance(reply, Completion) else reply
 
     def _refinement(self, request: RefineRequest) -> Request:
-        instruction, answer = quoted(request.pair.instruction.text), quoted(request.pair.response.text)
+        instruction, answer = quoted_conversation(request.pair.instruction), quoted(request.pair.response.text)
         prompt = self._prompts.style(request.task)
         messages = prompt.messages(instruction=instruction, answer=answer, task=request.task)
         return Request(messages, self._sampling, task=request.task)
 
-    def _expansion(self, request: ExpandRequest, turn: int, texts: Sequence[str], wanted: int) -> Request:
+    def _expansion(self, request: ExpandRequest, turn: int, examples: Sequence[Instruction], wanted: int) -> Request:
         style = reply_style(self._caller, self._section.endpoints)
         reply = self._prompts[f"reply-expand-{style}"].fill()
         messages = self._prompts["expand"].messages(
-            task=request.task, seeds=seeds(texts), wanted=str(wanted), reply=reply
+            task=request.task, seeds=seeds(examples), wanted=str(wanted), reply=reply
         )
         sampling = Sampling(self._section.expand_temperature, self._section.max_tokens)
         sample = (request.seed + turn) % _SAMPLES  # another attempt with the same examples is another call

@@ -11,7 +11,7 @@ from tapir.data.run.store import RunStore
 from tapir.data.run.tables import RowT
 from tapir.domain.difficulty import Scale
 from tapir.domain.errors import DataError
-from tapir.domain.instruction import instruction_id
+from tapir.domain.instruction import instruction_id, transcript
 from tapir.domain.training import Example
 from tapir.models.estimators import MFD
 from tapir.report.estimators import read_scale, scale_named
@@ -32,18 +32,16 @@ def training_examples(store: RunStore, query: str) -> list[tuple[str, Example]]:
     """Return one instruction as the rounds trained on it: (rounds, example), once for each text of its answer."""
     run = RunReader(store)
     name = _resolve(run, query)
-    rounds: dict[tuple[str, str], list[str]] = {}
+    rounds: dict[Example, list[str]] = {}
     for number in run.rounds("mixture"):
         for row in _about(name, run.mixture(number)):
-            rounds.setdefault((row.instruction, row.response), []).append(str(number))
+            example = Example(name, row.instruction, row.response, row.context)
+            rounds.setdefault(example, []).append(str(number))
     if not rounds:
         raise DataError(
             f"no round trained on {name}", remedy="The ids of what was trained on are in round-*/mixture.parquet."
         )
-    return [
-        (f"round {', '.join(numbers)}", Example(name, instruction, response))
-        for (instruction, response), numbers in rounds.items()
-    ]
+    return [(f"round {', '.join(numbers)}", example) for example, numbers in rounds.items()]
 
 
 def _resolve(run: RunReader, query: str) -> str:
@@ -64,7 +62,7 @@ def _resolve(run: RunReader, query: str) -> str:
 def _facts(run: RunReader, name: str) -> Iterator[tuple[str, str]]:
     yield "id", name
     for row in _about(name, run.corpus()):
-        yield "instruction", row.text
+        yield "instruction", transcript(row.text, row.context)
         yield "origin", f"corpus ({row.source})"
         yield f"answer of {row.author}", row.response
     for drop in _about(name, run.drops()):
@@ -95,6 +93,8 @@ def _expansion(run: RunReader, number: int, name: str) -> Iterator[tuple[str, st
 def _scores(run: RunReader, number: int, name: str) -> Iterator[tuple[str, str]]:
     place = f"round {number}"
     for answer in _about(name, run.answers(number)):
+        if answer.thought:
+            yield f"{place}: student's thought", answer.thought
         yield f"{place}: student's answer", _text(answer.text, answer.failure)
     for row in _about(name, run.judgements(number)):
         yield f"{place}: {row.judge} ({row.order})", _judgement(row, "teacher", "student")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import tomllib
 from collections import Counter
@@ -90,6 +91,16 @@ def models(recipe: Mapping[str, Any], role: str) -> list[str]:
     names = recipe[role].get("endpoints") or ()
     called = dict.fromkeys(str(endpoints[name]["model"]) for name in names if name in endpoints)
     return list(called) or [str(recipe[role].get("model") or recipe[role].get("class") or recipe[role]["kind"])]
+
+
+def answering(student: Mapping[str, Any]) -> str:
+    """Return how a student answers, as in "greedily, at most 112 tokens, without thinking"."""
+    warm, mode = student.get("temperature"), student.get("thinking", "off")
+    thoughts = f"after at most {student.get('thinking_tokens'):,} tokens of thought" if mode != "off" else "at once"
+    kept = " that is learnt" if mode == "keep" else ""
+    variables = "".join(f", {name} = {json.dumps(value)}" for name, value in (student.get("template") or {}).items())
+    how = f"at temperature {warm:g}" if warm else "greedily"
+    return f"{how}, in at most {student['max_new_tokens']:,} tokens, {thoughts}{kept}{variables}"
 
 
 def _alarm(name: str, value: float, n: int, figure: str = "") -> Alarm:

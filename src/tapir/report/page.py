@@ -21,7 +21,7 @@ from tapir.data.run.store import RunStore
 from tapir.domain.difficulty import Scale
 from tapir.domain.task import TaskDistribution
 from tapir.models.estimators import MFD
-from tapir.report.judging import models
+from tapir.report.judging import answering, models
 from tapir.report.sample import FATES, SampledInstruction, choose_sample
 from tapir.report.summary import Costs, Summary, costs, tasks_of
 from tapir.report.training import format_loss, recorded_fields
@@ -152,6 +152,7 @@ def _facts(run: RunReader, summary: Summary, paid: Costs | None) -> dict[str, st
         "corpus": f"{summary.corpus.size:,} instructions",
         "examples a round": f"{summary.recipe['curriculum']['size']:,}",
         "working time": _duration(summary.seconds),
+        "the student answers": answering(summary.recipe["student"]),
         "seed": str(summary.recipe["seed"]),
         "versions": f"tapir {summary.manifest['tapir']}, Python {summary.manifest['python']}",
     }

@@ -13,6 +13,7 @@ from typing import TypeVar
 
 from tapir.data.run import rows
 from tapir.data.run.reader import RunReader
+from tapir.domain.instruction import transcript
 from tapir.report.judging import TEXTS
 from tapir.report.rounds import preferences
 
@@ -124,7 +125,7 @@ class _Collector:
             student = _cut(answer.text) if answer.text is not None else f"[no answer: {answer.failure}]"
         return SampledInstruction(
             id=row.id,
-            text=_cut(row.text),
+            text=_cut(transcript(row.text, row.context)),
             task=tag.task if tag else None,
             fate=fate,
             reason=reason,

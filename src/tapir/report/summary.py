@@ -7,12 +7,14 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
+from itertools import chain
 from operator import attrgetter
 from typing import Any
 
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import DifficultyRow, DropRow
 from tapir.data.run.store import RunStore
+from tapir.data.screen import unwanted
 from tapir.domain.completion import Spending
 from tapir.domain.difficulty import Scale
 from tapir.domain.evaluation import Evaluation
@@ -44,7 +46,8 @@ class CorpusSummary:
     """The corpus after filtering.
 
     `dropped` counts rows by reason, of which `rows` holds the first few; `near` counts near-duplicates that were kept,
-    of which `pairs` are the most similar; the teacher wrote the y of `answered`, and not of `unanswered`, by reason.
+    of which `pairs` are the most similar; the teacher wrote the y of `answered`, and not of `unanswered`, by reason;
+    `screened` counts texts of the corpus and the teacher that a rule found and the recipe keeps.
     """
 
     size: int
@@ -54,6 +57,16 @@ class CorpusSummary:
     pairs: Sequence[NearPair]
     answered: int
     unanswered: Mapping[str, int]
+    screened: Mapping[str, int] = field(default_factory=dict)
+
+
+def _screened(run: RunReader) -> Counter[str]:
+    texts = chain(
+        (row.response for row in run.corpus()),
+        (row.text or "" for row in run.responses()),
+        (row.text or "" for number in run.rounds() for row in run.refinements(number)),
+    )
+    return Counter(filter(None, (unwanted(text).partition(": ")[0] for text in texts)))
 
 
 def read_corpus(run: RunReader) -> CorpusSummary:
@@ -84,6 +97,7 @@ def read_corpus(run: RunReader) -> CorpusSummary:
         ],
         answered=len(responses) - unanswered.total(),
         unanswered=unanswered,
+        screened=_screened(run) if run.recipe["corpus"].get("screen") == "report" else {},
     )
 
 

@@ -18,6 +18,8 @@ from tapir.config.recipe import Recipe
 from tapir.config.student import CustomStudentConfig, RayEngineConfig
 from tapir.config.training import SftConfig
 from tapir.data.files import existing
+from tapir.data.screen import unwanted
+from tapir.domain.completion import always_fit
 from tapir.domain.errors import MissingExtra, RecipeError, StoreError
 from tapir.domain.roles import Benchmark, Resource, Roles, Student, StudentFormat
 from tapir.domain.round import Checkpoint
@@ -178,4 +180,5 @@ def build_roles(recipe: Recipe, *, evaluated: bool = True, encoded: bool = True)
         inputs=inputs(recipe) | (prompts.digests() if recipe.endpoints else {}) if evaluated else {},
         format=form,
         notes=notes,
+        screen=unwanted if getattr(recipe.corpus, "screen", "") == "drop" else always_fit,
     )

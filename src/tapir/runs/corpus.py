@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from importlib import resources
 from pathlib import Path
 
 from tapir.config.corpus import CustomCorpusConfig, FileCorpusConfig, GymCorpusConfig
 from tapir.config.evaluation import HarnessConfig
 from tapir.config.recipe import Recipe
-from tapir.data.corpus import pairs, sample, texts
+from tapir.data.corpus import conversation, pairs, sample, texts
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import existing
 from tapir.data.layouts import Columns, printable
 from tapir.data.readers import read_file, read_hub
+from tapir.data.screen import unwanted
 from tapir.domain.errors import DataError, RecipeError, require
 from tapir.domain.instruction import Pair
 from tapir.domain.randomness import seed_for
@@ -77,14 +79,22 @@ def read_corpus(
     elif isinstance(source, FileCorpusConfig):
         path = existing("corpus.path", source.path)
         name, columns = path.name, Columns(**source.columns.model_dump())
-        rows = pairs(read_file(path, layout=source.layout, columns=columns, notes=notes), name)
+        read = read_file(path, layout=source.layout, columns=columns, notes=notes, turns=source.turns)
+        rows = pairs(read, name)
     else:
         name, columns = source.dataset, Columns(**source.columns.model_dump())
-        split, revision = source.split, source.revision
-        read = read_hub(name, split=split, revision=revision, layout=source.layout, columns=columns, notes=notes)
+        read = read_hub(
+            name,
+            split=source.split,
+            revision=source.revision,
+            layout=source.layout,
+            columns=columns,
+            notes=notes,
+            turns=source.turns,
+        )
         rows = pairs(read, name)
     if form:
-        rows = (_plain(row, form.special, answered=recipe.answers() != "teacher") for row in rows)
+        rows = (_plain(row, form, answered=recipe.answers() != "teacher") for row in rows)
     corpus = sample(list(rows), source.limit, seed_for(recipe.seed, "corpus"))
     asked = recipe.answers() != "corpus"
     if not any(isinstance(row, Pair) and (asked or row.response.text.strip()) for row in corpus):
@@ -96,12 +106,15 @@ def read_corpus(
     return corpus
 
 
-def _plain(row: Pair | Rejected, special: Callable[[str], str], *, answered: bool) -> Pair | Rejected:
-    """Return a row, rejected if a special token of the student is written out in a text that is used."""
-    if isinstance(row, Pair):
-        for text in (row.instruction.text, row.response.text if answered else ""):
-            if token := special(text):
-                return Rejected(row.instruction.origin.source, f"special token {token}", printable(text))
+def _plain(row: Pair | Rejected, form: StudentFormat, *, answered: bool) -> Pair | Rejected:
+    """Return a row, rejected with the reason where the student's tokenizer or template cannot hold a text in use."""
+    if not isinstance(row, Pair):
+        return row
+    x, y = row.instruction, row.response
+    texts = [*(turn["content"] for turn in x.messages), *((y.text, y.thought) if answered else ())]
+    token = next(filter(None, map(form.special, texts)), "")
+    if fault := f"special token {token}" if token else form.fault(x):
+        return Rejected(x.origin.source, fault, printable(x.transcript))
     return row
 
 
@@ -120,10 +133,24 @@ def forbidden(recipe: Recipe, roles: Roles) -> DuplicateIndex:
     """Index the texts of every evaluation set: those that are measured with, and those that are only kept out."""
     index = novelty(recipe)
     for benchmark in roles.benchmarks:
-        index.learn_all((prompt.instruction.id, prompt.instruction.text) for prompt in benchmark.prompts())
+        index.learn_all((prompt.instruction.id, prompt.instruction.user_text) for prompt in benchmark.prompts())
     for name in getattr(recipe.evaluation, "protect", ()):
         index.learn_all(texts(existing("evaluation.protect", name)))
     return index
+
+
+def screened(recipe: Recipe, corpus: Iterable[Pair | Rejected]) -> list[str]:
+    """Return a line for each reason why answers are hardly wanted in training, where the recipe has them reported."""
+    if getattr(recipe.corpus, "screen", "") != "report":
+        return []
+    found = Counter(unwanted(row.response.text).partition(": ")[0] for row in corpus if isinstance(row, Pair))
+    return [f'{count:,} answers kept: {reason} (corpus.screen = "drop")' for reason, count in found.items() if reason]
+
+
+def held_out_conversations(roles: Roles) -> frozenset[str]:
+    """Return the places of conversations of which an answer is measured with: no other one is trained on."""
+    prompts = (prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts())
+    return frozenset(filter(None, (conversation(prompt.instruction.origin.source) for prompt in prompts)))
 
 
 def inputs(recipe: Recipe) -> dict[str, str]:

@@ -11,6 +11,7 @@ import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ from tapir.models.taggers.embedding import EmbeddingTagger
 from tapir.models.taggers.encoder import EncoderTagger
 from tapir.report.summary import Summary, summarise
 from tapir.runs.build import build_roles, check_installed, locate_student
-from tapir.runs.corpus import forbidden, novelty
+from tapir.runs.corpus import forbidden, held_out_conversations, novelty, screened
 from tapir.runs.endpoints import find_models
 from tapir.runs.progress import EventLog, open_calls, open_resources, record_session
 from tapir.stages.base import StageContext
@@ -95,9 +96,21 @@ def run(recipe: Recipe, folder: Path, progress: Progress | None = None, roles: R
         RunLocked: another process is working there.
         Interrupted: the user asked to stop.
     """
+    recipe = dated(recipe, folder)
     roles = roles or preflight(recipe, folder)
     claim(recipe, folder, roles)
     return execute(recipe, folder, roles, progress or SilentProgress())
+
+
+def dated(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe with the date of its run: that of the run in the folder, or today's."""
+    if recipe.student.date:
+        return recipe
+    stored = read_json(folder / "recipe.json", _RESTORE).get("student", {}) if is_run(folder) else {}
+    student = recipe.student.model_copy(
+        update={"date": stored.get("date") or datetime.now().astimezone().date().isoformat()}
+    )
+    return recipe.model_copy(update={"student": student})
 
 
 def execute(recipe: Recipe, folder: Path, roles: Roles, progress: Progress) -> RunResult:
@@ -111,7 +124,7 @@ def execute(recipe: Recipe, folder: Path, roles: Roles, progress: Progress) -> R
         with record_session(store):
             excluded = forbidden(recipe, roles)
             corpus = _corpus(recipe, roles, store, excluded)
-            for note in roles.notes:
+            for note in [*roles.notes, *screened(recipe, corpus)]:
                 log.note(note)
             if roles.format and not any(folder.glob("round-*/training.json")):
                 roles.format.check(corpus)
@@ -167,7 +180,7 @@ def check(recipe: Recipe) -> list[str]:
         raise _nothing_left(unreadable + Counter({"in an evaluation set": len(rows) - unreadable.total()}))
     lines = [f"corpus: {len(rows) - unreadable.total():,} instructions"]
     lines += [f"  {count:,} rows dropped: {reason}" for reason, count in unreadable.most_common()]
-    lines += [f"  {note}" for note in roles.notes]
+    lines += [f"  {note}" for note in [*roles.notes, *screened(recipe, rows)]]
     lines += [f"{benchmark.name}: {len(benchmark.prompts()):,} held-out instructions" for benchmark in roles.benchmarks]
     if roles.calls:
         keys = [name for name, endpoint in recipe.endpoints.items() if endpoint.key]
@@ -248,6 +261,7 @@ def _manifest(recipe: Recipe, roles: Roles) -> dict[str, Any]:
         "tapir": __version__,
         "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "seed": recipe.seed,
+        "date": recipe.student.date,
         "target": dict(roles.tagger.taxonomy.target.shares),
         "inputs": dict(roles.inputs),
         **({"models": found} if (found := _found_models(recipe, roles)) else {}),
@@ -276,6 +290,8 @@ def _corpus(recipe: Recipe, roles: Roles, store: RunStore, excluded: DuplicateIn
             DuplicateIndex() if gym else DuplicateIndex(NearDuplicates()),
             drop_near=not isinstance(source, GymCorpusConfig) and source.near_duplicates == "drop",
             unanswered=recipe.answers() != "corpus",
+            screen=roles.screen,
+            held_out=held_out_conversations(roles),
         )
         rows = list(corpus_filter.sift(roles.corpus()))
         store.once("neighbours", NeighbourRow, lambda: [row for row in rows if isinstance(row, NeighbourRow)])

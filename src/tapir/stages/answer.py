@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from tapir.data.run.rows import AnswerRow, ResponseRow
-from tapir.domain.completion import Failure, nothing_special, usable
+from tapir.domain.completion import Completion, Failure, always_fit, usable
 from tapir.domain.instruction import Instruction, Pair, Response
 from tapir.domain.roles import Reply, Student, Teacher, answers
 from tapir.domain.round import Checkpoint
@@ -26,7 +26,7 @@ class Answer:
         self, context: StageContext, checkpoint: Checkpoint, instructions: Sequence[Instruction]
     ) -> dict[str, AnswerRow]:
         """Return one row for each instruction, by id."""
-        items = sorted(((x.id, x) for x in instructions), key=lambda item: (len(item[1].text), item[0]))
+        items = sorted(((x.id, x) for x in instructions), key=lambda item: (len(item[1].transcript), item[0]))
         work = Work("answer", self.table, self.chunk)
 
         def do(chunks: Iterator[Sequence[tuple[str, Instruction]]]) -> Iterator[tuple[int, list[AnswerRow]]]:
@@ -42,7 +42,8 @@ def answer_row(reply: Reply) -> AnswerRow:
     name, result = reply
     if isinstance(result, Failure):
         return AnswerRow(name, None, None, 0, f"{result.kind}: {result.message}")
-    return AnswerRow(name, result.text, result.finish_reason, result.usage.completion_tokens, None)
+    thought = result.reasoning or None
+    return AnswerRow(name, result.text, result.finish_reason, result.usage.completion_tokens, None, thought)
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ class Respond:
 
     teacher: Teacher
     chunk: int
-    special: Callable[[str], str] = nothing_special  # the first special token of the student in a text
+    unfit: Callable[[str], str] = always_fit  # why a text cannot be trained on
 
     def run(
         self, context: StageContext, corpus: Sequence[Pair], answers: Literal["corpus", "missing", "teacher"]
@@ -67,8 +68,9 @@ class Respond:
 
         def do(pending: Iterator[tuple[str, Instruction]]) -> Iterator[tuple[str, list[ResponseRow]]]:
             for name, reply in self.teacher.answer(instruction for _, instruction in pending):
-                text, failure = usable(reply, self.special)
-                yield name, [ResponseRow(name, text, self.teacher.name, failure)]
+                text, failure = usable(reply, self.unfit)
+                thought = reply.reasoning if text is not None and isinstance(reply, Completion) else ""
+                yield name, [ResponseRow(name, text, self.teacher.name, failure, thought)]
 
         work = Work("respond", "responses", self.chunk)
         rows = {row.id: row for row in run_items(context, work, ResponseRow, items, do)}
@@ -78,5 +80,5 @@ class Respond:
             if row is None:
                 result.append(pair)
             elif row.text is not None:
-                result.append(replace(pair, response=Response(row.text, row.author)))
+                result.append(replace(pair, response=Response(row.text, row.author, row.thought)))
         return result

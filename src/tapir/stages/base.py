@@ -12,6 +12,7 @@ from typing import TypeVar
 from tapir.data.run.store import ChunkFile, RunStore, cells
 from tapir.data.run.tables import RowT
 from tapir.domain.errors import RoleError
+from tapir.domain.instruction import Turn
 from tapir.domain.progress import Progress
 
 ItemT = TypeVar("ItemT")
@@ -99,7 +100,11 @@ def _missing_error(work: Work, what: str, first: str) -> RoleError:
 
 def restore_row(row: type[RowT], cells: Sequence[object]) -> RowT:
     """Return the row that `cells` were taken from."""
-    return row(*(tuple(cell) if isinstance(cell, list) else cell for cell in cells))
+    return row(*(tuple(map(_item, cell)) if isinstance(cell, list) else cell for cell in cells))
+
+
+def _item(item: object) -> object:
+    return Turn(*item) if isinstance(item, list) else item
 
 
 def run_items(

@@ -44,7 +44,7 @@ class Evaluate:
             for benchmark in self.benchmarks
             for prompt in benchmark.prompts()
         }
-        ordered = sorted(prompts.items(), key=lambda item: (len(item[1][1].instruction.text), item[0]))
+        ordered = sorted(prompts.items(), key=lambda item: (len(item[1][1].instruction.transcript), item[0]))
 
         def do(chunks: Iterator[Sequence[_Item]]) -> Iterator[tuple[int, list[EvaluationRow]]]:
             pending: dict[int, Sequence[_Item]] = {}
@@ -85,13 +85,24 @@ class Evaluate:
     ) -> EvaluationRow:
         """Return the table row: a failed answer counts as wrong, one that could not be judged does not count."""
         given = benchmark, prompt.instruction.id, prompt.task, prompt.instruction.text, prompt.expected
+        context = prompt.instruction.context
         if isinstance(reply, Failure):
-            return EvaluationRow(*given, None, 0.0, success=False, failure=reply.kind)
+            return EvaluationRow(*given, None, 0.0, success=False, failure=reply.kind, context=context)
+        thought = reply.reasoning or None
         if isinstance(grade, Grade):
-            return EvaluationRow(*given, reply.text, grade.score, grade.success, None, reply.finish_reason)
+            return EvaluationRow(
+                *given, reply.text, grade.score, grade.success, None, reply.finish_reason, context, thought
+            )
         failure = f"unscored: {grade.reason if grade else 'no grade'}"
         return EvaluationRow(
-            *given, reply.text, None, success=False, failure=failure, finish_reason=reply.finish_reason
+            *given,
+            reply.text,
+            None,
+            success=False,
+            failure=failure,
+            finish_reason=reply.finish_reason,
+            context=context,
+            thought=thought,
         )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 from tapir.data.duplicates import DuplicateIndex
 from tapir.data.run.rows import DrawRow, ExpansionRow
 from tapir.data.run.store import cells
-from tapir.domain.completion import Completion, Failure, nothing_special, usable
+from tapir.domain.completion import Completion, Failure, always_fit, usable
 from tapir.domain.instruction import Instruction, Origin, Pair, Response, id_of
 from tapir.domain.mixture import Draw
 from tapir.domain.randomness import seed_for, shuffled
@@ -37,7 +37,7 @@ class Expand:
     tagger: Tagger
     attempts: int  # how often the teacher is asked for what a task still lacks
     forbidden: DuplicateIndex  # texts of all evaluation sets
-    special: Callable[[str], str] = nothing_special  # the first special token of the student in a text
+    unfit: Callable[[str], str] = always_fit  # why a text cannot be trained on
 
     def run(
         self, context: StageContext, need: Draw, seeds: Mapping[str, Sequence[Pair]], known: DuplicateIndex
@@ -130,7 +130,7 @@ class Expand:
 
     def _row(self, task: str, new: Instruction, check: _Check, reply: Completion | Failure | None) -> ExpansionRow:
         """Return the table row; a text that passed the checks but has no answer is dropped after all."""
-        text, failure = usable(reply, self.special) if reply else (None, None)
+        text, failure = usable(reply, self.unfit) if reply else (None, None)
         reason, detail = (check.reason, check.detail) if text or check.reason else (_UNANSWERED, failure or "")
         return ExpansionRow(
             id=new.id,
@@ -149,8 +149,9 @@ class Expand:
         """Return why a text is dropped whatever its task, and what it resembles; (None, "") keeps it."""
         if not text.strip():
             return "empty instruction", ""
-        if token := self.special(text):
-            return "special token", token
+        if fault := self.unfit(text):
+            reason, _, detail = fault.partition(": ")
+            return reason, detail
         if met := self.forbidden.find(text):
             return ("near an evaluation item" if met.near else "in an evaluation set"), f"{met.name} {met.near}".strip()
         if met := known.find(text):

@@ -112,7 +112,7 @@ class EstimateDifficulty:
         Raises:
             RoleError: there is none for any pair, so that nothing can be called hard or easy.
         """
-        length = {pair.instruction.id: len(pair.instruction.text) + len(pair.response.text) for pair in pairs}
+        length = {pair.instruction.id: len(pair.instruction.transcript) + len(pair.response.text) for pair in pairs}
         pairs_by_id = ((pair.instruction.id, pair) for pair in pairs)
         items = sorted(pairs_by_id, key=lambda item: (length[item[0]], item[0]))  # like lengths: little is padding
 

@@ -63,6 +63,8 @@ class Compose:
                 pool=pool_of[name],
                 origin=pair.instruction.origin.kind,
                 refined=name in refined,
+                context=pair.instruction.context,
+                thought="" if name in refined else pair.response.thought,
             )
 
         return context.store.once(context.path("mixture"), MixtureRow, lambda: map(row, sorted(pool_of)))

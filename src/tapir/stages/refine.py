@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TypeAlias
 
 from tapir.data.run.rows import AnswerRow, RefinementRow
-from tapir.domain.completion import nothing_special, usable
+from tapir.domain.completion import always_fit, usable
 from tapir.domain.difficulty import Difficulty
 from tapir.domain.instruction import Pair
 from tapir.domain.judgement import Unscored
@@ -26,7 +26,7 @@ class Refine:
     teacher: Teacher
     chunk: int
     prefer: Scorer | None = None  # scores y' against y, where only rewrites as good as y are kept (METHOD 4.10)
-    special: Callable[[str], str] = nothing_special  # the first special token of the student in a text
+    unfit: Callable[[str], str] = always_fit  # why a text cannot be trained on
 
     def run(self, context: StageContext, pairs: Sequence[Pair], task_of: Mapping[str, str]) -> dict[str, str]:
         """Return the kept rewrites by id."""
@@ -34,7 +34,7 @@ class Refine:
 
         def do(pending: Iterator[tuple[str, Pair]]) -> Iterator[tuple[str, list[RefinementRow]]]:
             for name, reply in self.teacher.refine(RefineRequest(pair, task_of[name]) for name, pair in pending):
-                text, failure = usable(reply, self.special)
+                text, failure = usable(reply, self.unfit)
                 yield name, [RefinementRow(name, task_of[name], text, self.teacher.name, failure)]
 
         rows = run_items(context, Work("refine", "refinements", self.chunk), RefinementRow, items, do)

@@ -76,9 +76,9 @@ def contrast(
     if least is None:
         return []
     rows = [
-        ContrastRow(row.id, row.instruction, row.response, answered[row.id], score.gap)
+        ContrastRow(row.id, row.instruction, row.response, answered[row.id], score.gap, row.context)
         for row in mixture
         if isinstance(score := scored.get(row.id), Difficulty) and score.gap >= least and row.id in answered
     ]
     kept = context.store.once(context.path("contrasts"), ContrastRow, lambda: rows)
-    return [Preference(row.id, row.instruction, row.chosen, row.rejected) for row in kept]
+    return [Preference(row.id, row.instruction, row.chosen, row.rejected, row.context) for row in kept]

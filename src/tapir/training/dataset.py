@@ -11,8 +11,10 @@ from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from tapir.domain.errors import TrainingError
+from tapir.domain.instruction import messages
 from tapir.domain.training import Example
-from tapir.models.local.loading import SpecialTokens, render
+from tapir.models.local.loading import SpecialTokens
+from tapir.models.local.template import begun_thought, render, split_example
 
 if TYPE_CHECKING:
     import torch
@@ -163,21 +165,34 @@ def _texts(example: Example, tokenizer: Any, special: SpecialTokens) -> tuple[st
 
     if not example.answer.strip():
         return _no_answer(example)
-    for what, text in (("prompt", example.prompt), ("answer", example.answer)):
+    before = [("context", turn.content) for turn in example.context]
+    after = [("prompt", example.prompt), ("thought", example.thought), ("answer", example.answer)]
+    for what, text in (*before, *after):
         if token := special.find(text):
             problem = f"the special token {token} is written out in the {what} of example {example.id}"
             remedy = "Remove it from the text; the student would read a turn or an end there."
             return Misfit(f"the special token {token} in its {what}", TrainingError(problem, remedy=remedy))
     try:
-        prompt, whole = render(tokenizer, example.prompt, example.answer)
+        prompt, whole = _render(example, tokenizer)
     except TemplateError as error:
         return _unfit("fails on", example, f": {error}")
-    answer = whole.removeprefix(prompt)
-    if "".join(example.answer.split()) not in "".join(answer.split()):
-        return _unfit("drops or changes the answer of", example, f": {example.answer[:60]!r}")
-    if not whole.startswith(prompt):
-        return _unfit("does not keep the prompt of", example, " as it is when an answer follows")
-    return prompt, answer
+    found = split_example(prompt, whole, example.thought)
+    for what, text in (("answer", example.answer), ("thought", example.thought)):
+        if "".join(text.split()) not in "".join((found or ("", whole.removeprefix(prompt)))[1].split()):
+            return _unfit(f"drops or changes the {what} of", example, f": {text[:60]!r}")
+    return found or _unfit("does not keep the prompt of", example, " as it is when an answer follows")
+
+
+def _render(example: Example, tokenizer: Any) -> tuple[str, str]:
+    """Return the prompt of an example and the whole of it; a thought goes where the template has a place for it."""
+    *before, last = messages(example.prompt, example.context, example.answer)
+    if not example.thought:
+        return render(tokenizer, [*before, last])
+    apart = last | dict.fromkeys(("reasoning_content", "thinking"), example.thought)
+    prompt, whole = render(tokenizer, [*before, apart])
+    if begun_thought(prompt) or example.thought.strip() in whole[len(prompt) :]:
+        return prompt, whole
+    return render(tokenizer, [*before, last | {"content": f"<think>\n{example.thought}\n</think>\n\n{example.answer}"}])
 
 
 def _with_end(example: Example, encoded: Encoded | Misfit, tokenizer: Any, ends: frozenset[int]) -> Encoded | Misfit:

@@ -51,8 +51,8 @@ def _tokenize_pairs(
 ) -> list[_Pair]:
     """Return the pairs as tokens, without those whose answers are equal or one of which is too long."""
     usable = [pair for pair in preferences if pair.rejected.strip() and pair.rejected.strip() != pair.chosen.strip()]
-    chosen = tokenize([Example(pair.id, pair.prompt, pair.chosen) for pair in usable], tokenizer)
-    rejected = tokenize([Example(pair.id, pair.prompt, pair.rejected) for pair in usable], tokenizer)
+    chosen = tokenize([Example(pair.id, pair.prompt, pair.chosen, pair.context) for pair in usable], tokenizer)
+    rejected = tokenize([Example(pair.id, pair.prompt, pair.rejected, pair.context) for pair in usable], tokenizer)
     pairs = [
         _Pair(better, worse)
         for better, worse in zip(chosen, rejected, strict=True)

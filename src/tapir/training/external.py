@@ -149,8 +149,8 @@ class ExternalTrainer:
         preferences = work / f"preferences{FILES[layout]}"
         own.mkdir(parents=True, exist_ok=True)
         record = LAYOUTS[layout]
-        write_records(data, (record(example.prompt, example.answer) for example in job.examples))
-        pairs = (preference(layout, pair.prompt, pair.chosen, pair.rejected) for pair in job.preferences)
+        write_records(data, (record(example.prompt, example.answer, example.context) for example in job.examples))
+        pairs = (preference(layout, pair.prompt, pair.chosen, pair.rejected, pair.context) for pair in job.preferences)
         write_records(preferences, pairs)
         return {
             "base": job.base.path,

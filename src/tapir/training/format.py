@@ -9,10 +9,11 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from tapir.domain.instruction import Pair
+from tapir.domain.instruction import Instruction, Pair
 from tapir.domain.round import Checkpoint
 from tapir.domain.training import Example
 from tapir.models.local.loading import ModelSettings, SpecialTokens, load_tokenizer
+from tapir.models.local.template import template_fault
 from tapir.training.dataset import encode
 from tapir.training.model import end_tokens
 
@@ -33,11 +34,27 @@ class TokenizedFormat:
         """Return the first special token that is written out in a text; "" for none."""
         return self._tokens[2].find(text)
 
+    def fault(self, instruction: Instruction) -> str:
+        """Return why the chat template cannot hold a conversation; "" where it can.
+
+        The first conversation of each form (its roles in order) is rendered for all of that form.
+        """
+        roles = tuple(turn.role for turn in instruction.context)
+        if roles and roles not in self._faults:
+            self._faults[roles] = template_fault(self._tokens[0], instruction.messages)
+        return self._faults.get(roles, "")
+
+    @cached_property
+    def _faults(self) -> dict[tuple[str, ...], str]:
+        return {}
+
     def check(self, pairs: Iterable[Pair]) -> None:
         """Encode the first pairs as training does, with an answer of our own where the teacher's is to come."""
         first = islice(pairs, _TRIED) if self.encoded else ()
         texts = [(pair.instruction, pair.response.text if self.answered else "") for pair in first]
-        if examples := [Example(one.id, one.text, text if text.strip() else _ANSWER) for one, text in texts]:
+        if examples := [
+            Example(one.id, one.text, text if text.strip() else _ANSWER, one.context) for one, text in texts
+        ]:
             tokenizer, ends, _ = self._tokens
             encode(examples, tokenizer, max_length=sys.maxsize, ends=ends)
 

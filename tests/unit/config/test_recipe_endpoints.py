@@ -211,6 +211,7 @@ OTHER: dict[str, object] = {
     "key": "OTHER_KEY",
     "json_schema": True,
     "max_tokens_field": "max_completion_tokens",
+    "thinking_tokens": 512,
     "extra": {"seed": 3},
     "concurrency": 4,
     "requests_per_minute": 60,
@@ -226,7 +227,7 @@ OTHER: dict[str, object] = {
 }
 
 
-COMPUTED = {"model", "json_schema", "max_tokens_field", "extra"}
+COMPUTED = {"model", "json_schema", "max_tokens_field", "thinking_tokens", "extra"}
 
 
 @pytest.mark.parametrize("key", EndpointConfig.model_fields)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -128,7 +129,7 @@ def test_every_row_of_an_evaluation_file_is_a_prompt_once_and_unreadable_ones_ar
 
 
 def sifted(
-    rows: Sequence[Pair | Rejected], *, near: bool = True, held: Sequence[str] = (), **rules: bool
+    rows: Sequence[Pair | Rejected], *, near: bool = True, held: Sequence[str] = (), **rules: Any
 ) -> list[CorpusRow | DropRow | NeighbourRow]:
     forbidden = DuplicateIndex(NearDuplicates() if near else None)
     forbidden.learn_all((f"held {number}", text) for number, text in enumerate(held))

@@ -18,6 +18,7 @@ from support.paths import SHARED
 from tapir.data.layouts import Columns, Row
 from tapir.data.readers import read_file, read_hub
 from tapir.domain.errors import DataError, MissingExtra
+from tapir.domain.instruction import Turn
 
 
 def test_columns_may_have_other_names_be_a_path_or_have_a_dot_in_their_name(tmp_path: Path) -> None:
@@ -82,45 +83,113 @@ def assistant(text: Any) -> dict[str, Any]:
     return {"role": "assistant", "content": text}
 
 
+def turns_of(text: str) -> tuple[Turn, ...]:
+    """Return a context from "s:system prompt|u:a|a:b"."""
+    roles: dict[str, Any] = {"s": "system", "u": "user", "a": "assistant"}
+    return tuple(Turn(roles[turn[0]], turn[2:]) for turn in text.split("|") if turn)
+
+
+TALK = [{"role": "system", "content": "s"}, user("a"), assistant("b"), user("c"), assistant("d")]
+
+
 @pytest.mark.parametrize(
-    ("turns", "text", "response"),
+    ("turns", "context", "text", "response"),
     [
-        ([user("a"), assistant("b")], "a", "b"),
-        ([user("a"), assistant("b"), user("c"), assistant("d")], "a", "b"),
-        ([{"role": "system", "content": "s"}, user("a"), assistant("b")], "s\n\na", "b"),
-        ([{"role": "system", "content": ""}, user("a"), assistant("b")], "a", "b"),
-        ([user("a"), user("b"), assistant("c")], "a\n\nb", "c"),
-        ([user([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), assistant("c")], "a\nb", "c"),
-        ([{"from": "human", "value": "a"}, {"from": "gpt", "value": " b "}], "a", " b "),
-        ([user("a"), assistant("b"), {"role": "tool", "content": 5}], "a", "b"),
-        ([user("a")], "a", ""),
+        ([user("a"), assistant("b")], "", "a", "b"),
+        (TALK, "s:s|u:a|a:b", "c", "d"),
+        ([*TALK, user("e")], "s:s|u:a|a:b", "c", "d"),
+        ([{"role": "system", "content": ""}, user("a"), assistant("b")], "", "a", "b"),
+        ([{"role": "system", "content": "s"}, {"role": "developer", "content": "t"}, user("a")], "s:s\n\nt", "a", ""),
+        ([user("a"), user("b"), assistant("c")], "", "a\n\nb", "c"),
+        ([user([{"type": "text", "text": "a"}, {"type": "text", "text": "b"}]), assistant("c")], "", "a\nb", "c"),
+        ([{"from": "human", "value": "a"}, {"from": "gpt", "value": " b "}], "", "a", " b "),
+        ([user("a"), assistant("b"), {"role": "tool", "content": 5}], "", "a", "b"),
+        ([user("a"), assistant("b") | {"weight": 0}, user("c"), assistant("d") | {"weight": 1}], "u:a|a:b", "c", "d"),
+        ([user("a"), assistant("")], "", "a", ""),
+        ([user("a")], "", "a", ""),
     ],
 )
 @pytest.mark.parametrize("column", ["conversations", "messages"])
-def test_a_conversation_is_its_first_question_and_answer(
-    column: str, turns: list[Any], text: str, response: str, tmp_path: Path
+def test_the_last_answer_of_a_conversation_is_learnt_and_all_before_it_is_its_context(
+    column: str, turns: list[Any], context: str, text: str, response: str, tmp_path: Path
 ) -> None:
-    expected = [Row(text, response, "corpus.jsonl:1")]
+    expected = [Row(text, response, "corpus.jsonl:1", context=turns_of(context))]
     assert list(read_file(lines(tmp_path, json.dumps({column: turns})))) == expected
     assert list(read_file(lines(tmp_path, json.dumps({column: json.dumps(turns)})))) == expected
+
+
+def test_of_a_conversation_the_first_answer_or_all_can_be_learnt_each_after_what_stands_before_it(
+    tmp_path: Path,
+) -> None:
+    unlearnt = [*TALK, user("e"), assistant("f") | {"train": False}, user("g"), assistant("")]
+    path = lines(tmp_path, json.dumps({"messages": unlearnt}))
+    place = "corpus.jsonl:1"
+    assert list(read_file(path, turns="first")) == [Row("a", "b", place, context=turns_of("s:s"))]
+    every = list(read_file(path, turns="all"))
+    assert every[:2] == [
+        Row("a", "b", f"{place} turn 1", context=turns_of("s:s")),
+        Row("c", "d", f"{place} turn 2", context=turns_of("s:s|u:a|a:b")),
+    ]
+    assert bad(every) == [(f"{place} turn 3", "an answer of weight 0")]
+    assert every[3] == Row("g", "", f"{place} turn 4", context=turns_of("s:s|u:a|a:b|u:c|a:d|u:e|a:f"))
+
+
+@pytest.mark.parametrize(
+    ("row", "context", "text", "response"),
+    [
+        ({"instruction": "a", "output": "b", "system": "s", "history": []}, "s:s", "a", "b"),
+        ({"instruction": "a", "output": "", "system_prompt": "s"}, "s:s", "a", ""),
+        ({"instruction": "c", "input": "i", "output": "d", "history": [["a", "b"]]}, "u:a|a:b", "c\n\ni", "d"),
+        ({"conversations": [user("a"), assistant("b")], "system": "s", "tools": "[]"}, "s:s", "a", "b"),
+        ({"prompt": "a", "completion": "b"}, "", "a", "b"),
+        ({"prompt": TALK[:4], "completion": [TALK[4]]}, "s:s|u:a|a:b", "c", "d"),
+        ({"prompt": "a", "chosen": "b", "rejected": "c"}, "", "a", "b"),
+        ({"prompt": "a", "chosen": [user("a"), assistant("b")], "rejected": []}, "", "a", "b"),
+        ({"chosen": TALK, "rejected": TALK[:-1]}, "s:s|u:a|a:b", "c", "d"),
+    ],
+)
+def test_context_is_found_in_every_usual_layout(
+    row: dict[str, Any], context: str, text: str, response: str, tmp_path: Path
+) -> None:
+    found = list(read_file(lines(tmp_path, json.dumps(row))))
+    assert found == [Row(text, response, "corpus.jsonl:1", context=turns_of(context))]
+
+
+@pytest.mark.parametrize(
+    ("row", "reason"),
+    [
+        ({"tools": '[{"name": "f"}]'}, "it has tools"),
+        ({"image": "a.jpg"}, "it has image"),
+        ({"images": ["a.jpg"]}, "it has images"),
+        ({"history": [["a"]]}, "the history is no list of pairs"),
+        ({"history": 5}, "the history is not a list"),
+        ({"history": [["a", ""]]}, "no answer in the conversation"),
+    ],
+)
+def test_a_row_that_is_more_than_text_is_dropped_with_what_it_has(
+    row: dict[str, Any], reason: str, tmp_path: Path
+) -> None:
+    path = lines(tmp_path, json.dumps({"instruction": "c", "output": "d"} | row))
+    assert bad(list(read_file(path))) == [("corpus.jsonl:1", reason)]
 
 
 @pytest.mark.parametrize(
     ("turns", "reason"),
     [
-        ([user("a"), assistant("")], "no answer in the conversation"),
+        ([user("a"), assistant(""), user("b"), assistant("c")], "no answer in the conversation"),
+        ([*TALK[:4], TALK[0], assistant("d")], "a system prompt in the middle of the conversation"),
         ([], "no instruction"),
         ([{"role": "system", "content": "s"}], "no instruction"),
         ([assistant("b"), user("a")], "the assistant speaks first"),
-        ([user("a"), {"role": "tool", "content": "t"}, assistant("b")], "a tool is used before the answer"),
-        ([user("a"), {"role": "assistant", "content": "", "tool_calls": [1]}], "a tool is used before the answer"),
+        ([user("a"), {"role": "tool", "content": "t"}, assistant("b")], "a tool is used"),
+        ([user("a"), {"role": "assistant", "content": "", "tool_calls": [1]}], "a tool is used"),
         ([user("a"), {"role": "narrator", "content": "t"}], "a turn without a known speaker"),
         ([user(5), assistant("b")], "a turn is not text"),
         ([user([{"type": "image"}]), assistant("b")], "a turn is not text"),
         ([user("\ud800"), assistant("b")], "a lone surrogate"),
         (["a", "b"], "a turn is not an object"),
         (7, "the conversation is not a list"),
-        (None, "no conversation"),
+        (None, "no instruction"),
     ],
 )
 def test_a_conversation_that_gives_no_pair_is_dropped(turns: Any, reason: str, tmp_path: Path) -> None:
@@ -143,8 +212,8 @@ def test_the_layout_can_be_named_where_a_file_has_several_and_is_found_in_parque
     ("row", "columns", "unread"),
     [
         ({"instruction": "a", "output": "b", "input": ""}, Columns(), []),
-        ({"instruction": "a", "system": "s", "history": []}, Columns(), ["columns not read: system, history"]),
-        ({"id": 1, "conversations": [], "tools": "[]"}, Columns(), ["columns not read: id, tools"]),
+        ({"instruction": "a", "system": "s", "history": [], "more": 1}, Columns(), ["columns not read: more"]),
+        ({"id": 1, "conversations": [], "tools": "[]"}, Columns(), ["columns not read: id"]),
         ({"instruction": "a", "b": [{"c": "d"}], "k": ""}, Columns(response="b.0.c", category="k"), []),
     ],
 )

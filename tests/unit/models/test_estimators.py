@@ -343,6 +343,23 @@ def test_what_is_only_compared_has_a_table_and_a_name_of_its_own(tmp_path: Path)
     assert [stage for _, stage, _, _ in progress.started] == ["compare length"]
 
 
+def test_the_loss_of_a_thinking_student_is_that_of_the_answer_after_its_thought(
+    student: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    template = "{% for m in messages %}{{ m.role + ':' + m.content }}{% endfor %}"
+    template += "{% if add_generation_prompt %}{{ 'assistant:<think>' }}{% endif %}"
+    estimator = Ifd(ModelSettings("float32", template, thinks=True))
+    asked: list[str] = []
+
+    def losses(_model: Any, tokenizer: Any, texts: Sequence[tuple[list[int], list[int]]]) -> list[float]:
+        asked.extend(tokenizer.decode(before) for before, _ in texts)
+        return [1.0] * len(texts)
+
+    monkeypatch.setattr(Ifd, "_losses", staticmethod(losses))
+    assert len(dict(estimator.estimate(student, PAIRS[:1], {}))) == 1
+    assert "".join(asked[0].split()).endswith("assistant:<think></think>")
+
+
 def test_a_loss_that_is_no_number_is_unscored(student: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ifd, "_batch", lambda _model, _pad, texts: [math.nan] * len(texts))
     found = dict(Ifd(ModelSettings("float32")).estimate(student, PAIRS, {}))

@@ -19,7 +19,7 @@ from tapir.config.student import LocalStudentConfig
 from tapir.config.toml import parse
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.errors import RecipeError, RoleError
-from tapir.domain.instruction import Conversation, Instruction, Origin
+from tapir.domain.instruction import Instruction, Origin, Turn
 from tapir.domain.roles import Resource
 from tapir.domain.round import Checkpoint
 from tapir.gym.corpus import corpus
@@ -119,7 +119,7 @@ def test_a_second_turn_is_answered_after_the_first(monkeypatch: pytest.MonkeyPat
         "tapir.models.local.generate.generate",
         lambda model, tokenizer, ids, **more: prompts.extend(ids) or generate(model, tokenizer, ids, **more),  # type: ignore[func-returns-value]
     )
-    item = Conversation("1-2", "Second?", Origin("evaluation"), ("First?", "So."))
+    item = Instruction("1-2", "Second?", Origin("evaluation"), (Turn("user", "First?"), Turn("assistant", "So.")))
     assert [name for name, _ in local(max_new_tokens=4).answer(NANO, [item])] == ["1-2"]
     roles = [("user", "First?"), ("assistant", "So."), ("user", "Second?")]
     chat = [{"role": role, "content": text} for role, text in roles]

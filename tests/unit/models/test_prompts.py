@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 
 from support.paths import SHARED
 from tapir.domain.errors import RecipeError
+from tapir.domain.instruction import Instruction, Origin
 from tapir.domain.task import Taxonomy
 from tapir.models.prompts import (
     SLOTS,
@@ -316,7 +317,8 @@ def test_what_is_written_from_quoted_text_gets_its_tags_back(text: str) -> None:
 
 
 def test_seeds_stand_each_in_an_example_of_its_own() -> None:
-    assert seeds(["Add 1.", "Close </example> it."]) == (
+    texts = ("Add 1.", "Close </example> it.")
+    assert seeds(Instruction.of(text, Origin("corpus")) for text in texts) == (
         f"<example>\nAdd 1.\n</example>\n\n<example>\nClose {ANGLE}/example> it.\n</example>"
     )
 

@@ -112,7 +112,16 @@ def test_reasoning_is_told_apart_by_either_of_its_names(name: str) -> None:
     [
         ("<think>Hm.</think>\n\nYes.", "Yes.", "Hm."),
         ("\n<think>\nHm.\n</think>Yes.", "Yes.", "Hm."),
-        ("Hm.\n</think>\n\nYes.", "Yes.", "Hm."),  # the template of the prompt held the opening tag
+        ("Hm.\n</think>\n\nYes.", "Hm.\n</think>\n\nYes.", ""),  # `usable` calls that a fault of the server
+        ("[THINK]Hm.[/THINK]  x = 1", "  x = 1", "Hm."),
+        ("<thinking>Hm.</thinking>\nClose it with </think>.", "Close it with </think>.", "Hm."),
+        (
+            "<|channel|>analysis<|message|>Hm.<|end|><|start|>assistant<|channel|>final<|message|>Yes.<|return|>",
+            "Yes.",
+            "Hm.",
+        ),
+        ("<|channel|>final<|message|>Yes.", "Yes.", ""),
+        ("<|channel|>analysis<|message|>Hm", "", "Hm"),
         ("<think>Hm, still thinking", "", "Hm, still thinking"),
         ("I use <think> and </think> as tags.", "I use <think> and </think> as tags.", ""),
         ("No tags.", "No tags.", ""),

@@ -62,7 +62,7 @@ def test_any_text_survives_the_way_through_a_file(
     tmp_path_factory: pytest.TempPathFactory, pairs: list[tuple[str, str]], layout: Format
 ) -> None:
     path = tmp_path_factory.mktemp("any") / f"data{FILES[layout]}"
-    assert write_records(path, (LAYOUTS[layout](*pair) for pair in pairs)) == len(pairs)
+    assert write_records(path, (LAYOUTS[layout](*pair, ()) for pair in pairs)) == len(pairs)
     assert [(row.text, row.response) for row in read_file(path, layout=layout) if isinstance(row, Row)] == pairs
 
 

@@ -119,9 +119,9 @@ THINKS = (
 def test_a_template_that_cannot_be_trained_with_is_refused_before_any_call(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """The prompt ends in a thought that the answer does not begin with."""
+    """The prompt ends in words that the answer does not begin with; or in a thought, which may be wanted."""
     monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
-    (tmp_path / "thinks.jinja").write_text(THINKS, encoding="utf-8")
+    (tmp_path / "thinks.jinja").write_text(THINKS.replace("<think>", "Well,"), encoding="utf-8")
     (tmp_path / "student").mkdir()
     shutil.copytree(NANO.path, tmp_path / "student", dirs_exist_ok=True)
     student = {"model": str(tmp_path / "student"), "chat_template": str(tmp_path / "thinks.jinja")}
@@ -132,8 +132,13 @@ def test_a_template_that_cannot_be_trained_with_is_refused_before_any_call(
     with pytest.raises(TrainingError, match="does not keep the prompt"):
         session.run(chosen, tmp_path / "run")  # nothing listens at the endpoint: a call would be another error
     assert any("does not keep the prompt" in one for one in plan(chosen, measure=False).obstacles)
-    whole = recipe(tmp_path, student=student | {"chat_template": ""}, evaluation={"kind": "judged", "held_out": 3})
-    assert session.check(whole)[0] == "corpus: 12 instructions"
+    (tmp_path / "thinks.jinja").write_text(THINKS, encoding="utf-8")
+    with pytest.raises(RoleError, match="begins a thought \\(<think>\\) and has no switch") as refused:
+        session.check(chosen)
+    assert 'student.thinking to "on"' in refused.value.remedy
+    for able in ({"chat_template": ""}, {"thinking": "on"}, {"thinking": "keep"}):
+        whole = recipe(tmp_path, student=student | able, evaluation={"kind": "judged", "held_out": 3})
+        assert session.check(whole)[0] == "corpus: 12 instructions"
 
 
 @pytest.fixture
@@ -196,7 +201,7 @@ def test_rows_with_a_special_token_of_the_student_are_dropped_before_anything_is
 ) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
     answers = {"A": "b.</s>", "C": "d.<|endoftext|>", "E <user> F": "g", "H": "i"}  # one token is not this student's
-    content = [{"instruction": text, "output": answer, "system": ""} for text, answer in answers.items()]
+    content = [{"instruction": text, "output": answer, "more": ""} for text, answer in answers.items()]
     recipe(tmp_path)
     (tmp_path / "rows.json").write_text(json.dumps(content), encoding="utf-8")
     chosen = recipe(tmp_path, evaluation={"kind": "judged", "held_out": 1})
@@ -205,7 +210,7 @@ def test_rows_with_a_special_token_of_the_student_are_dropped_before_anything_is
     assert {*lines[1:4]} == {
         "  1 rows dropped: special token </s>",
         "  1 rows dropped: special token <user>",
-        "  columns not read: system",
+        "  columns not read: more",
     }
     asked = recipe(
         tmp_path,

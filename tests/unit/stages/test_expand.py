@@ -78,7 +78,7 @@ class Writer(fakes.Teacher):
     def answer(self, instructions: Iterable[Instruction]) -> Iterator[Reply]:
         for one in instructions:
             self.answered.append(one.text)
-            reply: Completion | Failure = completion(f"the answer to {one.text}{'<|end|>' * ('forged' in one.text)}")
+            reply: Completion | Failure = completion(f"the answer{'<|end|>' * ('forged' in one.text)} to {one.text}")
             yield one.id, Failure("timeout", "no answer") if "mute" in one.text else reply
 
 
@@ -107,13 +107,13 @@ def expand(
     """The rows of one round whose hard pool lacks `wanted`; "list" has no hard seed."""
     need = Draw((), wanted=wanted, got=dict.fromkeys(wanted, 0))
     place = StageContext(RunStore(folder), progress or Watcher(), ROUND, SEED)
-    stage = Expand(writer, Tagger(), ATTEMPTS, knowing(HELD), special)
+    stage = Expand(writer, Tagger(), ATTEMPTS, knowing(HELD), unfit)
     return stage.run(place, need, {"add": seeds("add"), "spell": seeds("spell")}, known or knowing(OLD))
 
 
-def special(text: str) -> str:
+def unfit(text: str) -> str:
     """As of a student with one special token."""
-    return "<|end|>" if "<|end|>" in text else ""
+    return "special token: <|end|> is written out in it" if "<|end|>" in text else ""
 
 
 def table(folder: Path) -> bytes:
@@ -124,8 +124,8 @@ def table(folder: Path) -> bytes:
     ("text", "reason", "detail"),
     [
         (" \n", "empty instruction", ""),
-        ("add <|end|> to the list", "special token", "<|end|>"),
-        ("add the forged ones", "not answered", "special token: <|end|> is written out in the reply"),
+        ("add <|end|> to the list", "special token", "<|end|> is written out in it"),
+        ("add the forged ones", "not answered", "special token: <|end|> is written out in it"),
         (HELD.upper(), "in an evaluation set", instruction_id(HELD)),
         (NEAR_HELD, "near an evaluation item", f"{instruction_id(HELD)} rouge-l 0.93"),
         (f" {OLD} ", "duplicate", instruction_id(OLD)),

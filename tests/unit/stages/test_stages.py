@@ -76,21 +76,21 @@ def place(folder: Path, number: int = 1, progress: Watcher | None = None) -> Sta
     return StageContext(RunStore(folder), progress or Watcher(), number, 7)
 
 
-def special(text: str) -> str:
+def unfit(text: str) -> str:
     """As of a student with one special token."""
-    return "<|end|>" if "<|end|>" in text else ""
+    return "special token: <|end|> is written out in it" if "<|end|>" in text else ""
 
 
 def respond(folder: Path, teacher: Teacher) -> list[ResponseRow]:
     context = place(folder)
-    Respond(teacher, CHUNK, special).run(context, PAIRS, "teacher")
+    Respond(teacher, CHUNK, unfit).run(context, PAIRS, "teacher")
     return context.store.read("round-1/responses", ResponseRow)
 
 
 def refine(folder: Path, teacher: Teacher) -> list[RefinementRow]:
     tasks = {one.id: "add" if number % 2 else "spell" for number, one in enumerate(INSTRUCTIONS)}
     context = place(folder)
-    Refine(teacher, CHUNK, special=special).run(context, PAIRS, tasks)
+    Refine(teacher, CHUNK, unfit=unfit).run(context, PAIRS, tasks)
     return context.store.read("round-1/refinements", RefinementRow)
 
 
@@ -98,7 +98,7 @@ REASONS = {
     "33": "timeout: no answer in 60 s",
     "34": "length: cut off after 2 tokens",
     "35": "empty: the reply has no text",
-    "36": "special token: <|end|> is written out in the reply",
+    "36": "special token: <|end|> is written out in it",
 }
 
 

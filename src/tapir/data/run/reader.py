@@ -16,6 +16,7 @@ from tapir.domain.completion import Spending
 from tapir.domain.difficulty import Difficulty, difficulty
 from tapir.domain.errors import DataError
 from tapir.domain.evaluation import EvalResult, Evaluation
+from tapir.domain.instruction import transcript
 from tapir.domain.judgement import Judgement, Order, Unscored
 
 _COMPARED = "compared-"
@@ -124,7 +125,7 @@ class RunReader:
         for row in self.corpus():
             reference = written.get(row.id, row.response)
             if reference is not None:  # what the teacher failed to answer
-                yield row.id, row.text, reference
+                yield row.id, transcript(row.text, row.context), reference
         yield from ((row.id, row.text, row.response) for row in self.kept_expansions(before))
 
     def tasks(self, before: int | None = None) -> dict[str, str]:

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from tapir.domain.instruction import Turn
+
 
 @dataclass(frozen=True, slots=True)
 class CorpusRow:
-    """corpus.parquet: D, in the order read."""
+    """corpus.parquet: D, in the order read; `context` is what stands before `text`, the user's last turn."""
 
     id: str
     text: str
     response: str
     author: str
     source: str
+    context: tuple[Turn, ...] = ()
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +49,7 @@ class ResponseRow:
     text: str | None
     author: str
     failure: str | None
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +61,7 @@ class AnswerRow:
     finish_reason: str | None
     tokens: int
     failure: str | None
+    thought: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,6 +159,8 @@ class MixtureRow:
     pool: str
     origin: str
     refined: bool
+    context: tuple[Turn, ...] = ()
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -164,6 +172,7 @@ class ContrastRow:
     chosen: str
     rejected: str
     gap: float
+    context: tuple[Turn, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,6 +192,8 @@ class EvaluationRow:
     success: bool
     failure: str | None
     finish_reason: str | None = None
+    context: tuple[Turn, ...] = ()
+    thought: str | None = None
 
 
 PRELUDE_TABLES = (

@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar, get_type_hin
 
 from tapir.data.files import GO_ON, replacing
 from tapir.domain.errors import TableCorrupt
+from tapir.domain.instruction import Turn
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 
 class TableRow(Protocol):
-    """A dataclass of strings, numbers, truth values and tuples of strings."""
+    """A dataclass of strings, numbers, truth values, tuples of strings and tuples of turns."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -36,6 +37,7 @@ def schema_of(row: type[TableRow]) -> pa.Schema:
         float: pa.float64(),
         bool: pa.bool_(),
         tuple[str, ...]: pa.list_(pa.string()),
+        tuple[Turn, ...]: pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
     }
     types |= {kind | None: types[kind] for kind in (str, int, float)}
     hints = get_type_hints(row)
@@ -61,19 +63,27 @@ def read_rows(path: Path, row: type[RowT]) -> Iterator[RowT]:
     import pyarrow.parquet as pq
 
     schema = schema_of(row)
-    lists = {field.name for field in schema if pa.types.is_list(field.type)}
+    lists = {field.name: field.type.value_type for field in schema if pa.types.is_list(field.type)}
     try:
         with pq.ParquetFile(path, memory_map=False) as table:
             if not table.schema_arrow.equals(schema):
                 raise corrupt(path, "its columns are others")
             for batch in table.iter_batches(_GROUP):
                 columns = [
-                    [tuple(cell) for cell in batch[name].to_pylist()] if name in lists else batch[name].to_pylist()
+                    [_items(cell, lists[name]) for cell in batch[name].to_pylist()]
+                    if name in lists
+                    else batch[name].to_pylist()
                     for name in schema.names
                 ]
                 yield from map(row, *columns)
     except (pa.ArrowException, OSError) as error:
         raise corrupt(path, str(error).splitlines()[0]) from error
+
+
+def _items(cell: Iterable[Any], kind: pa.DataType) -> tuple[Any, ...]:
+    import pyarrow as pa
+
+    return tuple(Turn(**item) for item in cell) if pa.types.is_struct(kind) else tuple(cell)
 
 
 def corrupt(path: Path, why: str) -> TableCorrupt:

@@ -11,7 +11,7 @@ from tapir.domain.completion import Completion, Failure
 from tapir.domain.errors import RoleError
 from tapir.models.api.client import ApiClient
 from tapir.models.api.connection import EndpointClient
-from tapir.models.api.protocol import Message, Request, Sampling, Schema, json_or_none
+from tapir.models.api.protocol import ROOM_FOR_THOUGHT, Message, Request, Sampling, Schema, json_or_none
 from tapir.models.api.refusals import refused_field, refuses_schema, remedy
 
 _LISTED = 8  # models of a server that an error shows, the nearest first
@@ -110,8 +110,11 @@ def _takes_name(client: ApiClient, endpoint: EndpointClient) -> bool:
 
 def _ask(client: ApiClient, endpoint: EndpointClient, schema: Schema | None, most: int) -> Completion | Failure:
     messages = [Message(role="user", content=_QUESTION)]
-    request = Request(messages, Sampling(temperature=False, max_tokens=most), schema)
-    ((_, reply),) = client.stream([endpoint.name], [("", request)])
+    for room in (0, ROOM_FOR_THOUGHT):
+        request = Request(messages, Sampling(temperature=False, max_tokens=most, thinking_tokens=room), schema)
+        ((_, reply),) = client.stream([endpoint.name], [("", request)])
+        if not (isinstance(reply, Completion) and reply.all_thought):
+            break
     return reply
 
 

@@ -13,8 +13,11 @@ from itertools import accumulate
 from typing import Any, TypedDict
 
 from tapir.config.endpoints import EndpointConfig
-from tapir.domain.completion import Completion, Failure, Token, Usage
+from tapir.domain.completion import Completion, Failure, Token, Usage, part_thought
 from tapir.models.api.usage import billed_usage, read_usage
+
+ROOM_FOR_THOUGHT = 4096
+"""Tokens that a second call has on top where all of the first reply was thought."""
 
 _ALTERNATIVES = 20
 _SHOWN = 200  # bytes of a reply that nobody can read
@@ -61,6 +64,7 @@ class Sampling:
     max_tokens: int
     logprobs: bool = False
     seed: int | None = None
+    thinking_tokens: int = 0  # on top of those of the endpoint
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +84,7 @@ def body(endpoint: EndpointConfig, request: Request) -> bytes:
     content: dict[str, Any] = {
         "model": endpoint.model,
         "messages": request.messages,
-        endpoint.max_tokens_field: sampling.max_tokens,
+        endpoint.max_tokens_field: sampling.max_tokens + endpoint.thinking_tokens + sampling.thinking_tokens,
         **endpoint.extra,
     }
     if sampling.temperature is not False and (sampling.temperature != 1 or endpoint.max_tokens_field == "max_tokens"):
@@ -133,8 +137,8 @@ def _read_completion(reply: Any, sent: bytes) -> Completion | Failure:
     thought, finish = thought or next(named, ""), read_finish(choice)
     error = finish in {"", "error"} and (choice.get("error") or reply.get("error"))
     finish = f"error: {json.dumps(error)}" if error else finish or "stop"
-    text, inline = _split_reasoning(encodable(answer))
-    reasoning, tokens, model = encodable(thought) or inline, _read_tokens(choice.get("logprobs")), reply.get("model")
+    reasoning, text = (encodable(thought), encodable(answer)) if thought else part_thought(encodable(answer))
+    tokens, model = _read_tokens(choice.get("logprobs")), reply.get("model")
     known = "failed" if error else next((name for name, words in _ENDS.items() if words.search(finish)), "")
     without = not answer and not reasoning and (message.get("content") is None or not known)
     if known in {"failed", "refused"} or (without and known in {"stop", ""}):
@@ -193,15 +197,6 @@ def _read_failure(message: Mapping[str, Any], finish: str, known: str, usage: Us
 def encodable(text: str) -> str:
     """Return the text without lone surrogates, which JSON may carry and no file can."""
     return text if text.isascii() else text.encode(errors="replace").decode()
-
-
-def _split_reasoning(text: str) -> tuple[str, str]:
-    """Split off the reasoning that some servers leave inside a reply, at times without its opening tag."""
-    thought, closed, rest = text.partition("</think>")
-    begun = thought.lstrip().startswith("<think>")
-    if begun or (closed and "<think>" not in thought):
-        return rest.lstrip(), thought.lstrip().removeprefix("<think>").strip()
-    return text, ""
 
 
 def _read_tokens(logprobs: Any) -> tuple[Token, ...]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Protocol, TypeVar
 
@@ -16,7 +16,7 @@ from tapir.models.api.client import ApiClient
 from tapir.models.api.connection import read_key
 from tapir.models.api.facts import check_reachable, takes_schema
 from tapir.models.api.ledger import Spent
-from tapir.models.api.protocol import Request
+from tapir.models.api.protocol import ROOM_FOR_THOUGHT, Request
 from tapir.models.api.retry import RetryPolicy
 
 KeyT = TypeVar("KeyT")
@@ -107,7 +107,36 @@ class ApiSession:
     def stream(
         self, endpoints: tuple[str, ...], requests: Iterable[tuple[KeyT, Request]]
     ) -> Iterator[tuple[KeyT, Completion | Failure]]:
-        """Yield the replies to requests, in the order they come; see `ApiClient.stream`."""
+        """Yield the replies to requests, in the order they come; see `ApiClient.stream`.
+
+        A model that thinks may spend all its tokens on that: such a call is made once more, with room for a thought.
+        """
+        sent: dict[KeyT, Request] = {}
+
+        def remembered() -> Iterator[tuple[KeyT, Request]]:
+            for key, request in requests:
+                sent[key] = request
+                yield key, request
+
+        thinking: list[tuple[KeyT, Request]] = []
+        for key, reply in self._stream(endpoints, remembered()):
+            request = sent.pop(key)
+            if isinstance(reply, Completion) and reply.all_thought and reply.finish_reason == "length":
+                thinking.append(
+                    (key, replace(request, sampling=replace(request.sampling, thinking_tokens=ROOM_FOR_THOUGHT)))
+                )
+            else:
+                yield key, reply
+        if thinking:
+            again = f"asked again with {ROOM_FOR_THOUGHT:,} tokens more"
+            setting = f"endpoints.{endpoints[0]}.thinking_tokens = {ROOM_FOR_THOUGHT} saves the first call"
+            asked = f"{len(thinking)} replies of {', '.join(endpoints)} were all thought"
+            self._connected().note(f"{asked}: {again} ({setting})")
+            yield from self._stream(endpoints, thinking)
+
+    def _stream(
+        self, endpoints: tuple[str, ...], requests: Iterable[tuple[KeyT, Request]]
+    ) -> Iterator[tuple[KeyT, Completion | Failure]]:
         client = self._connected()
         if all(self.endpoints[name].batch for name in endpoints):
             return stream_batches(client, endpoints[0], requests)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from tapir.config.student import LocalStudentConfig
-from tapir.domain.completion import Completion, Usage
+from tapir.domain.completion import Completion, Failure, Usage
 from tapir.domain.errors import RoleError
 from tapir.domain.instruction import Instruction
 from tapir.domain.progress import Progress, SilentProgress
@@ -16,6 +16,7 @@ from tapir.domain.roles import Reply
 from tapir.domain.round import Checkpoint
 from tapir.models.local.decoding import generate
 from tapir.models.local.loading import MODEL_DEFAULTS, LoadedCheckpoint, ModelSettings, end_tokens, too_long
+from tapir.models.local.template import ReplyReader, prompt_tokens
 from tapir.models.memory import free_memory, is_out_of_memory
 
 if TYPE_CHECKING:
@@ -55,15 +56,18 @@ class LocalStudent(LoadedCheckpoint):
         if not instructions:
             return
         model, tokenizer = self.load(checkpoint)
-        chats = [instruction.messages for instruction in instructions]
-        rows = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=True, return_dict=False)
-        prompts = [_Prompt(*pair) for pair in zip(instructions, rows, strict=True)]
+        prompts = []
+        for instruction, ids in zip(instructions, prompt_tokens(tokenizer, instructions), strict=True):
+            if isinstance(ids, Failure):
+                yield instruction.id, ids
+            else:
+                prompts.append(_Prompt(instruction, ids))
         pending = sorted(prompts, key=lambda prompt: (len(prompt.ids), prompt.instruction.id))
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         while pending:
-            if limit and len(pending[-1].ids) + self.section.max_new_tokens > limit:
+            if limit and len(pending[-1].ids) + self.section.longest > limit:
                 prompt = pending.pop()
-                yield prompt.instruction.id, too_long(len(prompt.ids), self.section.max_new_tokens, limit)
+                yield prompt.instruction.id, too_long(len(prompt.ids), self.section.longest, limit)
                 continue
             batch = pending[: self._batch_size(pending)]
             replies = self._answer_batch(model, tokenizer, batch)
@@ -81,12 +85,12 @@ class LocalStudent(LoadedCheckpoint):
         return size
 
     def _count_tokens(self, batch: Sequence[_Prompt]) -> int:
-        return len(batch) * (len(batch[-1].ids) + self.section.max_new_tokens)
+        return len(batch) * (len(batch[-1].ids) + self.section.longest)
 
     def _answer_batch(self, model: Any, tokenizer: Any, batch: Sequence[_Prompt]) -> list[Reply] | None:
         """Answer a batch; None where memory ran out, all of it being given back on the way."""
         seed = seed_for(self._seed, *(prompt.instruction.id for prompt in batch))
-        longest, temperature = self.section.max_new_tokens, self.section.temperature
+        longest, temperature = self.section.longest, self.section.temperature
         ids = [prompt.ids for prompt in batch]
         try:
             answers = generate(model, tokenizer, ids, longest=longest, temperature=temperature, seed=seed)
@@ -94,9 +98,9 @@ class LocalStudent(LoadedCheckpoint):
             if is_out_of_memory(error):
                 return None
             raise
-        ends = end_tokens(tokenizer, model.generation_config)
+        ends, reader = end_tokens(tokenizer, model.generation_config), ReplyReader(tokenizer)
         return [
-            (prompt.instruction.id, _completion(tokens, tokenizer, len(prompt.ids), ends))
+            (prompt.instruction.id, _completion(tokens, reader, len(prompt.ids), ends))
             for prompt, tokens in zip(batch, answers, strict=True)
         ]
 
@@ -117,8 +121,9 @@ class LocalStudent(LoadedCheckpoint):
         self._batch_tokens = self._count_tokens(batch) // 2
 
 
-def _completion(tokens: Sequence[int], tokenizer: Any, prompt_tokens: int, ends: frozenset[int]) -> Completion:
+def _completion(tokens: Sequence[int], reader: ReplyReader, prompt_tokens: int, ends: frozenset[int]) -> Completion:
     stopped = bool(tokens) and tokens[-1] in ends
     written = tokens[:-1] if stopped else tokens
-    text = tokenizer.decode(written, skip_special_tokens=True)
-    return Completion(text, "stop" if stopped else "length", Usage(prompt_tokens, len(written)), model="student")
+    text, thought = reader.read(written)
+    usage = Usage(prompt_tokens, len(written))
+    return Completion(text, "stop" if stopped else "length", usage, model="student", reasoning=thought)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import re
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
 from typing import Any
@@ -15,8 +15,10 @@ from typing import Any
 from tapir.config.student import StudentSection
 from tapir.domain.completion import Failure
 from tapir.domain.errors import RecipeError, RoleError
+from tapir.domain.instruction import messages
 from tapir.domain.progress import Progress
 from tapir.domain.round import Checkpoint
+from tapir.models.local.template import BoundTemplate, begun_thought, render, template_arguments
 from tapir.models.memory import computes_in_bfloat16, cpu_computes_in_bfloat16, free_memory, is_out_of_memory
 
 ADAPTER = "adapter_config.json"
@@ -38,11 +40,25 @@ class ModelSettings:
     dtype: str = "auto"  # or "float32", "bfloat16", "float16"
     chat_template: str = ""  # Jinja text that takes the place of the tokenizer's own; empty keeps that
     revision: str = ""  # of a model on a hub; empty means the newest
+    template: Mapping[str, Any] = field(default_factory=dict, hash=False)  # arguments of the chat template
+    thinks: bool = False  # before it answers
+    date: str = ""  # that a template gets which asks for one, as in "2026-11-30"; empty means today
 
     @classmethod
     def of(cls, student: StudentSection) -> ModelSettings:
         """Return the settings of a student's section."""
-        return cls(student.dtype, chat_template(student.chat_template), student.revision)
+        return cls(
+            student.dtype,
+            chat_template(student.chat_template),
+            student.revision,
+            student.template,
+            student.thinking != "off",
+            student.date,
+        )
+
+    def arguments(self, template: str) -> dict[str, Any]:
+        """Return the arguments that every call of a template gets."""
+        return template_arguments(template, self.template, thinks=self.thinks, date=self.date)
 
 
 MODEL_DEFAULTS = ModelSettings()
@@ -214,7 +230,10 @@ def load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings = MODEL_DEFAU
         raise load_error(checkpoint.path, error) from error
     if settings.chat_template:
         tokenizer.chat_template = settings.chat_template
-    _check_template(tokenizer, checkpoint.path)
+    if isinstance(tokenizer.chat_template, str):
+        arguments = settings.arguments(tokenizer.chat_template)
+        tokenizer.apply_chat_template = BoundTemplate(tokenizer.apply_chat_template, arguments)
+    _check_template(tokenizer, checkpoint.path, thinks=settings.thinks)
     if tokenizer.pad_token_id is None:
         if tokenizer.eos_token_id is None:
             raise RoleError(
@@ -327,7 +346,7 @@ def ignore_deprecation() -> Iterator[None]:
         yield
 
 
-def _check_template(tokenizer: Any, path: str) -> None:
+def _check_template(tokenizer: Any, path: str, *, thinks: bool) -> None:
     """Raise `RoleError` unless both sides of a conversation come through the chat template."""
     from jinja2 import TemplateError
 
@@ -338,20 +357,18 @@ def _check_template(tokenizer: Any, path: str) -> None:
             remedy=f"{remedy}, or use an instruction-tuned student.",
         )
     try:
-        prompt, whole = render(tokenizer, _QUESTION, _ANSWER)
+        prompt, whole = render(tokenizer, messages(_QUESTION, answer=_ANSWER))
     except TemplateError as error:
         raise RoleError(f"the chat template of {path} cannot be used: {error}", remedy=f"{remedy}.") from error
     for what, text, result in (("instruction", _QUESTION, prompt), ("answer", _ANSWER, whole)):
         if text not in result:
             problem = f"the chat template of {path} drops the {what}: {text!r} becomes {result!r}"
             raise RoleError(problem, remedy=f"{remedy}.")
-
-
-def render(tokenizer: Any, prompt: str, answer: str) -> tuple[str, str]:
-    """Return what the chat template makes of a prompt, and of it with its answer; raises jinja2.TemplateError."""
-    chat = [{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]
-    alone = tokenizer.apply_chat_template(chat[:1], add_generation_prompt=True, tokenize=False)
-    return alone, tokenizer.apply_chat_template(chat, tokenize=False)
+    if not thinks and (mark := begun_thought(prompt)):
+        raise RoleError(
+            f"the chat template of {path} begins a thought ({mark}) and has no switch: the student always thinks",
+            remedy='Set student.thinking to "on" (only answers are learnt) or "keep" (the teacher\'s thoughts too).',
+        )
 
 
 def load_error(path: str, error: Exception) -> RoleError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +27,7 @@ from tapir.models.local.loading import (
 )
 from tapir.models.local.ray import ClusterStudent, with_absolute_path
 from tapir.models.local.ray_cluster import Result, Room
+from tapir.models.local.template import ReplyReader
 from tapir.models.local.vllm_server import check_options, engine_arguments, engine_environment
 
 if TYPE_CHECKING:
@@ -81,7 +82,7 @@ class VllmFlow:
     def rows(self, place: int, chunk: Sequence[Instruction]) -> Iterator[dict[str, Any]]:
         """Yield what Ray Data is given for a chunk: one row for each instruction."""
         section = self.section
-        sampling = {"temperature": section.temperature, "max_tokens": section.max_new_tokens, **self.sampling}
+        sampling = {"temperature": section.temperature, "max_tokens": section.longest, **self.sampling}
         adapter = {"model": self.checkpoint.path} if base_of(self.checkpoint.path) else {}
         for turn, instruction in enumerate(chunk):
             seed = {"seed": seed_for(self.seed, instruction.id)} if section.temperature else {}
@@ -131,7 +132,12 @@ class VllmFlow:
         tokens = list(row["tokens"])
         stopped = bool(tokens) and tokens[-1] in self.ends
         usage = Usage(int(row["prompt_tokens"]), len(tokens) - stopped)
-        return Completion(str(row["text"]), "stop" if stopped else "length", usage, model="student")
+        reply = Completion(str(row["text"]), "stop" if stopped else "length", usage, model="student")
+        reader = _reader(self.checkpoint, self.model)
+        if not reader.marked:
+            return reply.parted(reader.begun)
+        text, thought = reader.read(tokens[:-1] if stopped else tokens)
+        return replace(reply, text=text, reasoning=thought)
 
 
 def preprocess(checkpoint: Checkpoint, model: ModelSettings, row: Mapping[str, Any]) -> dict[str, Any]:
@@ -144,6 +150,11 @@ def preprocess(checkpoint: Checkpoint, model: ModelSettings, row: Mapping[str, A
 @lru_cache(1)
 def _tokenizer(checkpoint: Checkpoint, model: ModelSettings) -> Any:
     return load_tokenizer(checkpoint, model)
+
+
+@lru_cache(1)
+def _reader(checkpoint: Checkpoint, model: ModelSettings) -> ReplyReader:
+    return ReplyReader(_tokenizer(checkpoint, model))
 
 
 def postprocess(row: Mapping[str, Any]) -> dict[str, Any]:

@@ -27,6 +27,7 @@ from tapir.models.api.connection import OUTAGES
 from tapir.models.api.protocol import Message, Request, Sampling
 from tapir.models.api.retry import RetryPolicy
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, adapter_rank, base_of, load_tokenizer, too_long
+from tapir.models.local.template import ReplyReader
 from tapir.models.local.vllm_server import NAME, ServedModel, Server, Watchdog, check
 from tapir.models.memory import free_memory
 
@@ -89,7 +90,14 @@ class VllmClient:
         if (proxies := urllib.request.getproxies()) and not urllib.request.proxy_bypass("127.0.0.1"):
             os.environ["no_proxy"] = ",".join(filter(None, (proxies.get("no"), "127.0.0.1")))
         timeout = _LONGEST * section.reply_timeout
-        endpoint = EndpointConfig(base_url=server.url, model=name, concurrency=_CONCURRENCY, timeout=timeout)
+        variables = tokenizer.apply_chat_template.variables
+        extra: dict[str, Any] = {"chat_template_kwargs": variables} if variables else {}
+        reader = ReplyReader(tokenizer)
+        extra |= {"skip_special_tokens": False} if reader.marked else {}
+        self._begun = reader.begun
+        endpoint = EndpointConfig(
+            base_url=server.url, model=name, concurrency=_CONCURRENCY, timeout=timeout, extra=extra
+        )
         ledger, retry = Path(self._files.name) / "replies.sqlite", RetryPolicy(pause_factor=_PAUSES)
         self._client = ApiClient({NAME: endpoint}, ledger, stopping, retry=retry)
 
@@ -103,7 +111,8 @@ class VllmClient:
         for number, reply in self._client.stream((NAME,), pending.requests(self._request)):
             if isinstance(reply, Completion):
                 tokens = max(0, reply.usage.completion_tokens - (reply.finish_reason == "stop"))
-                reply = replace(reply, model=NAME, usage=Usage(reply.usage.prompt_tokens, tokens))  # noqa: PLW2901
+                usage = Usage(reply.usage.prompt_tokens, tokens)
+                reply = replace(reply, model=NAME, usage=usage).parted(self._begun)  # noqa: PLW2901
             yield number, reply
 
     def _request(self, instruction: Instruction) -> Request | Failure:
@@ -112,12 +121,12 @@ class VllmClient:
         Hardly any text has more tokens than bytes, so that few have to be counted.
         """
         section, sampled = self._section, self._section.temperature > 0
-        left = self._context - section.max_new_tokens
+        left = self._context - section.longest
         size = sum(self._template_tokens + len(message["content"].encode()) for message in instruction.messages)
         if self._context and size > left and (tokens := self._count_tokens(instruction.messages)) > left:
-            return too_long(tokens, section.max_new_tokens, self._context)
+            return too_long(tokens, section.longest, self._context)
         seed = seed_for(self._seed, instruction.id) if sampled else None
-        sampling = Sampling(section.temperature, section.max_new_tokens, seed=seed)
+        sampling = Sampling(section.temperature, section.longest, seed=seed)
         messages = [Message(role=message["role"], content=message["content"]) for message in instruction.messages]
         return Request(messages, sampling, sample=seed or 0)
 

@@ -12,6 +12,7 @@ from pathlib import Path
 
 from tapir.config.base import nearest
 from tapir.domain.errors import RecipeError
+from tapir.domain.instruction import Instruction
 from tapir.models.api.protocol import Message
 
 _FOLDER = resources.files("tapir.models.prompts")
@@ -32,19 +33,20 @@ TAGS = (
 )
 """Names of the tags that hold quoted texts in our prompts and results in the replies to them."""
 
+_ROLES = ("system", "user", "assistant")  # tags of the turns of a conversation
 _HARMLESS = "\N{SINGLE LEFT-POINTING ANGLE QUOTATION MARK}"
 _SLOT = re.compile(r"\{\{[ \t]*([^{}\n]*?)[ \t]*\}\}")
 _HEADER = re.compile(r"^[ \t]*\[[ \t]*(?:system|user|assistant)[ \t]*\][ \t]*$", re.MULTILINE | re.IGNORECASE)
 _ONE_MESSAGE = "judge-finish", "judge-repair", "reply-", "rubric-"
 
 
-def _tag(bracket: str) -> re.Pattern[str]:
+def _tag(bracket: str, names: Sequence[str]) -> re.Pattern[str]:
     """Return a pattern for the opening bracket of one of our tags.
 
     `a < score and b > c` is no tag: white space after the bracket is only allowed for where nothing but
     attributes with values follows the name. Runs are possessive, so that no text can make the search slow.
     """
-    name = f"(?:{'|'.join(TAGS)})"
+    name = f"(?:{'|'.join(names)})"
     value = rf"""(?:"[^"]*+"|'[^']*+'|[^\s"'<>{_HARMLESS}]++)"""
     return re.compile(
         rf"""{bracket}(?=
@@ -56,7 +58,7 @@ def _tag(bracket: str) -> re.Pattern[str]:
     )
 
 
-_LIVE, _DEFUSED = _tag("<"), _tag(_HARMLESS)
+_LIVE, _TURN, _DEFUSED = _tag("<", TAGS), _tag("<", _ROLES), _tag(_HARMLESS, (*TAGS, *_ROLES))
 
 
 def quoted(text: str) -> str:
@@ -69,14 +71,22 @@ def quoted(text: str) -> str:
     return _LIVE.sub(_HARMLESS, text.replace("\0", ""))
 
 
+def quoted_conversation(instruction: Instruction) -> str:
+    """Make an instruction safe to stand between our tags; of a conversation every turn stands in a tag of its role."""
+    if not instruction.context:
+        return quoted(instruction.text)
+    turns = ((turn["role"], _TURN.sub(_HARMLESS, quoted(turn["content"]))) for turn in instruction.messages)
+    return "\n".join(f"<{role}>\n{content}\n</{role}>" for role, content in turns)
+
+
 def restored(text: str) -> str:
     """Return what a model wrote from quoted text with its tags restored: `<label>` is HTML before it is ours."""
     return _DEFUSED.sub("<", text)
 
 
-def seeds(texts: Sequence[str]) -> str:
-    """Return the value of the slot `seeds`: each text quoted, in an `<example>` of its own."""
-    return "\n\n".join(f"<example>\n{quoted(text)}\n</example>" for text in texts)
+def seeds(instructions: Iterable[Instruction]) -> str:
+    """Return the value of the slot `seeds`: each instruction quoted, in an `<example>` of its own."""
+    return "\n\n".join(f"<example>\n{quoted_conversation(each)}\n</example>" for each in instructions)
 
 
 @dataclass(frozen=True, slots=True)

@@ -59,10 +59,10 @@ class EmbeddingTagger(ModelTagger[EmbeddingTaggerConfig]):
         """Learn from one part of the labels, measure on the other."""
         split = self._split(labelled)
         encoder, tasks = SentenceEncoder.load(self._section), np.array([task for _, task in split.train])
-        known = encoder.read([one.text for one, _ in split.train], self._progress.note)
+        known = encoder.read([one.transcript for one, _ in split.train], self._progress.note)
         mix, heat = self._cross_validate(known, tasks)
         self._classifier = Joined(encoder, self.fit_pipeline(known, tasks, *mix), heat)
-        guesses = self._guess(self._classifier, [one.text for one, _ in split.test])
+        guesses = self._guess(self._classifier, [one.transcript for one, _ in split.test])
         truth, least = [task for _, task in split.test], self._section.abstain_below
         return report(truth, guesses, trained_on=len(tasks), abstain_below=least)
 

@@ -118,7 +118,7 @@ class EncoderTagger(ModelTagger[EncoderTaggerConfig]):
         """Train, and go on with what was written: a run that is resumed has exactly that."""
         size = round(len(split.train) * _CALIBRATION_SHARE)
         size = size if size >= _CALIBRATE_ON else 0
-        examples = [(instruction.text, task) for instruction, task in split.train[size:]]
+        examples = [(instruction.transcript, task) for instruction, task in split.train[size:]]
         model, tokenizer = finetune(self._section, self.taxonomy.labels, examples, self._seed, self._progress)
         kept: AbstractContextManager[str | Path]
         kept = replacing_folder(self._home) if self._home else TemporaryDirectory()
@@ -134,7 +134,7 @@ class EncoderTagger(ModelTagger[EncoderTaggerConfig]):
 
     def _measure(self, classifier: Classifier, split: LabelSplit, size: int) -> TaggerReport:
         """Calibrate on the first `size` of the training labels, which were not learnt from; measure on the others."""
-        texts = [instruction.text for instruction, _ in [*split.train[:size], *split.test]]
+        texts = [instruction.transcript for instruction, _ in [*split.train[:size], *split.test]]
         rows = classifier.logits(texts, self._progress.note)
         if not np.isfinite(rows).all():
             raise TrainingError(

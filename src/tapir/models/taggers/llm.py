@@ -15,7 +15,7 @@ from tapir.models.api.protocol import Request, Sampling, Schema
 from tapir.models.api.session import Caller
 from tapir.models.context import BuildContext
 from tapir.models.none import UntrainedTagger
-from tapir.models.prompts import PromptSet, quoted
+from tapir.models.prompts import PromptSet, quoted_conversation
 from tapir.models.replies import read_labels, reply_style
 
 
@@ -41,7 +41,7 @@ class LlmTagger(UntrainedTagger):
             yield name, self._read(reply)
 
     def _request(self, instruction: Instruction) -> Request:
-        style, subject = reply_style(self._caller, self._section.endpoints), quoted(instruction.text)
+        style, subject = reply_style(self._caller, self._section.endpoints), quoted_conversation(instruction)
         reply = self._prompts[f"reply-tag-{style}"].fill()
         messages = self._prompts["tag"].messages(labels=self._labels, instruction=subject, reply=reply)
         schema = Schema.of("label", label={"type": "string", "enum": list(self.taxonomy.labels)})

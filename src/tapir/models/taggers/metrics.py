@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from tapir.config.annotators import AnyTrainedTagger
+from tapir.data.corpus import conversation
 from tapir.domain.completion import Failure
 from tapir.domain.errors import RoleError
 from tapir.domain.instruction import Instruction
@@ -103,7 +104,7 @@ def most_probable(logits: NDArray[np.float64], labels: Sequence[str]) -> list[Ta
 
 
 class LabelSplit(NamedTuple):
-    """Labels to train on and labels to measure on; no instruction is in both."""
+    """Labels to train on and labels to measure on; no instruction or conversation is in both."""
 
     train: Labelled
     test: Labelled
@@ -134,7 +135,7 @@ class TrainedTagger(Generic[SectionT]):
             raise RoleError("the tagger was used before it was fitted", remedy="Call fit() first.")
         source = iter(instructions)
         while chunk := list(islice(source, self._chunk)):
-            guesses = self._guess(self._classifier, [instruction.text for instruction in chunk])
+            guesses = self._guess(self._classifier, [instruction.transcript for instruction in chunk])
             yield from ((one.id, self._check(guess)) for one, guess in zip(chunk, guesses, strict=True))
 
     def _check(self, guess: TaskTag) -> TaskTag | Failure:
@@ -155,7 +156,9 @@ class TrainedTagger(Generic[SectionT]):
         """Split labels in the order of `sample`: the first share `held_out` is measured on."""
         usable = [(instruction, task) for instruction, task in labelled if task in self.taxonomy.labels]
         place = round(len(usable) * self._section.held_out)
-        test, train = usable[:place], usable[place:]
+        test = usable[:place]
+        tested = {conversation(one.origin.source) for one, _ in test} - {""}
+        train = [pair for pair in usable[place:] if conversation(pair[0].origin.source) not in tested]
         if len(train) < _AT_LEAST or not test or len({task for _, task in train}) < 2:  # noqa: PLR2004
             tasks = len({task for _, task in usable})
             raise RoleError(

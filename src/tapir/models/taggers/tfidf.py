@@ -47,10 +47,10 @@ class TfidfTagger(TrainedTagger[TfidfTaggerConfig]):
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
 
-        texts, tasks = zip(*((instruction.text, task) for instruction, task in parts.train), strict=True)
+        texts, tasks = zip(*((instruction.transcript, task) for instruction, task in parts.train), strict=True)
         words, linear = word_vectorizer(texts, least=2), LogisticRegression(C=30.0, max_iter=1000)
         self._classifier = make_pipeline(words, linear).fit(texts, tasks)
-        guesses = self._guess(self._classifier, [instruction.text for instruction, _ in parts.test])
+        guesses = self._guess(self._classifier, [instruction.transcript for instruction, _ in parts.test])
         return report([task for _, task in parts.test], guesses, trained_on=len(parts.train))
 
     def _guess(self, classifier: Any, texts: Sequence[str]) -> list[TaskTag]:

@@ -17,8 +17,9 @@ from tapir.data.files import write_text
 from tapir.data.run.reader import RunReader
 from tapir.domain.errors import RecipeError
 from tapir.domain.evaluation import EvalResult
+from tapir.models.local.template import template_arguments
 from tapir.report.export.lineage import examples, remove_paths, without_paths
-from tapir.report.judging import models
+from tapir.report.judging import answering, models
 from tapir.report.summary import Summary, group_spending, sum_spending, summarise, tasks_of
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
@@ -88,9 +89,20 @@ def facts(run: RunReader, number: int, rounds: Sequence[int]) -> dict[str, Any]:
         "recipe": text,
         "language": language,
         "seed": int(recipe["seed"]),
+        "answering": answering(recipe["student"]),
+        "variables": _variables(run, number),
         "answer_tokens": int(recipe["student"]["max_new_tokens"]),
         "question": next((row.instruction for row in run.evaluation(0)), _QUESTION) if gym else _QUESTION,
     }
+
+
+def _variables(run: RunReader, number: int) -> dict[str, Any]:
+    """Return the arguments that the student's chat template got in every call."""
+    student = run.recipe["student"]
+    template = run.store.round(number) / "checkpoint" / "chat_template.jinja"
+    text = template.read_text("utf-8") if template.is_file() else ""
+    thinks = student.get("thinking", "off") != "off"
+    return template_arguments(text, student.get("template") or {}, thinks=thinks, date="")
 
 
 def published_recipe(recipe: Mapping[str, Any]) -> tuple[str, str]:

@@ -10,10 +10,11 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tapir.data.files import write_text
+from tapir.data.files import write_json
 from tapir.data.formats import LAYOUTS, messages, preference, write_records
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
+from tapir.domain.instruction import Turn
 from tapir.report.export.cards import facts, write_card
 from tapir.report.export.folder import Mark, draft_folder
 from tapir.report.export.lineage import ExportedExample, examples
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 _GROUP = 2048  # rows in memory at once while a table is written
-_LINEAGE = [field.name for field in fields(ExportedExample) if field.name not in {"instruction", "response"}]
+_LINEAGE = [field.name for field in fields(ExportedExample) if field.name not in {"instruction", "response", "context"}]
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -40,16 +41,28 @@ def export_mixture(store: RunStore, out: Path, number: int | None = None) -> lis
         pairs = write_records(draft / "preferences.jsonl", _preferences(run, rounds))
         if not pairs:
             (draft / "preferences.jsonl").unlink()
-        datasets = resources.files("tapir.report.export") / "dataset_info.json"
-        write_text(draft / "dataset_info.json", datasets.read_text(encoding="utf-8"))
+        write_json(draft / "dataset_info.json", _dataset_info(jsonl))
         write_card(draft, "mixture-card.md.j2", rows=rows, rounds=rounds, pairs=pairs)
     plural = "s" * (len(rounds) > 1)
     return [f"{rows:,} examples of round{plural} {', '.join(map(str, rounds))}"]
 
 
+def _dataset_info(jsonl: Path) -> dict[str, Any]:
+    """Return what LLaMA-Factory has to know of the files; it takes only columns that are there for granted."""
+    shipped = resources.files("tapir.report.export") / "dataset_info.json"
+    info: dict[str, Any] = json.loads(shipped.read_text(encoding="utf-8"))
+    rows = [[turn["role"] for turn in record["messages"]] for record in _records(jsonl)]
+    systems, pairs = any(roles[0] == "system" for roles in rows), any(roles.count("user") > 1 for roles in rows)
+    there = {"system": "system"} if systems else {}
+    info["tapir_alpaca"]["columns"] |= there | ({"history": "history"} if pairs else {})
+    return info
+
+
 def as_record(example: ExportedExample) -> dict[str, Any]:
     """Return a row of messages.jsonl: the conversation and its lineage."""
-    return messages(example.instruction, example.response) | {name: getattr(example, name) for name in _LINEAGE}
+    return messages(example.instruction, example.response, example.context) | {
+        name: getattr(example, name) for name in _LINEAGE
+    }
 
 
 def schema() -> pa.Schema:
@@ -85,15 +98,15 @@ def _records(jsonl: Path) -> Iterator[dict[str, Any]]:
 
 def _convert(layout: str, jsonl: Path) -> Iterator[dict[str, Any]]:
     for record in _records(jsonl):
-        prompt, answer = (turn["content"] for turn in record["messages"])
-        yield LAYOUTS[layout](prompt, answer) | {"id": record["id"]}
+        *context, prompt, answer = (Turn(**turn) for turn in record["messages"])
+        yield LAYOUTS[layout](prompt.content, answer.content, context) | {"id": record["id"]}
 
 
 def _preferences(run: RunReader, rounds: list[int]) -> Iterator[dict[str, Any]]:
     """Yield the pairs of the preference optimisation in the layout of TRL."""
     for number in rounds:
         for row in run.contrasts(number):
-            pair = preference("messages", row.instruction, row.chosen, row.rejected)
+            pair = preference("messages", row.instruction, row.chosen, row.rejected, row.context)
             yield pair | {"id": row.id, "gap": row.gap, "round": number}
 
 

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import MixtureRow
+from tapir.domain.instruction import Turn
 
 _Key: TypeAlias = tuple[str, bytes]
 _PART = r"[^\s\"',\\/]+"
@@ -27,6 +28,7 @@ class ExportedExample:
     id: str
     instruction: str
     response: str
+    context: tuple[Turn, ...]
     task: str
     pool: str
     origin: str
@@ -83,6 +85,7 @@ def examples(run: RunReader, rounds: Sequence[int]) -> Iterator[ExportedExample]
                         id=row.id,
                         instruction=row.instruction,
                         response=row.response,
+                        context=row.context,
                         task=row.task,
                         pool=pair.pool,
                         origin=row.origin,

@@ -164,7 +164,9 @@ def _speed(recipe: Recipe, roles: Roles, corpus: CorpusStats) -> Speed | None:
         prompts = [prompt.instruction for prompt in roles.benchmarks[0].prompts()]
         timed = prompts[:: max(1, len(prompts) // _TIMED)][:_TIMED]
     else:
-        ordered = sorted((pair.instruction for pair in corpus.sample), key=lambda instruction: len(instruction.text))
+        ordered = sorted(
+            (pair.instruction for pair in corpus.sample), key=lambda instruction: len(instruction.transcript)
+        )
         middle = len(ordered) // 2  # a run answers texts of like length together, so that little is padding
         timed = ordered[max(0, middle - _ALIKE // 2) : middle + _ALIKE // 2]
     return measure_speed(roles.student, Checkpoint(roles.base.path, 0), timed, recipe.training.batch_size)

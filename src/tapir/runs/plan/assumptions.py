@@ -176,6 +176,8 @@ def _of_servers(recipe: Recipe, known: Measurements) -> Iterator[str]:
         share = f"{known.cached:.0%}" if known.cached else "none"
         yield f"{share} of the prompts' tokens are billed as cached{_source(known.cached or None)}"
     yield f"a call takes {FIRST_TOKEN:g} s and 1 s more for every {TOKENS_PER_SECOND:g} tokens of its reply"
+    if any(endpoint.thinking_tokens for endpoint in endpoints) and not known.replies:
+        yield "thoughts are not expected, only allowed for in the most: an earlier run's ledger tells how long they are"
     if not all(endpoint.concurrency for endpoint in endpoints):
         yield f"{CONCURRENCY} calls at once where concurrency is not set"
     if any(endpoint.batch for endpoint in endpoints):

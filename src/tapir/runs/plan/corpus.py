@@ -23,6 +23,7 @@ from tapir.domain.roles import Roles
 from tapir.domain.task import Taxonomy
 from tapir.gym.corpus import corpus_skills
 from tapir.gym.skills import UNSEEN
+from tapir.runs.corpus import held_out_conversations
 from tapir.runs.plan.tokens import ANSWER, NEW_INSTRUCTION, filler
 
 _SAMPLE = 300
@@ -54,8 +55,9 @@ def read_stats(recipe: Recipe, roles: Roles | None, labels: Taxonomy, *, network
         )
     prompts = {prompt.instruction.id: prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts()}
     forbidden = DuplicateIndex()
-    forbidden.learn_all((name, prompt.instruction.text) for name, prompt in prompts.items())
-    corpus = CorpusFilter(forbidden, DuplicateIndex(), unanswered=recipe.answers() != "corpus")
+    forbidden.learn_all((name, prompt.instruction.user_text) for name, prompt in prompts.items())
+    unanswered, apart = recipe.answers() != "corpus", held_out_conversations(roles)
+    corpus = CorpusFilter(forbidden, DuplicateIndex(), unanswered=unanswered, screen=roles.screen, held_out=apart)
     rows = [row for row in corpus.sift(roles.corpus()) if isinstance(row, CorpusRow)]
     every = recipe.answers() == "teacher"
     pending = {row.id for row in rows if every or not row.response.strip()}  # the teacher has still to answer
@@ -98,7 +100,7 @@ def _tasks(recipe: Recipe, labels: Taxonomy) -> dict[str, float]:
         return {}
     known = {normalised(label): label for label in labels.labels}
     columns = Columns(**source.columns.model_dump())
-    rows = read_file(Path(source.path).expanduser(), layout=source.layout, columns=columns)
+    rows = read_file(Path(source.path).expanduser(), layout=source.layout, columns=columns, turns=source.turns)
     tasks = (known.get(normalised(row.category)) for row in rows if isinstance(row, Row))
     counts = Counter(task for task in tasks if task)
     return {task: count / counts.total() for task, count in counts.items()}

@@ -68,6 +68,8 @@ def _cost(recipe: Recipe, stage: str, requests: Requests, size: Size, known: Mea
         tokens_written = cost.calls.expected * replies[1]
         cost = replace(cost, written=Bounds(tokens_written, max(tokens_written, cost.written.most)))
     endpoints = [recipe.endpoints[name] for name in recipe.users()[requests.role]]  # they share the calls evenly
+    thought = max(endpoint.thinking_tokens for endpoint in endpoints)
+    cost = replace(cost, written=Bounds(cost.written.expected, cost.written.most + cost.calls.most * thought))
     read, written, cached = cost.read, cost.written, cost.read.expected * (known.cached or 0.0)
     expected = sum(each.price(read.expected, cached, written.expected, batched=each.batch) for each in endpoints)
     most = sum(each.price(read.most, 0.0, written.most, batched=each.batch) for each in endpoints)

@@ -145,7 +145,8 @@ class RunQueue:
 
     def _start(self, run: StudyRun) -> ChildProcess:
         folder = run.folder(self.folder)
-        session.claim(run.recipe, folder, session.preflight(run.recipe, folder))
+        recipe = session.dated(run.recipe, folder)
+        session.claim(recipe, folder, session.preflight(recipe, folder))
         others = [other.folder(self.folder) for other in self.known if other != run and other.seed == run.seed]
         copy_prelude(run.recipe, folder, others)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))

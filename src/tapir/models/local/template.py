@@ -1,0 +1,133 @@
+"""Chat templates: what every call of a student's template is given, and how thoughts stand in what it renders."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import Any
+
+from tapir.domain.completion import THOUGHTS, Failure, part_thought
+from tapir.domain.instruction import Instruction
+
+_SWITCHES = ("enable_thinking", "thinking")  # what templates call the argument that turns thinking on and off
+_MARKS = {*THOUGHTS, *THOUGHTS.values(), "<|channel|>"}
+_SAMPLE = [{"role": "user", "content": "?"}]
+_TEMPLATE = "chat_template"  # the argument of `apply_chat_template` that takes the place of the tokenizer's own
+_EMPTY = re.compile(
+    "|".join(rf"\s*(?:{re.escape(opening)}\s*)?{re.escape(closing)}\s*" for opening, closing in THOUGHTS.items())
+)
+_CALL = re.compile(r"strftime_now\(\s*(?P<mark>['\"])(?P<format>.*?)(?P=mark)\s*\)")
+
+
+class BoundTemplate:
+    """A tokenizer's `apply_chat_template` with arguments that every call gets; those of a call win."""
+
+    def __init__(self, apply: Any, arguments: Mapping[str, Any]) -> None:
+        self._apply, self._arguments = apply, dict(arguments)
+        self.variables = {name: value for name, value in arguments.items() if name != _TEMPLATE}
+
+    def __call__(self, *chats: Any, **options: Any) -> Any:
+        """Render, and tokenize where asked to, as the tokenizer does."""
+        return self._apply(*chats, **{**self._arguments, **options})
+
+
+def template_arguments(template: str, given: Mapping[str, Any], *, thinks: bool, date: str) -> dict[str, Any]:
+    """Return the arguments of every call: the recipe's, the switch for thinking, a template that is dated."""
+    switches = {name: thinks for name in _SWITCHES if re.search(rf"\b{name}\b", template)}
+    fixed = {_TEMPLATE: now} if (now := dated(template, date)) != template else {}
+    return {**switches, **fixed, **given}
+
+
+def dated(template: str, date: str) -> str:
+    """Return a template with the date in place of its calls of the clock; for an empty date the template itself."""
+    if not date:
+        return template
+    day = datetime.fromisoformat(date)
+    return _CALL.sub(lambda call: repr(day.strftime(call["format"])), template)
+
+
+def render(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> tuple[str, str]:
+    """Return what the template makes of a chat without its answer and with it; raises jinja2.TemplateError."""
+    alone = tokenizer.apply_chat_template(list(chat[:-1]), add_generation_prompt=True, tokenize=False)
+    return alone, tokenizer.apply_chat_template(list(chat), tokenize=False)
+
+
+def template_fault(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
+    """Return why a template cannot hold a chat: it fails on it, or drops a turn; "" where it can."""
+    from jinja2 import TemplateError
+
+    try:
+        prompt = tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False)
+    except TemplateError as error:
+        return f"the chat template refuses it: {error}"
+    shown = "".join(prompt.split())
+    dropped = next((turn["role"] for turn in chat if "".join(turn["content"].split()) not in shown), "")
+    return f"the chat template drops its {dropped} turn" if dropped else ""
+
+
+def prompt_tokens(tokenizer: Any, instructions: Sequence[Instruction]) -> list[list[int] | Failure]:
+    """Return the tokens of each prompt; a failure where the template cannot hold one."""
+    from jinja2 import TemplateError
+
+    options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
+    try:
+        chats = [instruction.messages for instruction in instructions]
+        return list(tokenizer.apply_chat_template(chats, **options))
+    except TemplateError as error:
+        if len(instructions) == 1:
+            return [Failure("template", f"the chat template refuses it: {error}")]
+        return [tokens for instruction in instructions for tokens in prompt_tokens(tokenizer, [instruction])]
+
+
+def begun_thought(prompt: str) -> str:
+    """Return the mark of a thought with which a rendered prompt ends; empty for none."""
+    return next((mark for mark in THOUGHTS if prompt.rstrip().endswith(mark)), "")
+
+
+def end_of_thought(prompt: str) -> str:
+    """Return what ends the thought that a prompt has begun, so that the answer can follow; empty where it has not."""
+    mark = begun_thought(prompt)
+    return f"\n{THOUGHTS[mark]}\n\n" if mark else ""
+
+
+class ReplyReader:
+    """Reads the replies that a tokenizer's template begins: the answer, and the thought before it.
+
+    Attributes:
+        begun: the mark of a thought with which every prompt ends; empty for none.
+        marked: whether a mark of thoughts is a special token, which is not text to a decoder that skips those.
+    """
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._decode = tokenizer.decode
+        self.begun = begun_thought(tokenizer.apply_chat_template(_SAMPLE, add_generation_prompt=True, tokenize=False))
+        added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
+        self.marked = not {*tokenizer.all_special_tokens, *added}.isdisjoint(_MARKS)
+
+    def read(self, tokens: Sequence[int]) -> tuple[str, str]:
+        """Return the answer and the thought that the tokens of a reply spell."""
+        text = self._decode(tokens, skip_special_tokens=not self.marked)
+        thought, answer = part_thought(text, self.begun)
+        if self.marked and (thought, answer) == ("", text):
+            answer = self._decode(tokens, skip_special_tokens=True)
+        return answer, thought
+
+
+def split_example(prompt: str, whole: str, thought: str) -> tuple[str, str] | None:
+    """Return an example's text without loss and with loss; None where the prompt does not stay as it is.
+
+    Args:
+        prompt: as the student is asked with it.
+        whole: the prompt with its answer, as the template renders it.
+        thought: to be learnt before the answer; without one an empty thought block carries no loss.
+    """
+    mark = begun_thought(prompt)
+    core = prompt.rstrip().removesuffix(mark)
+    if not whole.startswith(prompt) and mark and whole.startswith(core):  # it takes the thought off what is answered
+        whole = f"{prompt}{thought}{end_of_thought(prompt)}{whole[len(core) :]}"
+    if not whole.startswith(prompt):
+        return None
+    empty = _EMPTY.match(whole, len(prompt)) if not thought else None
+    start = empty.end() if empty else len(prompt)
+    return whole[:start], whole[start:]

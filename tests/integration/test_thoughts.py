@@ -1,0 +1,232 @@
+"""Thoughts before answers: parted in one place for every student, endpoint and recorded answer."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from datetime import datetime, tzinfo
+from pathlib import Path
+
+import pytest
+
+from support import fakes
+from support.command import tapir
+from support.judging import judge_section
+from support.scripted import BOOK, ENDPOINTS, Watcher, connected
+from support.server import Behaviour, serving
+from tapir.config.annotators import LlmTaggerConfig
+from tapir.config.curriculum import PassRateConfig
+from tapir.config.toml import parse
+from tapir.data.corpus import pairs
+from tapir.data.readers import read_file
+from tapir.data.run.rows import AnswerRow, CorpusRow, EvaluationRow, MixtureRow
+from tapir.data.run.store import RunStore
+from tapir.domain.completion import Completion, Failure, Usage, text_or_failure, usable
+from tapir.domain.errors import RecipeError
+from tapir.domain.instruction import Instruction, Origin, Pair, Response
+from tapir.domain.judgement import Unscored
+from tapir.domain.roles import Comparison, Reply, answers
+from tapir.domain.round import Checkpoint
+from tapir.domain.task import TaskTag
+from tapir.models.estimators import PassRate
+from tapir.models.judge import LlmJudge
+from tapir.models.none import RecordedStudent
+from tapir.models.taggers.llm import LlmTagger
+from tapir.runs import session
+from tapir.runs.corpus import taxonomy
+
+CASES = Path(__file__).parents[3] / "shared" / "cases" / "eval"
+TEXTS = [Instruction.of(f"Write a story about {number} tapirs.", Origin("corpus")) for number in range(8)]
+THOUGHT = "<think>\nHm, which one?\n</think>\n\n"
+
+
+def said(text: str, finish: str = "stop", reasoning: str = "") -> Completion:
+    return Completion(text, finish, Usage(3, 5), "m", reasoning)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("reply", "kind"),
+    [
+        (said("", "length", "Hm"), "still thinking"),
+        (said(" \n", "stop", "Hm"), "still thinking"),
+        (said("Hm.\n</think>\n\nYes."), "control token"),
+        (said("Yes.<|im_end|>"), "control token"),
+        (said("Yes. </s>"), "control token"),
+        (said("Yes.<end_of_turn>\n"), "control token"),
+        (said("Yes", "length"), "length"),
+    ],
+)
+def test_a_reply_without_an_answer_of_its_own_is_a_named_failure(reply: Completion, kind: str) -> None:
+    found = text_or_failure(reply)
+    assert isinstance(found, Failure)
+    assert found.kind == kind
+    assert usable(reply)[0] is None
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "In a chat template the closing tag `</think>` ends the reasoning.",
+        "Strike it out: <s>old</s>",
+        "The token <|im_end|> ends a turn.",
+    ],
+)
+def test_an_answer_about_thoughts_and_tokens_is_an_answer(text: str) -> None:
+    assert text_or_failure(said(text)) == text
+    assert said(text).parted() == said(text)
+    assert said(text, reasoning="apart").parted().text == text
+
+
+class Thinking:
+    """A student that thinks before every answer of another; about some things it never stops to."""
+
+    def __init__(self, other: fakes.Student) -> None:
+        self.other = other
+
+    def answer(self, checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> Iterator[Reply]:
+        for name, reply in self.other.answer(checkpoint, instructions):
+            if isinstance(reply, Completion):
+                endless = next(one for one in instructions if one.id == name).text.endswith("5")
+                text = "<think>\nwrong, wrong" if endless else THOUGHT + reply.text
+                reply = replace(reply, text=text)  # noqa: PLW2901
+            yield name, reply
+
+
+def test_a_run_judges_and_grades_the_answer_alone_and_keeps_the_thought_apart(tmp_path: Path) -> None:
+    roles = fakes.roles(tmp_path / "people")
+    assert isinstance(roles.student, fakes.Student)
+    session.run(fakes.recipe(), tmp_path / "plain", roles=fakes.roles(tmp_path / "plain-people"))
+    session.run(fakes.recipe(), tmp_path / "run", roles=replace(roles, student=Thinking(roles.student)))
+    plain, store = RunStore(tmp_path / "plain"), RunStore(tmp_path / "run")
+    graded = [row.success for row in store.read("round-3/evaluation", EvaluationRow)]
+    assert graded == [row.success for row in plain.read("round-3/evaluation", EvaluationRow)]
+    rows = {row.id: row for row in store.read("round-0/answers", AnswerRow)}
+    texts = {row.id: row.text for row in store.read("corpus", CorpusRow)}
+    for name, row in rows.items():
+        if texts[name].endswith("5"):
+            assert row.text is None
+            assert (row.failure or "").startswith("still thinking: no answer after a thought")
+        elif row.text is not None:
+            assert (row.text, row.thought) == ("wrong", "Hm, which one?")
+
+
+def test_recorded_answers_are_parted_as_those_of_a_student() -> None:
+    student = RecordedStudent({TEXTS[0].id: THOUGHT + "A story.", TEXTS[1].id: "<think>Hm"}, "file")
+    ((_, replies),) = answers(student, Checkpoint("", 0), [TEXTS[:2]])
+    first, second = (reply for _, reply in replies)
+    assert isinstance(first, Completion)
+    assert (first.text, first.reasoning) == ("A story.", "Hm, which one?")
+    assert isinstance(second, Failure)
+    assert second.kind == "still thinking"
+
+
+def test_thoughts_in_a_corpus_are_not_learnt_unless_they_are_kept(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": f"{task} number {number}5", "output": THOUGHT + "right"}
+        for task in fakes.LABELS
+        for number in range(30)
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps([*rows, {"instruction": "add number 0", "output": "<think>Hm"}]))
+    corpus = list(pairs(read_file(tmp_path / "rows.json"), "rows.json"))
+    for mode in ("off", "on", "keep"):
+        roles = replace(fakes.roles(tmp_path / mode / "people"), corpus=lambda: corpus)
+        recipe = fakes.recipe(rounds=1, refine=False, expand=False)
+        recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"thinking": mode})})
+        session.run(recipe, tmp_path / mode / "run", roles=roles)
+        store = RunStore(tmp_path / mode / "run")
+        assert {row.thought for row in store.read("corpus", CorpusRow)} == {"Hm, which one?"}
+        assert {row.response for row in store.read("round-1/mixture", MixtureRow)} == {"right"}
+        assert isinstance(roles.trainer, fakes.Trainer)
+        thoughts = {example.thought for example in roles.trainer.jobs[0].examples}
+        assert thoughts == ({"Hm, which one?"} if mode == "keep" else {""})
+
+
+@pytest.mark.parametrize("where", ["reasoning_content", "inline"])
+def test_no_verdict_and_no_label_is_lost_to_thinking(where: str, tmp_path: Path) -> None:
+    watcher = Watcher()
+    with serving(Behaviour(latency=0.0, reasoning=where, thoughts=700)) as server:
+        with connected(server, tmp_path, progress=watcher) as calls:
+            judge = LlmJudge(calls, BOOK, judge_section(), "m")
+            found = dict(judge.judge(Comparison(one, "As it was.", "So it is.") for one in TEXTS))
+            tagger = LlmTagger(calls, BOOK, LlmTaggerConfig(endpoints=ENDPOINTS[:1]), taxonomy(parse({})))
+            tags = dict(tagger.tag(TEXTS))
+        first = server.stats().requests
+        with connected(server, tmp_path, run="again") as calls:
+            again = dict(
+                LlmJudge(calls, BOOK, judge_section(), "m").judge(
+                    Comparison(one, "As it was.", "So it is.") for one in TEXTS
+                )
+            )
+        assert server.stats().requests == first  # both calls of each are in the ledger
+    assert not [one for one in found.values() if isinstance(one, Unscored)]
+    assert all(isinstance(tag, TaskTag) for tag in tags.values())
+    assert again.keys() == found.keys()
+    assert first == 2 * (2 * len(TEXTS) + len(TEXTS))
+    assert any("were all thought: asked again with 4,096 tokens more" in note for note in watcher.notes)
+
+
+def test_room_for_thoughts_is_added_to_the_limit_of_every_call(tmp_path: Path) -> None:
+    with (
+        serving(Behaviour(latency=0.0, reasoning="reasoning_content", thoughts=700)) as server,
+        connected(server, tmp_path, thinking_tokens=2048) as calls,
+    ):
+        judge = LlmJudge(calls, BOOK, judge_section(), "m")
+        found = dict(judge.judge(Comparison(one, "As it was.", "So it is.") for one in TEXTS))
+        assert server.stats().requests == 2 * len(TEXTS)
+    assert not [one for one in found.values() if isinstance(one, Unscored)]
+
+
+@pytest.mark.harness
+@pytest.mark.filterwarnings("default")
+@pytest.mark.skipif(not CASES.is_dir(), reason="the cases are not here")
+def test_thoughts_cost_no_point_of_ifeval(tmp_path: Path) -> None:
+    pytest.importorskip("lm_eval")
+    import lm_eval
+
+    shipped = Path(lm_eval.__file__).parent / "tasks" / "ifeval" / "ifeval.yaml"
+    task: dict[str, object] = {"include": str(shipped), "task": "ifeval", "dataset_path": "json", "dataset_name": None}
+    task |= {"dataset_kwargs": {"data_files": {"train": str(CASES / "ifeval_hf.jsonl")}}}
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "ifeval.yaml").write_text(json.dumps(task))
+    for name in ("clean", "thinking"):
+        call = ["eval", "harness", str(CASES / f"{name}.json"), "--tasks", "ifeval"]
+        done = tapir(*call, "--include", str(tmp_path / "tasks"), "--out", str(tmp_path / name), "--json")
+        assert done.returncode == 0, done.stderr
+        results = json.loads(done.stdout)["results"]
+        assert {metric["value"] for metric in results.values()} == {1.0}, results
+
+
+def test_one_date_belongs_to_a_run_also_on_another_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Clock(datetime):
+        faked = "2026-11-30"
+
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Clock:  # noqa: ARG003
+            return cls.fromisoformat(f"{cls.faked}T23:59:00")
+
+    monkeypatch.setattr("tapir.runs.session.datetime", Clock)
+    recipe = fakes.recipe(rounds=1)
+    session.run(recipe, tmp_path / "run", roles=fakes.roles(tmp_path / "people"))
+    assert json.loads((tmp_path / "run" / "manifest.json").read_text())["date"] == "2026-11-30"
+    monkeypatch.setattr(Clock, "faked", "2026-12-01")
+    assert session.dated(recipe, tmp_path / "run").student.date == "2026-11-30"
+    assert session.dated(recipe, tmp_path / "other").student.date == "2026-12-01"
+    session.run(recipe, tmp_path / "run", roles=fakes.roles(tmp_path / "people"))  # goes on, on the next day
+    session.run(recipe, tmp_path / "other", roles=fakes.roles(tmp_path / "people"))
+    tables = [path.relative_to(tmp_path / "run") for path in sorted((tmp_path / "run").rglob("*.parquet"))]
+    assert tables
+    assert all((tmp_path / "run" / one).read_bytes() == (tmp_path / "other" / one).read_bytes() for one in tables)
+    pinned = recipe.model_copy(update={"student": recipe.student.model_copy(update={"date": "2024-02-29"})})
+    assert session.dated(pinned, tmp_path / "new").student.date == "2024-02-29"
+    with pytest.raises(RecipeError, match=r"student\.date"):
+        parse({"student": {"date": "yesterday"}})
+
+
+def test_the_pass_rate_is_that_of_answers_without_their_thoughts(tmp_path: Path) -> None:
+    (tmp_path / "learnt").write_text("add")
+    known = [Pair(fakes.instruction(task, 1), Response("right", "corpus")) for task in ("add", "spell")]
+    estimator = PassRate(PassRateConfig(kind="pass-rate", samples=2), Thinking(fakes.Student()), fakes.Judge())
+    found = dict(estimator.estimate(Checkpoint(str(tmp_path), 0), known, {}))
+    values = [one.value for pair in known if not isinstance(one := found[pair.instruction.id], Unscored)]
+    assert values == [0.0, 1.0]

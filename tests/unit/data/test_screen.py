@@ -1,0 +1,89 @@
+"""Answers that only refuse, and texts with somebody's own data in them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+
+import pytest
+
+from support.paths import SHARED
+from tapir.data.corpus import CorpusFilter, pairs
+from tapir.data.duplicates import DuplicateIndex
+from tapir.data.layouts import Row
+from tapir.data.run.rows import CorpusRow, DropRow
+from tapir.data.screen import refuses, secret, unwanted
+from tapir.domain.completion import always_fit
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "I'm sorry, but I can't help with that.",
+        "I\u2019m sorry, I can\u2019t assist with this request.",
+        "Sorry, but I cannot fulfil that request. Is there anything else?",
+        "As an AI language model, I don't have access to real-time data.",
+        "Unfortunately, I am unable to open links.",
+        "I cannot provide medical advice.",
+    ],
+)
+def test_an_answer_that_only_refuses_is_found(answer: str) -> None:
+    assert refuses(answer)
+    assert unwanted(answer).startswith("refusal: ")
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        "Sorry, I won't be able to make it to the meeting.",
+        "I'm sorry for your loss. She was a dear friend.",
+        "Dear Sir, unfortunately the parcel cannot be delivered.",
+        "I cannot wait to see you again!",
+        "",
+        "I'm sorry, but I can't give one number. " + "It depends on the depth, the season and the wind. " * 8,
+    ],
+)
+def test_an_answer_that_says_more_or_something_else_is_none(answer: str) -> None:
+    assert not refuses(answer)
+
+
+@pytest.mark.parametrize(
+    ("text", "found"),
+    [
+        ("Write to anna.k@uni-trier.de.", "e-mail address"),
+        ("Write to name@example.com or test@gmail.com.", ""),
+        ("`[a-z]+@[a-z]+\\.[a-z]{2,}` finds an address", ""),
+        ("key: sk-proj-" + "a1B2" * 10, "key"),
+        ("AKIA" + "ABCDEFGH12345678", "key"),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIE", "key"),
+        ("Card 4111 1111 1111 1111, please.", "card number"),
+        ("Card 4111 1111 1111 1112, please.", ""),  # the sum is wrong
+        ("Call 0800 1111 2222 3333 4444 or order 1234567890123456.", ""),
+        ("sk-learn and task-oriented", ""),
+    ],
+)
+def test_what_is_somebodys_own_is_named(text: str, found: str) -> None:
+    assert secret(text) == found
+
+
+def test_a_screen_drops_rows_with_the_reason_and_without_one_all_stay() -> None:
+    rows = [
+        Row("Open it.", "I'm sorry, but I can't open links.", "a:1"),
+        Row("Answer bob.b@web.de.", "Done.", "a:2"),
+        Row("Name a sea.", "The Baltic.", "a:3"),
+    ]
+    for screen, kept in ((unwanted, 1), (always_fit, 3)):
+        sifted = list(CorpusFilter(DuplicateIndex(), DuplicateIndex(), screen=screen).sift(pairs(rows, "a")))
+        assert sum(isinstance(row, CorpusRow) for row in sifted) == kept
+        reasons = [row.reason for row in sifted if isinstance(row, DropRow)]
+        assert reasons == ["refusal", "holds a secret"][: 3 - kept]
+
+
+@pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
+def test_of_real_answers_few_are_refusals_and_hardly_any_by_mistake() -> None:
+    """Read by hand: all eight of GPT-4's are, and both of text-davinci-003's."""
+    counts = {}
+    for name in ("seed/alpaca_data.json.gz", "teacher/alpaca_gpt4_answers_999.json.gz"):
+        with gzip.open(SHARED / name) as file:
+            counts[name] = sum(refuses(row["output"]) for row in json.load(file))
+    assert list(counts.values()) == [2, 8]
