@@ -144,7 +144,8 @@ def screened(recipe: Recipe, corpus: Iterable[Pair | Rejected]) -> list[str]:
     if getattr(recipe.corpus, "screen", "") != "report":
         return []
     found = Counter(unwanted(row.response.text).partition(": ")[0] for row in corpus if isinstance(row, Pair))
-    return [f'{count:,} answers kept: {reason} (corpus.screen = "drop")' for reason, count in found.items() if reason]
+    kept = 'kept; corpus.screen = "drop" leaves them out'
+    return [f"answers screened: {reason} ({count:,}), {kept}" for reason, count in found.items() if reason]
 
 
 def held_out_conversations(roles: Roles) -> frozenset[str]:
