@@ -19,7 +19,7 @@ from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
 from tapir.data.run.tables import read_rows, write_rows
 from tapir.domain.errors import DataError, RunExists, RunLocked, RunMismatch, StoreError, StoreFull, TableCorrupt
-from tapir.domain.instruction import Pair, Response
+from tapir.domain.instruction import Pair, Response, Turn
 from tapir.domain.progress import SilentProgress
 from tapir.domain.roles import Rejected, Roles
 from tapir.models.api.session import ApiSession
@@ -35,6 +35,14 @@ class Thing:
     weight: float | None
     parents: tuple[str, ...]
     good: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LaterThing(Thing):
+    """What a later version writes of it."""
+
+    turns: tuple[Turn, ...] = ()
+    why: str | None = None
 
 
 THINGS = [Thing("a\u2028b", 1, None, (), good=True), Thing("", -2, 0.5, ("x", "y"), good=False)]
@@ -53,6 +61,17 @@ def test_a_table_of_another_kind_is_called_corrupt_with_the_remedy(tmp_path: Pat
     with pytest.raises(TableCorrupt, match=r"things\.parquet") as caught:
         list(read_rows(tmp_path / "things.parquet", Thing))
     assert "tapir resume" in caught.value.remedy
+
+
+def test_columns_that_an_earlier_version_did_not_write_have_their_default(tmp_path: Path) -> None:
+    write_rows(tmp_path / "t.parquet", Thing, THINGS)
+    (first, _) = read_rows(tmp_path / "t.parquet", LaterThing)
+    assert first == LaterThing("a\u2028b", 1, None, (), good=True)
+    spoken = replace(first, turns=(Turn("user", "Hi."), Turn("assistant", "")), why="so")
+    write_rows(tmp_path / "t.parquet", LaterThing, [spoken])
+    assert list(read_rows(tmp_path / "t.parquet", LaterThing)) == [spoken]
+    with pytest.raises(TableCorrupt, match="its columns are others"):
+        list(read_rows(tmp_path / "t.parquet", Thing))
 
 
 def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> None:

@@ -58,7 +58,10 @@ def write_rows(path: Path, row: type[RowT], rows: Iterable[RowT]) -> None:
 
 
 def read_rows(path: Path, row: type[RowT]) -> Iterator[RowT]:
-    """Read the rows of a table in order, a group at a time."""
+    """Read the rows of a table in order, a group at a time.
+
+    Columns that an earlier version did not write have their default.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -66,6 +69,9 @@ def read_rows(path: Path, row: type[RowT]) -> Iterator[RowT]:
     lists = {field.name: field.type.value_type for field in schema if pa.types.is_list(field.type)}
     try:
         with pq.ParquetFile(path, memory_map=False) as table:
+            fields = dataclasses.fields(row)
+            needed = sum(field.default is dataclasses.MISSING for field in fields)  # those with a default are the last
+            schema = pa.schema(list(schema)[: max(needed, len(table.schema_arrow))])
             if not table.schema_arrow.equals(schema):
                 raise corrupt(path, "its columns are others")
             for batch in table.iter_batches(_GROUP):
