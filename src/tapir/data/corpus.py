@@ -11,7 +11,8 @@ from tapir.data.duplicates import DuplicateIndex
 from tapir.data.layouts import TURN, Record, Row, unwrapped
 from tapir.data.readers import records
 from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
-from tapir.domain.completion import always_fit, part_thought
+from tapir.data.screen import REFUSAL
+from tapir.domain.completion import always_fit
 from tapir.domain.errors import DataError
 from tapir.domain.evaluation import Prompt
 from tapir.domain.instruction import Instruction, Origin, Pair, Response, id_of, instruction_id, normalised
@@ -29,8 +30,7 @@ def pairs(rows: Iterable[Row | Rejected], author: str) -> Iterator[Pair | Reject
             yield row
         else:
             origin = Origin("corpus", source=row.place)
-            thought, answer = part_thought(row.response)
-            response = Response(answer, author if answer else "", thought)
+            response = Response(row.response, author if row.response else "", row.thought)
             yield Pair(Instruction.of(row.text, origin, row.context), response)
 
 
@@ -82,8 +82,8 @@ def _prompt(pair: Pair, *, answered: bool) -> Prompt:
 
 def conversation(place: str) -> str:
     """Return the place of the conversation that a row is one answer of; empty where it is the only one."""
-    whole, mark, _ = place.rpartition(TURN)
-    return whole if mark else ""
+    whole, _, number = place.rpartition(TURN)
+    return whole if number.isdecimal() else ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,9 +132,10 @@ class CorpusFilter:
         if not item.text.strip():
             return "empty instruction"
         if not pair.response.text.strip() and not self.unanswered:
-            return "empty response"
-        if reason := self.screen(pair.response.text) or self.screen(item.transcript):
-            return reason.partition(": ")[0]
+            return "still thinking" if pair.response.thought else "empty response"
+        said, asked = (self.screen(text).partition(": ")[0] for text in (pair.response.text, item.transcript))
+        if reason := said or asked.replace(REFUSAL, ""):  # an instruction may well begin as a refusal does
+            return reason
         return self._held_out(item)
 
     def _held_out(self, item: Instruction) -> str:

@@ -7,9 +7,10 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, islice
+from itertools import chain, dropwhile, islice
 from typing import Any, Literal, NamedTuple, TypeAlias
 
+from tapir.domain.completion import part_thought
 from tapir.domain.errors import DataError
 from tapir.domain.instruction import Turn
 from tapir.domain.roles import Rejected
@@ -26,15 +27,22 @@ SHOWN = 500
 NOT_UTF8 = "not UTF-8"
 
 _CONVERSATION = {"sharegpt": "conversations", "messages": "messages"}
+_CONVERSATIONS = (*_CONVERSATION.values(), "conversation")
 _COMPLETION: dict[Format, str] = {
     "prompt-completion": "completion",
     "preference": "chosen",
 }  # what answers the column `prompt`
 _SIDES = ("user", "assistant")
-_OTHER_MEDIA = ("tools", "image", "images", "video", "videos", "audio", "audios")
+_EXCHANGES = (("user", "assistant"), ("human", "assistant"), ("input", "output"))  # keys of an object with both sides
+_CONTENT = ("content", "value", "text")
+_THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # beside the content of a turn
+_OF_TEXT = ("text", "input_text", "output_text")  # types of a part
+_OF_THOUGHT = ("thinking", "reasoning")
+_NOTHING = {"", "null", "none", "nan"}
+_OTHER_MEDIA = ("tools", "functions", "image", "images", "video", "videos", "audio", "audios")
 _SPEAKERS = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
     **dict.fromkeys(("tool", "function", "function_call", "function_response", "observation", "ipython"), "tool"),
 }
@@ -73,7 +81,8 @@ class Columns:
 class Row:
     """A readable row: the instruction with its input below it, the answer that came with it or "", its place.
 
-    `context` is what stands before the instruction in its conversation.
+    `context` is what stands before the instruction in its conversation, `thought` what its author thought before the
+    answer; neither an answer nor an earlier one has a thought in it.
     """
 
     text: str
@@ -81,6 +90,7 @@ class Row:
     place: str
     category: str = ""
     context: tuple[Turn, ...] = ()
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,6 +119,7 @@ class _Turn(NamedTuple):
     speaker: str  # system, user, assistant or tool
     text: str
     learnt: bool = True
+    thought: str = ""
 
 
 class _Exchange(NamedTuple):
@@ -117,6 +128,7 @@ class _Exchange(NamedTuple):
     context: tuple[Turn, ...]
     question: str
     answer: str
+    thought: str
     fault: str
 
 
@@ -147,7 +159,7 @@ def rows(
     The layout "auto" is decided by the columns of the first 100 records; one of them has each column asked for. Their
     columns that are not read are a line in `notes`.
     """
-    wanted = {columns.instruction, columns.conversation, *_CONVERSATION.values(), "prompt", "chosen"} - {""}
+    wanted = {columns.instruction, columns.conversation, *_CONVERSATIONS, "prompt", "chosen"} - {""}
     records = unwrapped(records, wanted, notes)
     first: Record | Rejected | None = None
     for first in records:
@@ -201,6 +213,7 @@ def _unread(head: Sequence[dict[str, Any]], read: Reader, columns: Columns) -> l
     """Return the columns of the first records that are not read, in order."""
     used = [columns.conversation] if read is _conversation else [columns.instruction, columns.response]
     used += [columns.input, columns.history] if read is _alpaca else []
+    used += ["label"] if read is _completion else []
     used += [columns.system, *_OTHER_MEDIA]
     present = dict.fromkeys(str(name) for fields in head for name in fields)
     known = {name if name in present else name.split(".")[0] for name in [*used, columns.category]}
@@ -208,19 +221,15 @@ def _unread(head: Sequence[dict[str, Any]], read: Reader, columns: Columns) -> l
 
 
 def _reader(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, source: str) -> tuple[Reader, Columns]:
-    def has(name: str) -> bool:
-        return any(_at(fields, name, _ABSENT) is not _ABSENT for fields in head)
+    def has(name: str, fits: Callable[[Any], bool] = lambda _: True) -> bool:
+        values = (_at(fields, name, _ABSENT) for fields in head)
+        return any(value is not _ABSENT and fits(value) for value in values)
 
     usual = Columns()
     if columns.system == usual.system and not has(usual.system) and has(_SYSTEM):
         columns = replace(columns, system=_SYSTEM)
     if layout == "auto":
-        layout = "alpaca"
-        turns = columns.conversation or next(filter(has, _CONVERSATION.values()), "")
-        if columns.conversation or (turns and not (has(columns.instruction) and has(columns.response))):
-            layout, columns = "messages", replace(columns, conversation=turns)
-        elif columns.instruction == usual.instruction and not has(usual.instruction):
-            layout = next((name for name, answer in _COMPLETION.items() if has(answer)), layout)
+        layout, columns = _layout(has, columns)
     if answer := _COMPLETION.get(layout):
         named = columns.instruction if columns.instruction != usual.instruction else "prompt"
         columns = replace(
@@ -233,12 +242,32 @@ def _reader(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, so
         needed = [columns.instruction]
         needed += [name for name in (columns.input, columns.response) if name not in {"", usual.input, usual.response}]
     else:
-        columns = replace(columns, conversation=columns.conversation or _CONVERSATION[layout])
+        found = filter(has, (_CONVERSATION[layout], *_CONVERSATIONS))
+        columns = replace(columns, conversation=columns.conversation or next(found, _CONVERSATION[layout]))
         needed = [columns.conversation]
     for name in filter(None, [*needed, columns.category]):
         if not has(name):
             raise _no_column(name, head, source)
     return (_completion if answer else _alpaca if layout == "alpaca" else _conversation), columns
+
+
+def _layout(has: Callable[..., bool], columns: Columns) -> tuple[Format, Columns]:
+    """Return the layout that the columns show, and where it reads."""
+    usual = Columns()
+    layout: Format = "alpaca"
+    usable = (name for name in _CONVERSATIONS if has(name, _is_list))
+    turns = columns.conversation or next(chain(usable, filter(has, _CONVERSATION.values())), "")
+    if turns and has(
+        "chosen", lambda value: isinstance(value, dict)
+    ):  # LLaMA-Factory's, where the conversation is what stands before it
+        layout, columns = "preference", replace(columns, instruction=turns)
+    elif columns.conversation or (turns and not (has(columns.instruction) and has(columns.response))):
+        layout, columns = "messages", replace(columns, conversation=turns)
+    elif columns.instruction == usual.instruction and not has(usual.instruction):
+        layout = next((name for name, answer in _COMPLETION.items() if has(answer)), layout)
+    elif columns.response == usual.response and not has(usual.response) and has("chosen"):
+        columns = replace(columns, response="chosen")
+    return layout, columns
 
 
 def _no_column(name: str, head: Sequence[dict[str, Any]], source: str) -> DataError:
@@ -286,66 +315,79 @@ def _rows(record: Record, read: Reader, columns: Columns, turns: Turns) -> Itera
         if each.fault:
             yield rejected(place, each.fault)
         else:
-            yield Row(each.question, each.answer, place, category, each.context)
+            yield Row(each.question, each.answer, place, category, each.context, each.thought)
 
 
 def _holds(value: Any) -> bool:
-    """Return whether a column of tools or images holds any."""
-    return bool(value.strip("[] \n") if isinstance(value, str) else value == value and value)  # noqa: PLR0124 (NaN)
+    """Return whether a column of tools or images holds any; tables and JSON say in many ways that there is none."""
+    if isinstance(value, str):
+        return value.strip("[]{} \n").lower() not in _NOTHING
+    if isinstance(value, list | dict):
+        return any(each not in (None, "", [], {}) for each in (value.values() if isinstance(value, dict) else value))
+    return bool(value == value and value)  # noqa: PLR0124  (NaN)
 
 
 def _alpaca(fields: dict[str, Any], columns: Columns) -> list[_Turn]:
     turns = [_Turn("system", _string(fields, columns.system, "system prompt"))]
-    for past in _list(fields, columns.history, "the history") if columns.history else ():
-        if not isinstance(past, list | tuple) or len(past) != len(_SIDES):
-            raise _Unusable("the history is no list of pairs")
-        turns += [_Turn(side, _check(text, "a turn")) for side, text in zip(_SIDES, past, strict=True)]
+    history = _list(fields, columns.history, "the history") if columns.history else ()
+    turns += [turn for past in history for turn in _said(past)]
     instruction = _string(fields, columns.instruction, "instruction").strip()
     given = _string(fields, columns.input, "input").strip("\r\n").rstrip()
     if not instruction:
         raise _Unusable("no instruction")
     text = instruction if is_no_input(given) else f"{instruction}\n\n{given}"
-    return [*turns, _Turn("user", text), _Turn("assistant", _string(fields, columns.response, "response"))]
+    return _joined([*turns, _Turn("user", text)], _spoken(fields, columns.response, "assistant", "response"))
 
 
 def _conversation(fields: dict[str, Any], columns: Columns) -> list[_Turn]:
     before = [_Turn("system", _string(fields, columns.system, "system prompt"))]
-    return before + [_turn(turn) for turn in _list(fields, columns.conversation, "the conversation")]
+    return before + [turn for each in _list(fields, columns.conversation, "the conversation") for turn in _said(each)]
 
 
 def _completion(fields: dict[str, Any], columns: Columns) -> list[_Turn]:
-    """Return the turns of a prompt and its completion (or the chosen one), each a text or a list of turns."""
+    """Return the turns of a prompt and its completion (or the chosen one), each a text, a turn or a list of turns."""
+    if fields.get("label") is False:
+        raise _Unusable("a completion that its label rejects")
     turns = [_Turn("system", _string(fields, columns.system, "system prompt"))]
     for name, side in ((columns.instruction, "user"), (columns.response, "assistant")):
-        value = _at(fields, name) if name else None
-        if isinstance(value, list):
-            said = [_turn(turn) for turn in value]
-            # a chosen conversation often begins with its prompt
-            turns = turns[:1] + said if said[: len(turns) - 1] == turns[1:] else turns + said
-        else:
-            turns.append(_Turn(side, _check(value, name)))
+        turns = _joined(turns, _spoken(fields, name, side, name))
     return turns
+
+
+def _spoken(fields: dict[str, Any], name: str, side: str, what: str) -> list[_Turn]:
+    """Return the turns in a column: a text of one side, a turn or a list of turns."""
+    value = _at(fields, name) if name else None
+    said = value if isinstance(value, list) else [value]
+    if all(isinstance(each, dict) and ("role" in each or "from" in each) for each in said):
+        return list(map(_turn, said))
+    return [_Turn(side, _check(value, what))]
+
+
+def _joined(before: list[_Turn], after: list[_Turn]) -> list[_Turn]:
+    """Return turns and those after them; a chosen conversation often repeats its prompt, below a system prompt."""
+
+    def parted(turns: list[_Turn]) -> tuple[list[_Turn], list[_Turn]]:
+        rest = list(dropwhile(lambda turn: turn.speaker == "system", turns))
+        return turns[: len(turns) - len(rest)], rest
+
+    (system, old), (more, new) = parted(before), parted(after)
+    said, again = ([(turn.speaker, turn.text.strip()) for turn in turns] for turns in (old, new))
+    repeated = [count for count in range(1, min(len(old), len(new)) + 1) if said[-count:] == again[:count]]
+    return [*system, *more, *old, *new[repeated[-1] :]] if repeated else before + after
 
 
 def _exchanges(turns: Sequence[_Turn]) -> list[_Exchange]:
     """Return every answer of the assistant with what stands before it; without any, the question with the answer "".
 
-    Turns of one side that follow each other are one. An exchange that cannot be trained on says why.
+    An exchange that cannot be trained on says why.
     """
-    merged: list[_Turn] = []
-    for turn in turns:
-        if turn.speaker == "assistant" or turn.text.strip():
-            text = turn.text if turn.speaker == "assistant" else turn.text.strip()
-            turn = turn._replace(text=text)  # noqa: PLW2901
-            if merged and merged[-1].speaker == turn.speaker:
-                turn = turn._replace(text=f"{merged.pop().text}\n\n{text}")  # noqa: PLW2901
-            merged.append(turn)
+    merged = _merged(turns)
     if not any(turn.speaker == "user" for turn in merged):
         raise _Unusable("no instruction")
     context: list[Turn] = []
     found: list[_Exchange] = []
     fault = question = ""
-    for speaker, text, learnt in merged:
+    for speaker, text, learnt, thought in merged:
         if speaker == "tool":
             fault = fault or "a tool is used"
         elif speaker == "system":
@@ -356,13 +398,38 @@ def _exchanges(turns: Sequence[_Turn]) -> list[_Exchange]:
         else:
             if not question:
                 raise _Unusable("the assistant speaks first")
-            found.append(
-                _Exchange(tuple(context), question, text, fault or ("" if learnt else "an answer of weight 0"))
-            )
+            reason = fault or ("" if learnt else "an answer of weight 0")
+            found.append(_Exchange(tuple(context), question, text, thought, reason))
             context += [Turn("user", question), Turn("assistant", text)]
             fault = fault or ("" if text.strip() else "no answer in the conversation")
             question = ""
-    return found or [_Exchange(tuple(context), question, "", fault)]
+    return found or [_Exchange(tuple(context), question, "", "", fault)]
+
+
+def _merged(turns: Sequence[_Turn]) -> list[_Turn]:
+    """Return turns that say something, with those of one side that follow each other as one, thoughts parted."""
+    merged: list[_Turn] = []
+    for turn in turns:
+        if turn.speaker == "assistant":
+            thought, text = (turn.thought, turn.text) if turn.thought else part_thought(turn.text)
+            turn = turn._replace(text=text, thought=thought)  # noqa: PLW2901
+        elif turn.text.strip():
+            turn = turn._replace(text=turn.text.strip())  # noqa: PLW2901
+        else:
+            continue
+        if merged and merged[-1].speaker == turn.speaker:
+            turn = _as_one(merged.pop(), turn)  # noqa: PLW2901
+        merged.append(turn)
+    return merged
+
+
+def _as_one(first: _Turn, second: _Turn) -> _Turn:
+    """Return two turns of one side as one, which is learnt where both are."""
+    texts = [text for text in (first.text, second.text) if text.strip()]
+    if first.speaker == "system" and first.text == second.text:
+        del texts[1:]
+    thought = "\n\n".join(filter(None, (first.thought, second.thought)))
+    return _Turn(first.speaker, "\n\n".join(texts), first.learnt and second.learnt, thought)
 
 
 def is_no_input(given: str) -> bool:
@@ -372,37 +439,74 @@ def is_no_input(given: str) -> bool:
     return not given.strip() or bool(_DASHES.fullmatch(given.strip())) or (bool(nothing) and core not in _NAMES)
 
 
+def _is_list(value: Any) -> bool:
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+
+
 def _list(fields: dict[str, Any], name: str, what: str) -> list[Any]:
     """Return the list in a column; empty where there is none."""
     value = _at(fields, name)
     if isinstance(value, str):  # tables often hold it as JSON
         try:
-            value = json.loads(value or "[]")
+            value = json.loads(value.strip() or "[]")
         except (ValueError, RecursionError):
             value = {}
-    if value is None:
+    if value is None or value != value:  # noqa: PLR0124  (NaN)
         return []
     if not isinstance(value, list):
         raise _Unusable(f"{what} is not a list")
     return value
 
 
-def _turn(turn: Any) -> _Turn:
-    if not isinstance(turn, dict):
-        raise _Unusable("a turn is not an object")
+def _said(entry: Any) -> list[_Turn]:
+    """Return the turns of an entry of a conversation: a turn, or an exchange as a pair or an object with both sides."""
+    if isinstance(entry, dict) and not ("role" in entry or "from" in entry):
+        entry = next(([entry[key] for key in keys] for keys in _EXCHANGES if entry.keys() >= {*keys}), entry)
+    if isinstance(entry, dict):
+        return [_turn(entry)]
+    if not isinstance(entry, list | tuple) or len(entry) != len(_SIDES):
+        raise _Unusable("a turn is no object and no pair")
+    pair = [_Turn(side, _check(text, "a turn")) for side, text in zip(_SIDES, entry, strict=True)]
+    return pair if any(turn.text.strip() for turn in pair) else []
+
+
+def _turn(turn: dict[str, Any]) -> _Turn:
     name = turn.get("role") or turn.get("from")
-    speaker = _SPEAKERS.get(name.strip().lower()) if isinstance(name, str) else None
+    speaker = _SPEAKERS.get(name.strip(" \t\r\n:").lower()) if isinstance(name, str) else None
     if speaker is None:
         raise _Unusable("a turn without a known speaker")
-    if speaker == "tool" or turn.get("tool_calls") or turn.get("function_call"):
+    if speaker == "tool" or _holds(turn.get("tool_calls")) or _holds(turn.get("function_call")):
         return _Turn("tool", "used")
-    content = turn.get("value") if turn.get("content") is None else turn["content"]
-    if isinstance(content, list):
-        if not all(isinstance(part, dict) and isinstance(part.get("text"), str) for part in content):
+    if not any(name in turn for name in _CONTENT):
+        raise _Unusable("a turn without content")
+    thought, text = _content(next((turn[name] for name in _CONTENT if turn.get(name) is not None), None))
+    thought = next((turn[name] for name in _THOUGHT if isinstance(turn.get(name), str) and turn[name].strip()), thought)
+    learnt = not (_is_off(turn.get("weight")) or _is_off(turn.get("train")))
+    return _Turn(speaker, _check(text, "a turn"), learnt, _check(thought, "a thought").strip())
+
+
+def _content(content: Any) -> tuple[Any, Any]:
+    """Return thought and text of a turn, which may be a list of parts."""
+    if not isinstance(content, list):
+        return "", content
+    thoughts = [part for part in content if isinstance(part, dict) and part.get("type") in _OF_THOUGHT]
+    given = (next((part[name] for name in (*_THOUGHT, "text") if part.get(name)), "") for part in thoughts)
+    thought = "\n".join(_text(each) if isinstance(each, list) else _check(each, "a thought") for each in given)
+    return thought, _text([part for part in content if part not in thoughts])
+
+
+def _text(parts: Sequence[Any]) -> str:
+    for part in parts:
+        if not isinstance(part, dict) or (part.get("type") or "text") not in _OF_TEXT:
             raise _Unusable("a turn is not text")
-        content = "\n".join(part["text"] for part in content)
-    learnt = turn.get("weight") != 0 and turn.get("train") is not False
-    return _Turn(speaker, _check(content, "a turn"), learnt)
+    if not all(isinstance(part.get("text"), str) for part in parts):
+        raise _Unusable("a turn is not text")
+    return "\n".join(part["text"] for part in parts)
+
+
+def _is_off(value: Any) -> bool:
+    """Return whether a weight is 0, or a flag false; tables hold both as texts."""
+    return str(value).strip().lower() in {"0", "0.0", "-0.0", "false"}
 
 
 def _string(fields: dict[str, Any], name: str, what: str) -> str:

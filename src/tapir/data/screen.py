@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import re
 
+REFUSAL = "refusal"
+
 _SHORT = 60  # words: a longer answer says more than that it refuses
-_CANNOT = r"(?:ca(?:n['\u2019]t|nnot|n not)|(?:am|['\u2019]m) (?:not able|unable)|do(?:n['\u2019]t| not) have)"
+_CANNOT = r"(?: ca(?:n['\u2019]t|nnot|n not)|(?: am|['\u2019]m) (?:not able to|unable to)| do(?:n['\u2019]t| not) have)"
 _REGRET = r"(?:my )?(?:sincere )?apologies|I apologi[sz]e|sorry|unfortunately"
 _SORRY = rf"(?:I(?:['\u2019]m| am) (?:\w+ )?(?:sorry|afraid)|{_REGRET})"
-_MODEL = r"as an? (?:AI|artificial intelligence|language model|assistant)[^.,;]{0,60}"
-_HELP = r"(?:help|assist|fulfil|comply|provide|answer|create|write|generate)"
-_REFUSAL = re.compile(
-    rf"\s*(?:{_SORRY}|{_MODEL})[^.!?\n]{{0,120}}?\bI {_CANNOT}\b|\s*I {_CANNOT} {_HELP}\b", re.IGNORECASE
-)
+_MODEL = r"(?:as|I am|I['\u2019]m) an? (?:large )?(?:AI|artificial intelligence|language model|assistant)[^.,;]{0,60}"
+_HELP = r"(?:(?:help|assist)(?= (?:you|with)\b|[.,!]|$)|fulfil|comply|provide|answer|create|write|generate|access)"
+_REFUSAL = re.compile(rf"\s*(?:{_SORRY}|{_MODEL})[^.!?\n]{{0,120}}?\bI{_CANNOT}\b|\s*I{_CANNOT} {_HELP}", re.IGNORECASE)
 
 _EMAIL = re.compile(r"(?<![\w.+/-])(?P<name>[\w.+-]{1,64})@(?P<host>(?:[\w-]{1,63}\.)+[A-Za-z]{2,24})(?![\w@])")
-_NOBODY = re.compile(r"example|test|user|(?:your)?name|your\w*|someone|abc|xyz|(?:john|jane)[._]?doe", re.IGNORECASE)
+_NOBODY = re.compile(
+    r"example|test|user(?:name)?\d*|name|your[\w.]*|my_\w*|\W*|someone|abc|xyz|(?:john|jane)[._]?doe", re.IGNORECASE
+)
 _NOWHERE = re.compile(
-    r"(?:^|\.)(?:example|test|sample|domain|company|yourdomain)\.|\.(?:example|test|invalid|local)$", re.IGNORECASE
+    r"(?:^|\.)(?:example\d*|test|sample|domain|company|(?:my|your)(?:domain|site|company)|email)\.|\.(?:example|test|invalid|local)$",
+    re.IGNORECASE,
 )
 _KEY = re.compile(
     r"-----BEGIN (?:[A-Z]+ )*PRIVATE KEY-----|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b"
@@ -47,7 +50,7 @@ def secret(text: str) -> str:
 def unwanted(text: str) -> str:
     """Return what speaks against training on an answer, with what it holds; "" for nothing found."""
     if refuses(text):
-        return f"refusal: {text.strip()[:80]}"
+        return f"{REFUSAL}: {text.strip()[:80]}"
     return f"holds a secret: {found}" if (found := secret(text)) else ""
 
 

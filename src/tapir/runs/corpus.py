@@ -101,7 +101,7 @@ def read_corpus(
         reason = next((getattr(row, "reason", "empty response") for row in corpus), "that it is empty")
         raise DataError(
             f"{name}: none of its {len(corpus)} rows is an instruction{'' if asked else ' with an answer'}",
-            remedy=f"Check corpus.layout and corpus.columns; the first problem was {reason}.",
+            remedy=f"Check corpus.layout and corpus.columns; {'; '.join([f'the first problem was {reason}', *notes])}.",
         )
     return corpus
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.strategies import properties
-from tapir.data.corpus import CorpusFilter, held_out, pair_of, pairs, prompts, sample
+from tapir.data.corpus import CorpusFilter, conversation, held_out, pair_of, pairs, prompts, sample
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.layouts import Row
 from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
@@ -157,11 +157,17 @@ def test_a_good_row_keeps_its_answer_its_author_and_its_place() -> None:
         (pair(""), "empty instruction", "rows.jsonl:1"),
         (pair("\n\t\u00a0"), "empty instruction", "rows.jsonl:1"),
         (pair(POEM, " \n"), "empty response", "rows.jsonl:1"),
+        (Pair(pair(POEM).instruction, Response("", "", "Hm")), "still thinking", "rows.jsonl:1"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_dropped_with_its_place(row: Pair | Rejected, reason: str, place: str) -> None:
     text = row.text if isinstance(row, Rejected) else row.instruction.text
     assert dropped(sifted([row])) == [DropRow(instruction_id(text), "corpus", reason, place, text)]
+
+
+def test_a_file_may_have_any_name_and_only_answers_of_one_conversation_belong_together() -> None:
+    assert conversation("my turn 1.jsonl:17") == ""
+    assert conversation("my turn 1.jsonl:17 turn 2") == "my turn 1.jsonl:17"
 
 
 def test_a_row_without_an_answer_is_kept_if_the_teacher_will_answer_it_and_else_no_reason_to_drop_another() -> None:

@@ -15,10 +15,11 @@ from pyarrow import parquet
 
 from support.containers import bad, good, lines, written
 from support.paths import SHARED
+from tapir.data.corpus import pairs
 from tapir.data.layouts import Columns, Row
 from tapir.data.readers import read_file, read_hub
 from tapir.domain.errors import DataError, MissingExtra
-from tapir.domain.instruction import Turn
+from tapir.domain.instruction import Pair, Turn
 
 
 def test_columns_may_have_other_names_be_a_path_or_have_a_dot_in_their_name(tmp_path: Path) -> None:
@@ -107,9 +108,16 @@ TALK = [{"role": "system", "content": "s"}, user("a"), assistant("b"), user("c")
         ([user("a"), assistant("b") | {"weight": 0}, user("c"), assistant("d") | {"weight": 1}], "u:a|a:b", "c", "d"),
         ([user("a"), assistant("")], "", "a", ""),
         ([user("a")], "", "a", ""),
+        ([TALK[0], *TALK[:3]], "s:s", "a", "b"),
+        ([user("a"), assistant("b"), assistant("c")], "", "a", "b\n\nc"),
+        ([user("a"), assistant(""), assistant(" b")], "", "a", " b"),
+        ([user("a"), assistant("<think>t</think>\nb"), user("c"), assistant("d")], "u:a|a:b", "c", "d"),
+        ([{"role": "Human:", "text": "a"}, {"from": "AI", "value": "b", "tool_calls": "[]"}], "", "a", "b"),
+        ([["a", "b"], ["c", "d"]], "u:a|a:b", "c", "d"),
+        ([{"input": "a", "output": "b"}, {"human": "c", "assistant": "d"}, ["", None]], "u:a|a:b", "c", "d"),
     ],
 )
-@pytest.mark.parametrize("column", ["conversations", "messages"])
+@pytest.mark.parametrize("column", ["conversations", "messages", "conversation"])
 def test_the_last_answer_of_a_conversation_is_learnt_and_all_before_it_is_its_context(
     column: str, turns: list[Any], context: str, text: str, response: str, tmp_path: Path
 ) -> None:
@@ -146,6 +154,17 @@ def test_of_a_conversation_the_first_answer_or_all_can_be_learnt_each_after_what
         ({"prompt": "a", "chosen": "b", "rejected": "c"}, "", "a", "b"),
         ({"prompt": "a", "chosen": [user("a"), assistant("b")], "rejected": []}, "", "a", "b"),
         ({"chosen": TALK, "rejected": TALK[:-1]}, "s:s|u:a|a:b", "c", "d"),
+        ({"prompt": " a\n", "chosen": TALK[:3]}, "s:s", "a", "b"),
+        ({"prompt": TALK[:4], "chosen": TALK}, "s:s|u:a|a:b", "c", "d"),
+        ({"prompt": TALK[:4], "chosen": TALK[3:]}, "s:s|u:a|a:b", "c", "d"),
+        ({"prompt": TALK[:1], "chosen": TALK[1:3]}, "s:s", "a", "b"),
+        ({"prompt": "a", "completion": "b", "label": True}, "", "a", "b"),
+        ({"instruction": "a", "output": "b", "system": float("nan"), "history": float("nan")}, "", "a", "b"),
+        ({"instruction": "a", "output": "b", "history": " "}, "", "a", "b"),
+        ({"instruction": "c", "output": "d", "history": TALK[1:3]}, "u:a|a:b", "c", "d"),
+        ({"system_prompt": "s", "conversations": TALK}, "s:s|u:a|a:b", "c", "d"),
+        ({"messages": None, "conversation": TALK[1:3]}, "", "a", "b"),
+        ({"prompt": "a", "completion": "b", "conversation": "no. 7"}, "", "a", "b"),
     ],
 )
 def test_context_is_found_in_every_usual_layout(
@@ -161,9 +180,10 @@ def test_context_is_found_in_every_usual_layout(
         ({"tools": '[{"name": "f"}]'}, "it has tools"),
         ({"image": "a.jpg"}, "it has image"),
         ({"images": ["a.jpg"]}, "it has images"),
-        ({"history": [["a"]]}, "the history is no list of pairs"),
+        ({"history": [["a"]]}, "a turn is no object and no pair"),
         ({"history": 5}, "the history is not a list"),
         ({"history": [["a", ""]]}, "no answer in the conversation"),
+        ({"functions": [{"name": "f"}]}, "it has functions"),
     ],
 )
 def test_a_row_that_is_more_than_text_is_dropped_with_what_it_has(
@@ -183,11 +203,17 @@ def test_a_row_that_is_more_than_text_is_dropped_with_what_it_has(
         ([assistant("b"), user("a")], "the assistant speaks first"),
         ([user("a"), {"role": "tool", "content": "t"}, assistant("b")], "a tool is used"),
         ([user("a"), {"role": "assistant", "content": "", "tool_calls": [1]}], "a tool is used"),
+        ([user("a"), assistant("<think>t"), user("b"), assistant("c")], "no answer in the conversation"),
+        ([user("a"), assistant("b") | {"weight": "0.0"}], "an answer of weight 0"),
+        ([user("a"), assistant("b") | {"train": "False"}], "an answer of weight 0"),
+        ([user("a"), assistant("b") | {"weight": 0}, assistant("c")], "an answer of weight 0"),
+        ([user("a"), {"role": "assistant", "parts": ["b"]}], "a turn without content"),
+        ([user([{"type": "image_url", "text": ""}]), assistant("b")], "a turn is not text"),
         ([user("a"), {"role": "narrator", "content": "t"}], "a turn without a known speaker"),
         ([user(5), assistant("b")], "a turn is not text"),
         ([user([{"type": "image"}]), assistant("b")], "a turn is not text"),
         ([user("\ud800"), assistant("b")], "a lone surrogate"),
-        (["a", "b"], "a turn is not an object"),
+        (["a", "b"], "a turn is no object and no pair"),
         (7, "the conversation is not a list"),
         (None, "no instruction"),
     ],
@@ -195,6 +221,46 @@ def test_a_row_that_is_more_than_text_is_dropped_with_what_it_has(
 def test_a_conversation_that_gives_no_pair_is_dropped(turns: Any, reason: str, tmp_path: Path) -> None:
     result = list(read_file(lines(tmp_path, json.dumps({"messages": turns}))))
     assert bad(result) == [("corpus.jsonl:1", reason)]
+
+
+@pytest.mark.parametrize(
+    "nothing", [None, float("nan"), "", "[]", "{}", "null", "None", [], {}, [None], [{}], [[]], {"a": None}]
+)
+def test_tools_and_images_that_say_there_are_none_are_none(nothing: Any, tmp_path: Path) -> None:
+    row = {"messages": [user("a"), assistant("b") | {"tool_calls": nothing}], "tools": nothing, "images": nothing}
+    assert good(list(read_file(lines(tmp_path, json.dumps(row))))) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        assistant("<think>t</think>\n\nb"),
+        *(assistant("b") | {name: "t\n"} for name in ("reasoning_content", "reasoning", "thinking")),
+        assistant([{"type": "thinking", "thinking": "t"}, {"type": "text", "text": "b"}]),
+        assistant([{"type": "thinking", "thinking": [{"type": "text", "text": "t"}]}, {"text": "b"}]),
+        assistant([{"type": "reasoning", "text": "t"}, {"type": "output_text", "text": "b"}]),
+    ],
+)
+def test_a_thought_is_apart_from_the_answer_wherever_it_stands(answer: Any, tmp_path: Path) -> None:
+    path = lines(tmp_path, json.dumps({"messages": [user("a"), answer, user("c"), answer]}))
+    first, second = read_file(path, turns="all")
+    assert first == Row("a", "b", "corpus.jsonl:1 turn 1", thought="t")
+    assert second == Row("c", "b", "corpus.jsonl:1 turn 2", context=turns_of("u:a|a:b"), thought="t")
+
+
+def test_an_answer_whose_thought_stands_apart_is_taken_as_it_is(tmp_path: Path) -> None:
+    answer = assistant("<think> is a tag") | {"reasoning_content": "t"}
+    (row,) = read_file(lines(tmp_path, json.dumps({"messages": [user("a"), answer]})))
+    assert isinstance(row, Row)
+    assert (row.response, row.thought) == ("<think> is a tag", "t")
+    (pair,) = pairs([row], "c")
+    assert isinstance(pair, Pair)
+    assert (pair.response.text, pair.response.thought) == ("<think> is a tag", "t")
+
+
+def test_a_completion_that_its_label_rejects_is_not_learnt(tmp_path: Path) -> None:
+    path = lines(tmp_path, json.dumps({"prompt": "a", "completion": "b", "label": False}))
+    assert bad(list(read_file(path))) == [("corpus.jsonl:1", "a completion that its label rejects")]
 
 
 def test_the_layout_can_be_named_where_a_file_has_several_and_is_found_in_parquet(tmp_path: Path) -> None:

@@ -25,6 +25,10 @@ from tapir.domain.completion import always_fit
         "As an AI language model, I don't have access to real-time data.",
         "Unfortunately, I am unable to open links.",
         "I cannot provide medical advice.",
+        "I'm unable to provide legal advice.",
+        "I can't help with that.",
+        "As a large language model, I am unable to draw.",
+        "I am an AI language model, and I do not have real-time data.",
     ],
 )
 def test_an_answer_that_only_refuses_is_found(answer: str) -> None:
@@ -39,6 +43,8 @@ def test_an_answer_that_only_refuses_is_found(answer: str) -> None:
         "I'm sorry for your loss. She was a dear friend.",
         "Dear Sir, unfortunately the parcel cannot be delivered.",
         "I cannot wait to see you again!",
+        "I can't help but laugh when I think about it.",
+        "I cannot help the way I feel.",
         "",
         "I'm sorry, but I can't give one number. " + "It depends on the depth, the season and the wind. " * 8,
     ],
@@ -53,6 +59,10 @@ def test_an_answer_that_says_more_or_something_else_is_none(answer: str) -> None
         ("Write to anna.k@uni-trier.de.", "e-mail address"),
         ("Write to name@example.com or test@gmail.com.", ""),
         ("`[a-z]+@[a-z]+\\.[a-z]{2,}` finds an address", ""),
+        (
+            "`^(.+@mysite.com)$`, your.name@uni.edu, username@gmail.com, user12@web.de, ann@email.com, a@example1.com",
+            "",
+        ),
         ("key: sk-proj-" + "a1B2" * 10, "key"),
         ("AKIA" + "ABCDEFGH12345678", "key"),
         ("-----BEGIN RSA PRIVATE KEY-----\nMIIE", "key"),
@@ -79,11 +89,20 @@ def test_a_screen_drops_rows_with_the_reason_and_without_one_all_stay() -> None:
         assert reasons == ["refusal", "holds a secret"][: 3 - kept]
 
 
+def test_an_instruction_may_begin_as_a_refusal_does() -> None:
+    asked = "I'm sorry, but I can't find the error. Where is it?"
+    rows = pairs([Row(asked, "In the second line.", "a:1")], "a")
+    assert unwanted(asked)
+    assert [type(row) for row in CorpusFilter(DuplicateIndex(), DuplicateIndex(), screen=unwanted).sift(rows)] == [
+        CorpusRow
+    ]
+
+
 @pytest.mark.skipif(not SHARED.is_dir(), reason="the shared data are not here")
 def test_of_real_answers_few_are_refusals_and_hardly_any_by_mistake() -> None:
-    """Read by hand: all eight of GPT-4's are, and both of text-davinci-003's."""
+    """Read by hand: all eight of GPT-4's are, and three of text-davinci-003's; the fourth was asked for one."""
     counts = {}
     for name in ("seed/alpaca_data.json.gz", "teacher/alpaca_gpt4_answers_999.json.gz"):
         with gzip.open(SHARED / name) as file:
             counts[name] = sum(refuses(row["output"]) for row in json.load(file))
-    assert list(counts.values()) == [2, 8]
+    assert list(counts.values()) == [4, 8]

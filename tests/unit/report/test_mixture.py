@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.runs import build_run
-from tapir.data.formats import FILES, LAYOUTS, write_records
+from tapir.data.formats import FILES, LAYOUTS, preference, write_records
 from tapir.data.layouts import Format, Row
 from tapir.data.readers import read_file
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import ContrastRow, MixtureRow
 from tapir.data.run.store import RunStore
 from tapir.domain.errors import StoreError
+from tapir.domain.instruction import Turn
 from tapir.report.export.dataset import export_mixture
 from tapir.report.export.lineage import examples
 
@@ -55,6 +57,21 @@ def test_our_own_reader_reads_back_what_was_written(gym_run: RunStore, out: Path
     written = [(one.instruction.strip(), one.response) for one in examples(RunReader(gym_run), [1, 2, 3])]
     assert read == [pair for pair in written if "\0" not in pair[0]]  # which no corpus may have
     assert len(read) > len(written) - 3
+
+
+@pytest.mark.parametrize("layout", sorted(LAYOUTS))
+@pytest.mark.parametrize(
+    "context", [(), (Turn("system", "s"),), (Turn("user", "a"), Turn("assistant", " b\n")), "all"], ids=len
+)
+def test_a_conversation_and_a_preference_read_back_in_every_layout(layout: str, context: Any, tmp_path: Path) -> None:
+    said = (Turn("system", "s"), Turn("user", "a"), Turn("assistant", "b")) if context == "all" else context
+    path = tmp_path / f"data{FILES[layout]}"
+    records = (LAYOUTS[layout]("c", "d", said), preference(layout, "c", "d", "e", said))
+    for record in records:
+        write_records(path, [record])
+        (row,) = read_file(path)
+        assert isinstance(row, Row)
+        assert (row.text, row.response, row.context) == ("c", "d", said)
 
 
 @given(pairs=st.lists(st.tuples(TEXTS, TEXTS), min_size=1, max_size=20), layout=st.sampled_from(sorted(LAYOUTS)))
@@ -105,6 +122,16 @@ def test_preferences_go_along_where_the_run_has_them(tmp_path: Path) -> None:
         "round": 1,
     }
     assert "preferences.jsonl" in (folder / "README.md").read_text()
+
+
+def test_a_thought_that_was_learnt_goes_along(tmp_path: Path) -> None:
+    store = build_run(tmp_path / "run", done=1)
+    learnt = [replace(row, thought="Hm.") for row in store.read("round-1/mixture", MixtureRow)]
+    store.write("round-1/mixture", MixtureRow, learnt)
+    export_mixture(store, tmp_path / "out")
+    with (tmp_path / "out" / "messages.jsonl").open(encoding="utf-8", newline="\n") as lines:
+        rows = list(map(json.loads, lines))
+    assert {row["thought"] for row in rows} == {"Hm."}
 
 
 def test_the_same_export_again_is_the_same_bytes(gym_run: RunStore, out: Path) -> None:

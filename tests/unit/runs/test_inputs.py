@@ -107,6 +107,7 @@ def test_a_corpus_whose_answers_stand_in_an_unread_column_is_refused_before_anyt
     with pytest.raises(DataError, match="none of its 9 rows is an instruction with an answer") as caught:
         plan(recipe(tmp_path, corpus=corpus))
     assert "corpus.columns" in caught.value.remedy
+    assert "columns not read: context, response" in caught.value.remedy
     assert plan(recipe(tmp_path, corpus=corpus | {"answers": "teacher"}))
 
 

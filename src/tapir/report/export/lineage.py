@@ -23,6 +23,7 @@ class ExportedExample:
     """One example with its lineage; the data card describes the fields.
 
     `gap` is its difficulty as last measured by the last of its `rounds`; None for what was written since then.
+    `thought` is what was learnt before the response.
     """
 
     id: str
@@ -39,6 +40,7 @@ class ExportedExample:
     refiner: str
     gap: float | None
     rounds: tuple[int, ...]
+    thought: str
 
 
 @dataclass(slots=True)
@@ -96,6 +98,7 @@ def examples(run: RunReader, rounds: Sequence[int]) -> Iterator[ExportedExample]
                         refiner=without_paths(origin.refiner) if row.refined else "",
                         gap=pair.gap,
                         rounds=tuple(pair.rounds),
+                        thought=row.thought,
                     )
 
 
