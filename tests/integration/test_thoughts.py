@@ -17,18 +17,21 @@ from support.scripted import BOOK, ENDPOINTS, Watcher, connected
 from support.server import Behaviour, serving
 from tapir.config.annotators import LlmTaggerConfig
 from tapir.config.curriculum import PassRateConfig
+from tapir.config.endpoints import CallsConfig, EndpointConfig
 from tapir.config.toml import parse
 from tapir.data.corpus import pairs
 from tapir.data.readers import read_file
 from tapir.data.run.rows import AnswerRow, CorpusRow, EvaluationRow, MixtureRow
 from tapir.data.run.store import RunStore
 from tapir.domain.completion import Completion, Failure, Usage, text_or_failure, usable
-from tapir.domain.errors import RecipeError
+from tapir.domain.errors import CostLimit, RecipeError
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.domain.judgement import Unscored
 from tapir.domain.roles import Comparison, Reply, answers
 from tapir.domain.round import Checkpoint
 from tapir.domain.task import TaskTag
+from tapir.models.api.protocol import Message, Request, Sampling
+from tapir.models.api.session import ApiSession
 from tapir.models.estimators import PassRate
 from tapir.models.judge import LlmJudge
 from tapir.models.none import RecordedStudent
@@ -51,10 +54,17 @@ def said(text: str, finish: str = "stop", reasoning: str = "") -> Completion:
         (said("", "length", "Hm"), "still thinking"),
         (said(" \n", "stop", "Hm"), "still thinking"),
         (said("Hm.\n</think>\n\nYes."), "control token"),
+        (said("So 7 it is.</think>It is 7."), "control token"),
         (said("Yes.<|im_end|>"), "control token"),
         (said("Yes. </s>"), "control token"),
         (said("Yes.<end_of_turn>\n"), "control token"),
         (said("Yes", "length"), "length"),
+        (said("<think>", "length").parted(), "still thinking"),
+        (said("<think>\nHm.\n</thi", "length").parted(), "still thinking"),
+        (said("", "length").parted("<think>"), "still thinking"),
+        (said("<think></think>\n").parted(), "empty"),
+        (said("<think>a</think>\n<think>\nb\n</think>\nYes.").parted(), "control token"),
+        (said("analysisThe user asks.assistantfinalYes."), "control token"),
     ],
 )
 def test_a_reply_without_an_answer_of_its_own_is_a_named_failure(reply: Completion, kind: str) -> None:
@@ -70,12 +80,42 @@ def test_a_reply_without_an_answer_of_its_own_is_a_named_failure(reply: Completi
         "In a chat template the closing tag `</think>` ends the reasoning.",
         "Strike it out: <s>old</s>",
         "The token <|im_end|> ends a turn.",
+        "Qwen3 writes:\n```\n<think>\nHm.\n</think>\nYes.\n```",
+        "Qwen3 writes <think>Hm.</think>Yes.",
+        "analysis of variance: see assistantfinal",
     ],
 )
 def test_an_answer_about_thoughts_and_tokens_is_an_answer(text: str) -> None:
     assert text_or_failure(said(text)) == text
     assert said(text).parted() == said(text)
     assert said(text, reasoning="apart").parted().text == text
+
+
+HEAD = "<|start|>assistant<|channel|>"
+
+
+@pytest.mark.parametrize(
+    ("text", "thought", "answer"),
+    [
+        ("<|channel|>analysis<|message|>Hm.<|end|>" + HEAD + "final<|message|>Yes.<|return|>", "Hm.", "Yes."),
+        ("<|channel|>commentary<|message|>Look.<|end|>" + HEAD + "final<|message|>Yes.", "Look.", "Yes."),
+        (
+            "<|channel|>analysis<|message|>Hm.<|end|>"
+            + HEAD
+            + "commentary to=functions.f <|constrain|>json<|message|>{}<|end|>"
+            + HEAD
+            + "final <|constrain|>json<|message|>{}<|return|>",
+            "Hm.\n{}",
+            "{}",
+        ),
+        ("<|channel|>analysis<|message|>Hm.<|end|>", "Hm.", ""),
+        ("<|channel|>final <|constrain|>json<|message|>{}", "", "{}"),
+        ("<think>\n\n</think>\n\n    return 7", "", "    return 7"),
+    ],
+)
+def test_what_stands_before_the_final_channel_is_the_thought(text: str, thought: str, answer: str) -> None:
+    found = said(text).parted()
+    assert (found.reasoning, found.text) == (thought, answer)
 
 
 class Thinking:
@@ -230,3 +270,38 @@ def test_the_pass_rate_is_that_of_answers_without_their_thoughts(tmp_path: Path)
     found = dict(estimator.estimate(Checkpoint(str(tmp_path), 0), known, {}))
     values = [one.value for pair in known if not isinstance(one := found[pair.instruction.id], Unscored)]
     assert values == [0.0, 1.0]
+
+
+def test_two_requests_under_one_key_are_both_answered_and_asked_again(tmp_path: Path) -> None:
+    with (
+        serving(Behaviour(latency=0.0, reasoning="reasoning_content", thoughts=700)) as server,
+        connected(server, tmp_path) as calls,
+    ):
+        requests = [Request([Message(role="user", content=text.text)], Sampling(0.0, 64)) for text in TEXTS[:2]]
+        found = list(calls.stream(ENDPOINTS, [("same", request) for request in requests]))
+    assert [key for key, _ in found] == ["same", "same"]
+    assert all(isinstance(reply, Completion) and reply.text for _, reply in found)
+
+
+def test_the_call_with_room_for_a_thought_keeps_to_the_limit_and_the_first_is_not_paid_again(tmp_path: Path) -> None:
+    request = Request([Message(role="user", content=TEXTS[0].text)], Sampling(0.0, 64))
+    with serving(Behaviour(latency=0.0, reasoning="reasoning_content", thoughts=700)) as server:
+        paid = EndpointConfig(base_url=server.url, model="fake", price_output=1e6)  # 1 for each token
+
+        def reply(max_cost: float) -> Completion | Failure:
+            calls = ApiSession({"one": paid}, CallsConfig(max_cost=max_cost), pause_factor=0.01)
+            calls.open(tmp_path, "run", Watcher())
+            try:
+                ((_, found),) = calls.stream(("one",), [("", request)])
+            finally:
+                calls.close()
+            return found
+
+        with pytest.raises(CostLimit):
+            reply(1000.0)
+        assert server.stats().requests == 1
+        assert text_or_failure(reply(10_000.0))
+        assert server.stats().requests == 2
+        paid = paid.model_copy(update={"thinking_tokens": 2000})
+        with pytest.raises(CostLimit):  # what the endpoint gives a thought counts as well
+            reply(2000.0)

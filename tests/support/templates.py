@@ -52,6 +52,10 @@ TEMPLATES = {
     "r1": "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}{% elif m['role'] == 'user' %}"
     "{{ '<|User|>' + m['content'] }}{% else %}{{ '<|Assistant|>' + m['content'].split('</think>')[-1] + '</s>' }}"
     "{% endif %}{% endfor %}{% if add_generation_prompt %}{{ '<|Assistant|><think>\n' }}{% endif %}",
+    "deepseek-v3.1": "{% for m in messages %}{% if m['role'] == 'system' %}{{ m['content'] }}"
+    "{% elif m['role'] == 'user' %}{{ '<|User|>' + m['content'] }}"
+    "{% else %}{{ '<|Assistant|></think>' + m['content'].split('</think>')[-1] + '</s>' }}{% endif %}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|Assistant|>' + ('<think>' if thinking else '</think>') }}{% endif %}",
     "gpt-oss": "{{ '<|start|>system<|message|>' + strftime_now('%Y-%m-%d') + ' Reasoning: '"
     " + (reasoning_effort if reasoning_effort else 'medium') + '<|end|>' }}{% for m in messages %}"
     "{% if m['role'] == 'assistant' %}{% if m.thinking and loop.last %}"

@@ -13,9 +13,13 @@ FinishReason: TypeAlias = Literal["stop", "length"]
 THOUGHTS = {"<think>": "</think>", "[THINK]": "[/THINK]", "<thinking>": "</thinking>"}
 """The marks between which models write what they think before they answer."""
 
-_ANALYSIS = re.compile(r"(?:<\|start\|>assistant)?<\|channel\|>analysis<\|message\|>")  # harmony's thought
-_FINAL = re.compile(r"(?:<\|(?:end|return)\|>)?(?:<\|start\|>assistant)?<\|channel\|>final<\|message\|>")
-_LINE = re.compile(rf"^\s*(?:{'|'.join(map(re.escape, THOUGHTS.values()))})\s*$", re.MULTILINE)
+_CHANNEL = (  # of harmony; a form such as JSON may stand behind its name
+    r"(?:<\|(?:end|return)\|>)?(?:<\|start\|>assistant)?<\|channel\|>{}\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
+)
+_BEFORE, _FINAL = re.compile(_CHANNEL.format("(?:analysis|commentary)")), re.compile(_CHANNEL.format("final"))
+_UNMARKED = re.compile(r"analysis(?=[A-Z]).*assistantfinal", re.DOTALL)  # harmony without its special tokens
+_CLOSING = "|".join(map(re.escape, THOUGHTS.values()))
+_END = re.compile(rf"^\s*(?:{_CLOSING})\s*$|(?<=[.!?\u3002])(?:{_CLOSING})", re.MULTILINE)
 _CONTROL = re.compile(
     r"(?:<\|(?:im_(?:start|end)|eot_id|eom_id|end_of_text|endoftext|end|return|start|channel|message|user|assistant)\|>"
     r"|<(?:start|end)_of_turn>|<\uff5cend\u2581of\u2581sentence\uff5c>|</s>)\s*\Z"
@@ -85,23 +89,29 @@ class Failure:
 
 
 def part_thought(text: str, begun: str = "") -> tuple[str, str]:
-    """Return the thought that a reply begins with, and what follows; a thought that never ends leaves nothing."""
+    """Return the thought that a reply begins with, and what follows; a thought that never ends leaves nothing.
+
+    One that never ends and is empty is the mark that begins it.
+    """
     start = text.lstrip()
     for opening, closing in THOUGHTS.items():
         if start.startswith(opening) or begun == opening:
-            thought, _, answer = start.removeprefix(opening).partition(closing)
-            return thought.strip(), answer.lstrip("\r\n")
-    if analysis := _ANALYSIS.match(start):
-        thought, _, answer = _FINAL.sub("\0", start[analysis.end() :], count=1).partition("\0")
-        return thought.strip(), _CONTROL.sub("", answer)
+            thought, ended, answer = start.removeprefix(opening).partition(closing)
+            return thought.strip() or ("" if ended else opening), answer.lstrip("\r\n")
+    if begins := _BEFORE.match(start):
+        end = _FINAL.search(start)
+        thought = _CONTROL.sub("", _BEFORE.sub("\n", start[: end.start() if end else None]))
+        return thought.strip() or ("" if end else begins[0]), _CONTROL.sub("", start[end.end() :] if end else "")
     final = _FINAL.match(start)
     return "", _CONTROL.sub("", start[final.end() :]) if final else text
 
 
 def misread(text: str) -> str:
     """Return what of a reply shows that its server or tokenizer misread its own model; empty for nothing."""
-    if end := _LINE.search(text):
+    if (end := _END.search(text)) and max(map(text[: end.start()].strip().find, THOUGHTS)) <= 0:
         return f"{end[0].strip()} ends a thought that has no beginning: start the server with its reasoning parser"
+    if _UNMARKED.match(text):
+        return "the channels of the reply are not parted: start the server with its reasoning parser"
     control = _CONTROL.search(text)
     if control and not (control[0].strip() == "</s>" and "<s>" in text):  # which is HTML too
         return f"the control token {control[0].strip()} ends the text: check the server's chat template and stop tokens"

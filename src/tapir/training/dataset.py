@@ -10,6 +10,7 @@ from itertools import accumulate
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
+from tapir.domain.completion import THOUGHTS
 from tapir.domain.errors import TrainingError
 from tapir.domain.instruction import messages
 from tapir.domain.training import Example
@@ -73,9 +74,10 @@ def encode(
     """Tokenize with the student's chat template and check every loss mask.
 
     An example with more than `max_length` tokens is dropped, or the end of its answer is cut; one whose prompt alone is
-    too long is dropped in both cases. `ends` are the tokens that end an answer; none means the tokenizer's own. An
-    example that cannot be learnt as it is (the template changes its answer, a special token is written out in it) is
-    dropped with the reason; where most are like it, that is raised.
+    too long is dropped in both cases, and so is one with a thought, which might be left without its answer. `ends` are
+    the tokens that end an answer; none means the tokenizer's own. An example that cannot
+    be learnt as it is (the template changes its answer, a special token is written out in it) is dropped with the
+    reason; where most are like it, that is raised.
     """
     if not examples:
         raise TrainingError("the mixture is empty", remedy="Lower curriculum.threshold, or bring a larger corpus.")
@@ -90,7 +92,7 @@ def encode(
                 result.unfit[example.id] = encoded.reason
             elif len(encoded.input_ids) <= max_length:
                 result.examples.append(encoded)
-            elif too_long == "cut" and encoded.answer_start < max_length:
+            elif too_long == "cut" and encoded.answer_start < max_length and not example.thought:
                 result.examples.append(Encoded(encoded.input_ids[:max_length], encoded.answer_start))
                 result.cut.append(example.id)
             else:
@@ -192,7 +194,10 @@ def _render(example: Example, tokenizer: Any) -> tuple[str, str]:
     prompt, whole = render(tokenizer, [*before, apart])
     if begun_thought(prompt) or example.thought.strip() in whole[len(prompt) :]:
         return prompt, whole
-    return render(tokenizer, [*before, last | {"content": f"<think>\n{example.thought}\n</think>\n\n{example.answer}"}])
+    known = str(tokenizer.chat_template)
+    mark = next((mark for mark in THOUGHTS if mark in known), "<think>")
+    block = f"{mark}\n{example.thought}\n{THOUGHTS[mark]}\n\n"
+    return render(tokenizer, [*before, last | {"content": block + example.answer}])
 
 
 def _with_end(example: Example, encoded: Encoded | Misfit, tokenizer: Any, ends: frozenset[int]) -> Encoded | Misfit:

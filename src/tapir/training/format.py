@@ -9,7 +9,7 @@ from functools import cached_property
 from itertools import islice
 from typing import Any
 
-from tapir.domain.instruction import Instruction, Pair
+from tapir.domain.instruction import Instruction, Pair, Turn, messages
 from tapir.domain.round import Checkpoint
 from tapir.domain.training import Example
 from tapir.models.local.loading import ModelSettings, SpecialTokens, load_tokenizer
@@ -37,11 +37,12 @@ class TokenizedFormat:
     def fault(self, instruction: Instruction) -> str:
         """Return why the chat template cannot hold a conversation; "" where it can.
 
-        The first conversation of each form (its roles in order) is rendered for all of that form.
+        It is a matter of its form, the roles in order: texts of our own are rendered, once for each form.
         """
         roles = tuple(turn.role for turn in instruction.context)
         if roles and roles not in self._faults:
-            self._faults[roles] = template_fault(self._tokens[0], instruction.messages)
+            context = [Turn(role, f"What the {role} says in turn {number}.") for number, role in enumerate(roles)]
+            self._faults[roles] = template_fault(self._tokens[0], messages("What is asked in the end.", context))
         return self._faults.get(roles, "")
 
     @cached_property

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from support.calling import asking, endpoint
 from tapir.domain.completion import Completion, Failure, Token, Usage
 from tapir.models.api.protocol import Request, Sampling, Schema, body, digest, pack, read_reply, unpack
+from tapir.models.api.stream import StreamedReply
 
 E = endpoint(model="model")
 SENT = body(E, asking("What is it?", max_tokens=50))
@@ -274,6 +275,38 @@ def test_the_parts_of_a_content_are_text_and_thought() -> None:
     thought = {"type": "thinking", "thinking": [{"type": "text", "text": "Hm."}]}
     found = read(reply([thought, {"type": "text", "text": "Yes"}, {"type": "output_text", "text": "."}]))
     assert (found.text, found.reasoning) == ("Yes.", "Hm.")
+
+
+@pytest.mark.parametrize(
+    "apart",
+    [
+        {"reasoning": {"content": "Hm."}},
+        {
+            "reasoning_details": [
+                {"type": "reasoning.text", "text": "Hm"},
+                {"type": "reasoning.summary", "summary": "."},
+            ]
+        },
+        {"thinking_blocks": [{"type": "thinking", "thinking": "Hm.", "signature": "x"}]},
+        {"reasoning": " \n", "reasoning_content": None, "thoughts": 3, "thinking": "Hm."},
+    ],
+)
+def test_a_thought_apart_is_read_in_any_form_also_from_a_stream(apart: dict[str, Any]) -> None:
+    found = read(reply(None, finish="length", message=apart))
+    assert (found.all_thought, found.reasoning) == (True, "Hm.")
+    streamed = StreamedReply()
+    for delta, finish in ((apart, None), ({"content": "Yes."}, "stop")):
+        streamed.feed(
+            b"data: " + json.dumps({"choices": [{"delta": delta, "finish_reason": finish}]}).encode() + b"\n\n"
+        )
+    found = read(streamed.content())
+    assert (found.text, found.reasoning) == ("Yes.", "Hm.")
+
+
+def test_an_empty_thought_apart_leaves_the_one_inside_the_reply() -> None:
+    found = read(reply("<think>Hm.</think>Yes.", message={"reasoning_content": "\n"}))
+    assert (found.text, found.reasoning) == ("Yes.", "Hm.")
+    assert not read(reply("", message={"reasoning_content": "\n"})).all_thought
 
 
 @pytest.mark.parametrize(

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from support.templates import ENDS, TEMPLATES, tokenizer
+from support.training import NANO
 from tapir.domain.errors import RoleError
 from tapir.domain.instruction import Instruction, Origin, Turn
+from tapir.domain.round import Checkpoint
 from tapir.domain.training import Example
-from tapir.models.local.template import ReplyReader, dated, template_fault
-from tapir.training.dataset import Encoded, highlight_loss_mask, tokenize
+from tapir.models.local.loading import ModelSettings, load_tokenizer
+from tapir.models.local.template import ReplyReader, dated, split_example, template_fault
+from tapir.training.dataset import Encoded, encode, highlight_loss_mask, tokenize
+from tapir.training.format import TokenizedFormat
 
 SYSTEM, TALK = Turn("system", "Answer in one word."), (Turn("user", "Calculate 1 + 1."), Turn("assistant", "2"))
 KINDS: dict[str, tuple[Turn, ...]] = {
@@ -46,6 +51,7 @@ def test_every_prompt_is_rendered_whole_and_only_its_answer_and_end_are_learnt(
         "",
         "<think>\n\n</think>\n\n",
         "\n</think>\n\n",
+        "</think>",
     }  # an empty thought is not learnt
     assert (prompt == rendered) or thinks
     for turn in context:
@@ -54,7 +60,7 @@ def test_every_prompt_is_rendered_whole_and_only_its_answer_and_end_are_learnt(
     assert answer.strip().removeprefix("7") in ENDS
 
 
-@pytest.mark.parametrize("family", ["qwen3", "smollm3", "r1", "gpt-oss", "chatml"])
+@pytest.mark.parametrize("family", ["qwen3", "smollm3", "r1", "deepseek-v3.1", "gpt-oss", "chatml"])
 def test_a_thought_that_is_kept_is_learnt_before_the_answer(family: str) -> None:
     student = tokenizer(family, thinks=True, date="2026-11-30")
     pieces = highlight_loss_mask(example((), thought="3 and 4 are 7."), student)
@@ -105,4 +111,84 @@ def test_arguments_of_the_recipe_are_passed_in_every_call_and_win_over_the_mode(
     assert "Reasoning: low" in student.apply_chat_template(chat, tokenize=False)
     assert "/think" in tokenizer("smollm3", template={"enable_thinking": True}).apply_chat_template(
         chat, tokenize=False
+    )
+
+
+@pytest.mark.parametrize(
+    ("prompt", "whole", "thought", "found"),
+    [
+        ("A<think>\n", "A</think>7.", "", ("A<think>\n</think>", "7.")),  # DeepSeek-V3.1, GLM-4.7
+        ("A<think>", "A</think>7.", "Hm", ("A<think>", "Hm</think>7.")),
+        ("A<think>\n", "A<think>Hm</think>7.", "Hm", ("A<think>\n", "Hm</think>7.")),  # in white space of its own
+        ("A<think>\n", "A    7.", "", ("A<think>\n\n</think>\n\n", "    7.")),
+        ("A", "A<think>\n\n</think>\n\n    return 7", "", ("A<think>\n\n</think>\n\n", "    return 7")),
+    ],
+)
+def test_one_end_of_a_thought_is_learnt_and_all_of_the_answer(
+    prompt: str, whole: str, thought: str, found: tuple[str, str]
+) -> None:
+    assert split_example(prompt, whole, thought) == found
+
+
+def test_a_kept_thought_stands_between_the_marks_that_the_template_knows() -> None:
+    student = tokenizer("mistral")
+    assert "<think>\nHm.\n</think>\n\n7" in highlight_loss_mask(example((), thought="Hm."), student)[1][0]
+    student.chat_template += "{# [THINK] #}"
+    assert "[THINK]\nHm.\n[/THINK]\n\n7" in highlight_loss_mask(example((), thought="Hm."), student)[1][0]
+
+
+def test_a_thought_too_long_to_train_on_is_not_cut_from_its_answer() -> None:
+    long = example((), thought="Three and four are seven. " * 30)
+    student = tokenizer("qwen3", thinks=True)
+    ends = {student.convert_tokens_to_ids("<|im_end|>")}
+    encoded = encode([long, example(())], student, max_length=64, too_long="cut", ends=ends)
+    assert (encoded.too_long, encoded.cut) == ([long.id], [])
+
+
+def rendered(template: str, **settings: Any) -> str:
+    student = load_tokenizer(NANO, ModelSettings(chat_template=template, **settings))
+    chat = [{"role": "user", "content": "Hi."}]
+    return str(student.apply_chat_template(chat, add_generation_prompt=True, tokenize=False))
+
+
+@pytest.mark.parametrize("before", ["", "\n", "  {% if true %}\n{% endif %}"])
+def test_a_clock_asked_in_any_way_stands_still_at_the_date_of_the_run(before: str) -> None:
+    asks = (
+        "{% set form = '%d %B' %}{{ strftime_now(form) + strftime_now(form ~ ' %Y')[-4:] }}"
+        '{% macro day() %}{{ strftime_now("%-d|%j") }}{% endmacro %}'
+        "{% if strftime_now is defined %}{{ day() }}{% endif %}"
+    )
+    fixed = rendered(before + "{{ '02 January20262|002' }}" + TEMPLATES["chatml"])
+    assert rendered(before + asks + TEMPLATES["chatml"], date="2026-01-02") == fixed
+
+
+def test_of_several_templates_the_one_for_chats_gets_the_arguments(tmp_path: Path) -> None:
+    several = load_tokenizer(NANO, ModelSettings())
+    several.chat_template = {"default": TEMPLATES["gpt-oss"], "tool_use": TEMPLATES["chatml"]}
+    several.save_pretrained(tmp_path)
+    settings = ModelSettings(template={"reasoning_effort": "low"}, date="2026-01-02")
+    student = load_tokenizer(Checkpoint(str(tmp_path), 0), settings)
+    prompt = student.apply_chat_template([{"role": "user", "content": "Hi."}], tokenize=False)
+    assert "2026-01-02 Reasoning: low" in prompt
+    assert student.apply_chat_template.variables["reasoning_effort"] == "low"
+    with pytest.raises(RoleError, match=r"cannot be used: can only concatenate"):
+        load_tokenizer(Checkpoint(str(tmp_path), 0), ModelSettings(template={"reasoning_effort": {"low": [1]}}))
+    several.chat_template = {"rag": TEMPLATES["chatml"], "tool_use": TEMPLATES["chatml"]}
+    several.save_pretrained(tmp_path / "none")
+    with pytest.raises(RoleError, match="no default specified"):
+        load_tokenizer(Checkpoint(str(tmp_path / "none"), 0), ModelSettings())
+
+
+def test_what_one_conversation_says_does_not_speak_against_all_of_its_form() -> None:
+    settings = ModelSettings(chat_template=TEMPLATES["qwen3"])
+    student = TokenizedFormat(NANO, settings, encoded=True, answered=True)
+    context = (Turn("user", "Which tag ends it?"), Turn("assistant", "It is </think> there."))
+    assert student.fault(Instruction.of("And then?", Origin("corpus"), context)) == ""
+    assert student.fault(Instruction.of("And then?", Origin("corpus"), TALK)) == ""
+    refusing = TokenizedFormat(NANO, ModelSettings(chat_template=TEMPLATES["gemma-2"]), encoded=True, answered=True)
+    assert "System role not supported" in refusing.fault(Instruction.of("Hi.", Origin("corpus"), (SYSTEM,)))
+    deaf = TEMPLATES["chatml"].replace("in messages", "in messages if m['role'] != 'system'")
+    dropping = TokenizedFormat(NANO, ModelSettings(chat_template=deaf), encoded=True, answered=True)
+    assert (
+        dropping.fault(Instruction.of("Hi.", Origin("corpus"), (SYSTEM,))) == "the chat template drops its system turn"
     )

@@ -21,7 +21,10 @@ ROOM_FOR_THOUGHT = 4096
 
 _ALTERNATIVES = 20
 _SHOWN = 200  # bytes of a reply that nobody can read
-THOUGHT = re.compile(r"(?:reasoning|thinking|thoughts?)(?:_(?:content|text))?")  # members that hold it apart
+THOUGHT = re.compile(r"(?:reasoning|thinking|thoughts?)(?:_(?:content|text|details|blocks))?")
+"""Names of the members of a message that hold its thought apart."""
+
+_HOLDERS = ("thinking", "text", "reasoning", "content", "summary")  # of a thought's text in an object
 _ENDS = {
     "refused": re.compile(r"filter|safety|recitation|refus|block|prohibited|spii|sensitive|guardrail|toxic|violat"),
     "failed": re.compile(r"error|abort|cancel|timeout|timed_out|fail|overload|insufficient|crash|unload"),
@@ -133,8 +136,8 @@ def _read_completion(reply: Any, sent: bytes) -> Completion | Failure:
     choice = reply if "done" in reply and not reply.get("choices") else reply["choices"][0]
     message = choice["message"] if "message" in choice else {"content": choice["text"]}
     answer, thought = read_content(message.get("content"))
-    named = (one for name, one in message.items() if THOUGHT.fullmatch(name) and isinstance(one, str) and one)
-    thought, finish = thought or next(named, ""), read_finish(choice)
+    named = (read_thought(one) for name, one in message.items() if THOUGHT.fullmatch(name))
+    thought, finish = next((one for one in (thought, *named) if one.strip()), ""), read_finish(choice)
     error = finish in {"", "error"} and (choice.get("error") or reply.get("error"))
     finish = f"error: {json.dumps(error)}" if error else finish or "stop"
     reasoning, text = (encodable(thought), encodable(answer)) if thought else part_thought(encodable(answer))
@@ -179,9 +182,15 @@ def read_content(content: Any) -> tuple[str, str]:
         elif kind in {"text", "output_text"}:
             texts.append(part["text"])
         elif kind in {"thinking", "reasoning", "thought"}:
-            inner = part.get("thinking") or part.get("text") or part.get("reasoning") or ""
-            thoughts.append("".join(read_content(inner)))
+            thoughts.append(read_thought(part))
     return "".join(texts), "".join(thoughts)
+
+
+def read_thought(said: Any) -> str:
+    """Return a thought that stands apart: a text, parts of one in a list, or an object with a text."""
+    if isinstance(said, Mapping):
+        return next(filter(None, map(read_thought, map(said.get, _HOLDERS))), "")
+    return "".join(map(read_thought, said)) if isinstance(said, list) else said if isinstance(said, str) else ""
 
 
 def _read_failure(message: Mapping[str, Any], finish: str, known: str, usage: Usage | None) -> Failure:

@@ -111,16 +111,9 @@ class ApiSession:
 
         A model that thinks may spend all its tokens on that: such a call is made once more, with room for a thought.
         """
-        sent: dict[KeyT, Request] = {}
-
-        def remembered() -> Iterator[tuple[KeyT, Request]]:
-            for key, request in requests:
-                sent[key] = request
-                yield key, request
-
         thinking: list[tuple[KeyT, Request]] = []
-        for key, reply in self._stream(endpoints, remembered()):
-            request = sent.pop(key)
+        remembered = (((key, request), request) for key, request in requests)
+        for (key, request), reply in self._stream(endpoints, remembered):
             if isinstance(reply, Completion) and reply.all_thought and reply.finish_reason == "length":
                 thinking.append(
                     (key, replace(request, sampling=replace(request.sampling, thinking_tokens=ROOM_FOR_THOUGHT)))

@@ -8,7 +8,7 @@ import re
 from typing import Any
 
 from tapir.domain.completion import Failure
-from tapir.models.api.protocol import THOUGHT, json_or_none, read_content, read_finish
+from tapir.models.api.protocol import THOUGHT, json_or_none, read_content, read_finish, read_thought
 from tapir.models.api.usage import billed_usage, usage_in
 
 _OPTIONS = b',"stream":true,"stream_options":{"include_usage":true}}'
@@ -115,7 +115,8 @@ class StreamedReply:
                 if isinstance(delta.get("content"), list):
                     pieces["content"], pieces["reasoning"] = read_content(delta["content"])
                 for name, text in pieces.items():
-                    if isinstance(text, str) and (name in {"content", "refusal"} or THOUGHT.fullmatch(name)):
-                        self._texts.setdefault(name, []).append(text)
+                    said = read_thought(text) if THOUGHT.fullmatch(name) else text
+                    if isinstance(said, str) and (name in {"content", "refusal"} or THOUGHT.fullmatch(name)):
+                        self._texts.setdefault(name, []).append(said)
         except (LookupError, AttributeError, TypeError, RecursionError):
             self._error = self._error or f"an event of the stream cannot be read: {data[:200]!r}"

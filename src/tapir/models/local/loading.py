@@ -230,8 +230,9 @@ def load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings = MODEL_DEFAU
         raise load_error(checkpoint.path, error) from error
     if settings.chat_template:
         tokenizer.chat_template = settings.chat_template
-    if isinstance(tokenizer.chat_template, str):
-        arguments = settings.arguments(tokenizer.chat_template)
+    own = tokenizer.chat_template
+    if template := own.get("default") if isinstance(own, dict) else own:  # some have others beside it, for tools
+        arguments = settings.arguments(template)
         tokenizer.apply_chat_template = BoundTemplate(tokenizer.apply_chat_template, arguments)
     _check_template(tokenizer, checkpoint.path, thinks=settings.thinks)
     if tokenizer.pad_token_id is None:
@@ -358,8 +359,9 @@ def _check_template(tokenizer: Any, path: str, *, thinks: bool) -> None:
         )
     try:
         prompt, whole = render(tokenizer, messages(_QUESTION, answer=_ANSWER))
-    except TemplateError as error:
-        raise RoleError(f"the chat template of {path} cannot be used: {error}", remedy=f"{remedy}.") from error
+    except (TemplateError, TypeError, ValueError, LookupError) as error:
+        wrong = f"the chat template of {path} cannot be used: {error}"
+        raise RoleError(wrong, remedy=f"{remedy}, or correct its arguments in student.template.") from error
     for what, text, result in (("instruction", _QUESTION, prompt), ("answer", _ANSWER, whole)):
         if text not in result:
             problem = f"the chat template of {path} drops the {what}: {text!r} becomes {result!r}"

@@ -15,9 +15,10 @@ _MARKS = {*THOUGHTS, *THOUGHTS.values(), "<|channel|>"}
 _SAMPLE = [{"role": "user", "content": "?"}]
 _TEMPLATE = "chat_template"  # the argument of `apply_chat_template` that takes the place of the tokenizer's own
 _EMPTY = re.compile(
-    "|".join(rf"\s*(?:{re.escape(opening)}\s*)?{re.escape(closing)}\s*" for opening, closing in THOUGHTS.items())
+    "|".join(rf"\s*(?:{re.escape(opening)}\s*)?{re.escape(closing)}[\r\n]*" for opening, closing in THOUGHTS.items())
 )
-_CALL = re.compile(r"strftime_now\(\s*(?P<mark>['\"])(?P<format>.*?)(?P=mark)\s*\)")
+_CLOCK = "strftime_now"  # what templates call with a format
+_DIRECTIVES = [f"%{hyphen}{letter}" for letter in "aAbBcdDeFGHIjklmMpPrRsSTuUVwWxXyYzZ" for hyphen in ("-", "")]
 
 
 class BoundTemplate:
@@ -40,11 +41,12 @@ def template_arguments(template: str, given: Mapping[str, Any], *, thinks: bool,
 
 
 def dated(template: str, date: str) -> str:
-    """Return a template with the date in place of its calls of the clock; for an empty date the template itself."""
-    if not date:
+    """Return a template whose clock stands still at a date; for an empty date the template itself."""
+    if not date or _CLOCK not in template:
         return template
     day = datetime.fromisoformat(date)
-    return _CALL.sub(lambda call: repr(day.strftime(call["format"])), template)
+    filled = "".join(f" | replace({each!r}, {day.strftime(each)!r})" for each in _DIRECTIVES)
+    return f"{{% macro {_CLOCK}(format) %}}{{{{ format{filled} }}}}{{% endmacro %}}\n{template}"
 
 
 def render(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> tuple[str, str]:
@@ -124,8 +126,13 @@ def split_example(prompt: str, whole: str, thought: str) -> tuple[str, str] | No
     """
     mark = begun_thought(prompt)
     core = prompt.rstrip().removesuffix(mark)
-    if not whole.startswith(prompt) and mark and whole.startswith(core):  # it takes the thought off what is answered
-        whole = f"{prompt}{thought}{end_of_thought(prompt)}{whole[len(core) :]}"
+    if not whole.startswith(prompt) and mark and whole.startswith(core):
+        rest = whole[len(core) :]
+        if rest.lstrip().startswith(mark):  # it writes the block in other white space
+            rest = rest.lstrip().removeprefix(mark).lstrip()
+        else:  # it takes the thought off what is answered, and may leave its end
+            rest = thought + ("" if rest.lstrip().startswith(THOUGHTS[mark]) else end_of_thought(prompt)) + rest
+        whole = prompt + rest
     if not whole.startswith(prompt):
         return None
     empty = _EMPTY.match(whole, len(prompt)) if not thought else None

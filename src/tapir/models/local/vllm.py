@@ -280,7 +280,7 @@ class VllmStudent:
 
     def _serve(self, checkpoint: Checkpoint, tokenizer: Any) -> tuple[Server, str]:
         """Return a server of a checkpoint, and the checkpoint's name in it."""
-        template = tokenizer.chat_template if isinstance(tokenizer.chat_template, str) else ""
+        template = tokenizer.get_chat_template()
         base = base_of(checkpoint.path)
         model = ServedModel(base or checkpoint.path, replace(self._model, chat_template=template))
         if base is None:

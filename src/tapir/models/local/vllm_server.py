@@ -76,7 +76,7 @@ class ServedModel:
         """The chat template, where it is not just the model's own."""
         if self.settings.chat_template or not self.settings.date:
             return dated(self.settings.chat_template, self.settings.date)
-        own = str(load_tokenizer(Checkpoint(self.model, 0), self.settings).chat_template)
+        own = str(load_tokenizer(Checkpoint(self.model, 0), self.settings).get_chat_template())
         return "" if own == dated(own, self.settings.date) else dated(own, self.settings.date)
 
     def serves(self, other: ServedModel) -> bool:
