@@ -106,6 +106,11 @@ def part_thought(text: str, begun: str = "") -> tuple[str, str]:
     return "", _CONTROL.sub("", start[final.end() :]) if final else text
 
 
+def after_thought(thought: str, answer: str, mark: str = "<think>") -> str:
+    """Return an answer as text with the thought before it, between marks; without a thought the answer alone."""
+    return f"{mark}\n{thought}\n{THOUGHTS[mark]}\n\n{answer}" if thought else answer
+
+
 def misread(text: str) -> str:
     """Return what of a reply shows that its server or tokenizer misread its own model; empty for nothing."""
     if (end := _END.search(text)) and max(map(text[: end.start()].strip().find, THOUGHTS)) <= 0:

@@ -10,7 +10,7 @@ from itertools import accumulate
 from os.path import commonprefix
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
-from tapir.domain.completion import THOUGHTS
+from tapir.domain.completion import THOUGHTS, after_thought
 from tapir.domain.errors import TrainingError
 from tapir.domain.instruction import messages
 from tapir.domain.training import Example
@@ -196,8 +196,7 @@ def _render(example: Example, tokenizer: Any) -> tuple[str, str]:
         return prompt, whole
     known = str(tokenizer.chat_template)
     mark = next((mark for mark in THOUGHTS if mark in known), "<think>")
-    block = f"{mark}\n{example.thought}\n{THOUGHTS[mark]}\n\n"
-    return render(tokenizer, [*before, last | {"content": block + example.answer}])
+    return render(tokenizer, [*before, last | {"content": after_thought(example.thought, example.answer, mark)}])
 
 
 def _with_end(example: Example, encoded: Encoded | Misfit, tokenizer: Any, ends: frozenset[int]) -> Encoded | Misfit:

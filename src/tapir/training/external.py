@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from tapir.config.training import ExternalTrainingConfig
 from tapir.data.files import disk_errors, full, is_disk_full
 from tapir.data.formats import FILES, LAYOUTS, preference, write_records
+from tapir.domain.completion import after_thought
 from tapir.domain.errors import RecipeError, RoleError, TapirError, TrainingError
 from tapir.domain.progress import Progress
 from tapir.domain.round import Checkpoint
@@ -149,7 +150,9 @@ class ExternalTrainer:
         preferences = work / f"preferences{FILES[layout]}"
         own.mkdir(parents=True, exist_ok=True)
         record = LAYOUTS[layout]
-        write_records(data, (record(example.prompt, example.answer, example.context) for example in job.examples))
+        write_records(
+            data, (record(each.prompt, after_thought(each.thought, each.answer), each.context) for each in job.examples)
+        )
         pairs = (preference(layout, pair.prompt, pair.chosen, pair.rejected, pair.context) for pair in job.preferences)
         write_records(preferences, pairs)
         return {

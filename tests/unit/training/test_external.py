@@ -18,6 +18,7 @@ from tapir.data.formats import FILES
 from tapir.data.layouts import Row
 from tapir.data.readers import read_file
 from tapir.domain.errors import Interrupted, RecipeError, StoreFull, TrainingError
+from tapir.domain.instruction import Turn
 from tapir.domain.progress import SilentProgress
 from tapir.domain.round import Checkpoint
 from tapir.domain.training import Example, Preference, TrainJob, TrainReport
@@ -31,6 +32,8 @@ EXAMPLES = [
     Example(f"{number:016x}", f"Calculate {number} + 1,\n\n  'please'. \u2028 漢字 👩\u200d🔬", f" {number + 1}\n")
     for number in range(5)
 ]
+TALK = (Turn("system", "Count."), Turn("user", "Now?"), Turn("assistant", "5"))
+EXAMPLES.append(Example("f" * 16, "And then?", "6", TALK, "5 and 1 are 6."))
 COPY = """
 import shutil, sys
 shutil.copytree(sys.argv[1], sys.argv[2], dirs_exist_ok=True)
@@ -76,8 +79,8 @@ def test_examples_and_preferences_arrive_and_the_checkpoint_is_the_next_student(
     report = train(tmp_path, COPY, "{base}", "{out}", "{data}{preferences}", layout=layout, preferences=(PAIR,))
     work = tmp_path / "training"
     rows = list(read_file(work / f"data{FILES[layout]}"))
-    assert [(row.text, row.response) for row in rows if isinstance(row, Row)] == [
-        (example.prompt, example.answer) for example in EXAMPLES
+    assert [(row.text, row.response, row.context, row.thought) for row in rows if isinstance(row, Row)] == [
+        (example.prompt, example.answer, example.context, example.thought) for example in EXAMPLES
     ]
     text = (work / f"preferences{FILES[layout]}").read_text()
     (pair,) = json.loads(text) if layout != "messages" else [json.loads(line) for line in text.splitlines()]
