@@ -166,7 +166,7 @@ def test_answers_come_although_the_server_is_killed_in_the_middle(
     assert served._server._process is not None
     processes = psutil.Process(served._server._process.pid).children(recursive=True)
     replies = served.answer(NANO, asked)
-    given = list(islice(replies, 5))
+    given = list(islice(replies, 1))
     processes[0].kill()
     given += replies
     assert len(given) == len(asked)

@@ -106,10 +106,10 @@ def dated(recipe: Recipe, folder: Path) -> Recipe:
     """Return the recipe with the date of its run: that of the run in the folder, or today's."""
     if recipe.student.date:
         return recipe
-    stored = read_json(folder / "recipe.json", _RESTORE).get("student", {}) if is_run(folder) else {}
-    student = recipe.student.model_copy(
-        update={"date": stored.get("date") or datetime.now().astimezone().date().isoformat()}
-    )
+    day = datetime.now().astimezone().date().isoformat()
+    if is_run(folder):
+        day = read_json(folder / "recipe.json", _RESTORE).get("student", {}).get("date", "")
+    student = recipe.student.model_copy(update={"date": day})
     return recipe.model_copy(update={"student": student})
 
 

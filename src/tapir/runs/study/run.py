@@ -20,7 +20,7 @@ from pathlib import Path
 from tapir.config.recipe import Recipe
 from tapir.data.files import disk_errors, read_json, sha256, write_text
 from tapir.data.run.rows import JUDGED_TABLES, PRELUDE_TABLES
-from tapir.data.run.store import CHECKSUMS, RunStore
+from tapir.data.run.store import CHECKSUMS, RunStore, is_run
 from tapir.domain.errors import Interrupted, TapirError, require_same
 from tapir.models.process import ChildProcess, describe_status
 from tapir.runs import session
@@ -102,7 +102,13 @@ def is_finished(run: StudyRun, study: Path) -> bool:
     rounds = run.recipe.curriculum.alpha().rounds
     if not (folder / f"round-{rounds}" / "metrics.json").exists():
         return False
-    return not run.recipe.differences(read_json(folder / "recipe.json"))
+    return not dated(run, study).differences(read_json(folder / "recipe.json"))
+
+
+def dated(run: StudyRun, study: Path, known: Sequence[StudyRun] = ()) -> Recipe:
+    """Return the recipe of a run with its date, else that of runs of the study that have begun, else today's."""
+    folders = [each.folder(study) for each in (run, *known)]
+    return session.dated(run.recipe, next(filter(is_run, folders), folders[0]))
 
 
 @dataclass(slots=True)
@@ -145,10 +151,10 @@ class RunQueue:
 
     def _start(self, run: StudyRun) -> ChildProcess:
         folder = run.folder(self.folder)
-        recipe = session.dated(run.recipe, folder)
+        recipe = dated(run, self.folder, self.known)
         session.claim(recipe, folder, session.preflight(recipe, folder))
         others = [other.folder(self.folder) for other in self.known if other != run and other.seed == run.seed]
-        copy_prelude(run.recipe, folder, others)
+        copy_prelude(recipe, folder, others)
         threads = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"), str(self.threads))
         return ChildProcess(
             [sys.executable, "-m", "tapir.cli.main", "resume", str(folder)],
@@ -213,7 +219,7 @@ def execute_all(
     """
     for run in runs:
         path = run.folder(folder) / "recipe.json"
-        differing = run.recipe.differences(read_json(path)) if path.exists() else []
+        differing = dated(run, folder).differences(read_json(path)) if path.exists() else []
         remedy = "Give the changed variant another name, remove that folder, or choose another with --out."
         require_same(path.parent, "a run of another recipe", differing, remedy=remedy)
     pending = [run for run in runs if not is_finished(run, folder)]
