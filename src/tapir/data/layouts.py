@@ -7,24 +7,33 @@ import json
 import re
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import chain, dropwhile, islice
-from typing import Any, Literal, NamedTuple, TypeAlias
+from itertools import chain, islice
+from typing import Any, Literal, TypeAlias
 
-from tapir.domain.completion import part_thought
+from tapir.data.turns import (
+    SpokenTurn,
+    UnusableRow,
+    checked_text,
+    exchanges,
+    holds_any,
+    is_list,
+    joined,
+    spoken_turn,
+    spoken_turns,
+)
 from tapir.domain.errors import DataError
 from tapir.domain.instruction import Turn
 from tapir.domain.roles import Rejected
 
 Format: TypeAlias = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "preference"]
 Turns: TypeAlias = Literal["last", "first", "all"]
-Reader: TypeAlias = Callable[[dict[str, Any], "Columns"], "list[_Turn]"]
+Reader: TypeAlias = Callable[[dict[str, Any], "Columns"], "list[SpokenTurn]"]
 
 TURN = " turn "
 """Between the place of a conversation and the number of one of its answers, where several are used."""
 
 HEAD = 100
 SHOWN = 500
-NOT_UTF8 = "not UTF-8"
 
 _CONVERSATION = {"sharegpt": "conversations", "messages": "messages"}
 _CONVERSATIONS = (*_CONVERSATION.values(), "conversation")
@@ -32,21 +41,7 @@ _COMPLETION: dict[Format, str] = {
     "prompt-completion": "completion",
     "preference": "chosen",
 }  # what answers the column `prompt`
-_SIDES = ("user", "assistant")
-_EXCHANGES = (("user", "assistant"), ("human", "assistant"), ("input", "output"))  # keys of an object with both sides
-_CONTENT = ("content", "value", "text")
-_THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # beside the content of a turn
-_OF_TEXT = ("text", "input_text", "output_text")  # types of a part
-_OF_THOUGHT = ("thinking", "reasoning")
-_NOTHING = {"", "null", "none", "nan"}
 _OTHER_MEDIA = ("tools", "functions", "image", "images", "video", "videos", "audio", "audios")
-_SPEAKERS = {
-    **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai"), "assistant"),
-    **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("tool", "function", "function_call", "function_response", "observation", "ipython"), "tool"),
-}
-_FIRST_SURROGATE, _LAST_SURROGATE = 0xDC80, 0xDCFF  # what the readers of files make of bytes that are not UTF-8
 
 # "No input" in the ways models and people say it. Sodium (Na), a flat bread (Nan) and 0 are inputs.
 _AROUND = " \t\r\n<>[](){}\"'`\\.,:;?!*_"
@@ -111,29 +106,6 @@ class Unreadable:
     """A value that a file holds and Python cannot; a row that needs it is rejected with the reason."""
 
     reason: str
-
-
-class _Turn(NamedTuple):
-    """What one side says; what the assistant says carries loss unless the row says otherwise."""
-
-    speaker: str  # system, user, assistant or tool
-    text: str
-    learnt: bool = True
-    thought: str = ""
-
-
-class _Exchange(NamedTuple):
-    """An answer and what stands before it, or why it cannot be used."""
-
-    context: tuple[Turn, ...]
-    question: str
-    answer: str
-    thought: str
-    fault: str
-
-
-class _Unusable(Exception):
-    """Reason why a record cannot be used."""
 
 
 def printable(raw: str | bytes) -> str:
@@ -255,7 +227,7 @@ def _layout(has: Callable[..., bool], columns: Columns) -> tuple[Format, Columns
     """Return the layout that the columns show, and where it reads."""
     usual = Columns()
     layout: Format = "alpaca"
-    usable = (name for name in _CONVERSATIONS if has(name, _is_list))
+    usable = (name for name in _CONVERSATIONS if has(name, is_list))
     turns = columns.conversation or next(chain(usable, filter(has, _CONVERSATION.values())), "")
     if turns and has(
         "chosen", lambda value: isinstance(value, dict)
@@ -288,7 +260,7 @@ def _at(fields: dict[str, Any], name: str, default: Any = None) -> Any:
         for step in [name] if name in fields else name.split("."):
             value = value[int(step) if isinstance(value, list) else step]
             if isinstance(value, Unreadable) and default is not _ABSENT:
-                raise _Unusable(value.reason)
+                raise UnusableRow(value.reason)
     except (LookupError, TypeError, ValueError):  # no such column, a text, not a number
         return default
     return value
@@ -300,16 +272,16 @@ def _rows(record: Record, read: Reader, columns: Columns, turns: Turns) -> Itera
         return Rejected(place, reason, printable(raw))
 
     try:
-        exchanges = _exchanges(read(record.fields, columns))
+        found = exchanges(read(record.fields, columns))
         label = _at(record.fields, columns.category) if columns.category else ""
-        category = str(label) if isinstance(label, int) else _check(label, "category")
-    except _Unusable as reason:
+        category = str(label) if isinstance(label, int) else checked_text(label, "category")
+    except UnusableRow as reason:
         yield rejected(record.place, str(reason))
         return
-    if other := next((name for name in _OTHER_MEDIA if _holds(record.fields.get(name))), ""):
+    if other := next((name for name in _OTHER_MEDIA if holds_any(record.fields.get(name))), ""):
         yield rejected(record.place, f"it has {other}")
         return
-    chosen = {"first": exchanges[:1], "last": exchanges[-1:], "all": exchanges}[turns]
+    chosen = {"first": found[:1], "last": found[-1:], "all": found}[turns]
     for number, each in enumerate(chosen, 1):
         place = record.place if len(chosen) == 1 else f"{record.place}{TURN}{number}"
         if each.fault:
@@ -318,118 +290,42 @@ def _rows(record: Record, read: Reader, columns: Columns, turns: Turns) -> Itera
             yield Row(each.question, each.answer, place, category, each.context, each.thought)
 
 
-def _holds(value: Any) -> bool:
-    """Return whether a column of tools or images holds any; tables and JSON say in many ways that there is none."""
-    if isinstance(value, str):
-        return value.strip("[]{} \n").lower() not in _NOTHING
-    if isinstance(value, list | dict):
-        return any(each not in (None, "", [], {}) for each in (value.values() if isinstance(value, dict) else value))
-    return bool(value == value and value)  # noqa: PLR0124  (NaN)
-
-
-def _alpaca(fields: dict[str, Any], columns: Columns) -> list[_Turn]:
-    turns = [_Turn("system", _string(fields, columns.system, "system prompt"))]
+def _alpaca(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn]:
+    turns = [SpokenTurn("system", _string(fields, columns.system, "system prompt"))]
     history = _list(fields, columns.history, "the history") if columns.history else ()
-    turns += [turn for past in history for turn in _said(past)]
+    turns += [turn for past in history for turn in spoken_turns(past)]
     instruction = _string(fields, columns.instruction, "instruction").strip()
     given = _string(fields, columns.input, "input").strip("\r\n").rstrip()
     if not instruction:
-        raise _Unusable("no instruction")
+        raise UnusableRow("no instruction")
     text = instruction if is_no_input(given) else f"{instruction}\n\n{given}"
-    return _joined([*turns, _Turn("user", text)], _spoken(fields, columns.response, "assistant", "response"))
+    return joined([*turns, SpokenTurn("user", text)], _spoken(fields, columns.response, "assistant", "response"))
 
 
-def _conversation(fields: dict[str, Any], columns: Columns) -> list[_Turn]:
-    before = [_Turn("system", _string(fields, columns.system, "system prompt"))]
-    return before + [turn for each in _list(fields, columns.conversation, "the conversation") for turn in _said(each)]
+def _conversation(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn]:
+    before = [SpokenTurn("system", _string(fields, columns.system, "system prompt"))]
+    return before + [
+        turn for each in _list(fields, columns.conversation, "the conversation") for turn in spoken_turns(each)
+    ]
 
 
-def _completion(fields: dict[str, Any], columns: Columns) -> list[_Turn]:
+def _completion(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn]:
     """Return the turns of a prompt and its completion (or the chosen one), each a text, a turn or a list of turns."""
     if fields.get("label") is False:
-        raise _Unusable("a completion that its label rejects")
-    turns = [_Turn("system", _string(fields, columns.system, "system prompt"))]
+        raise UnusableRow("a completion that its label rejects")
+    turns = [SpokenTurn("system", _string(fields, columns.system, "system prompt"))]
     for name, side in ((columns.instruction, "user"), (columns.response, "assistant")):
-        turns = _joined(turns, _spoken(fields, name, side, name))
+        turns = joined(turns, _spoken(fields, name, side, name))
     return turns
 
 
-def _spoken(fields: dict[str, Any], name: str, side: str, what: str) -> list[_Turn]:
+def _spoken(fields: dict[str, Any], name: str, side: str, what: str) -> list[SpokenTurn]:
     """Return the turns in a column: a text of one side, a turn or a list of turns."""
     value = _at(fields, name) if name else None
     said = value if isinstance(value, list) else [value]
     if all(isinstance(each, dict) and ("role" in each or "from" in each) for each in said):
-        return list(map(_turn, said))
-    return [_Turn(side, _check(value, what))]
-
-
-def _joined(before: list[_Turn], after: list[_Turn]) -> list[_Turn]:
-    """Return turns and those after them; a chosen conversation often repeats its prompt, below a system prompt."""
-
-    def parted(turns: list[_Turn]) -> tuple[list[_Turn], list[_Turn]]:
-        rest = list(dropwhile(lambda turn: turn.speaker == "system", turns))
-        return turns[: len(turns) - len(rest)], rest
-
-    (system, old), (more, new) = parted(before), parted(after)
-    said, again = ([(turn.speaker, turn.text.strip()) for turn in turns] for turns in (old, new))
-    repeated = [count for count in range(1, min(len(old), len(new)) + 1) if said[-count:] == again[:count]]
-    return [*system, *more, *old, *new[repeated[-1] :]] if repeated else before + after
-
-
-def _exchanges(turns: Sequence[_Turn]) -> list[_Exchange]:
-    """Return every answer of the assistant with what stands before it; without any, the question with the answer "".
-
-    An exchange that cannot be trained on says why.
-    """
-    merged = _merged(turns)
-    if not any(turn.speaker == "user" for turn in merged):
-        raise _Unusable("no instruction")
-    context: list[Turn] = []
-    found: list[_Exchange] = []
-    fault = question = ""
-    for speaker, text, learnt, thought in merged:
-        if speaker == "tool":
-            fault = fault or "a tool is used"
-        elif speaker == "system":
-            fault = fault or ("a system prompt in the middle of the conversation" if context or question else "")
-            context.append(Turn("system", text))
-        elif speaker == "user":
-            question = text
-        else:
-            if not question:
-                raise _Unusable("the assistant speaks first")
-            reason = fault or ("" if learnt else "an answer of weight 0")
-            found.append(_Exchange(tuple(context), question, text, thought, reason))
-            context += [Turn("user", question), Turn("assistant", text)]
-            fault = fault or ("" if text.strip() else "no answer in the conversation")
-            question = ""
-    return found or [_Exchange(tuple(context), question, "", "", fault)]
-
-
-def _merged(turns: Sequence[_Turn]) -> list[_Turn]:
-    """Return turns that say something, with those of one side that follow each other as one, thoughts parted."""
-    merged: list[_Turn] = []
-    for turn in turns:
-        if turn.speaker == "assistant":
-            thought, text = (turn.thought, turn.text) if turn.thought else part_thought(turn.text)
-            turn = turn._replace(text=text, thought=thought)  # noqa: PLW2901
-        elif turn.text.strip():
-            turn = turn._replace(text=turn.text.strip())  # noqa: PLW2901
-        else:
-            continue
-        if merged and merged[-1].speaker == turn.speaker:
-            turn = _as_one(merged.pop(), turn)  # noqa: PLW2901
-        merged.append(turn)
-    return merged
-
-
-def _as_one(first: _Turn, second: _Turn) -> _Turn:
-    """Return two turns of one side as one, which is learnt where both are."""
-    texts = [text for text in (first.text, second.text) if text.strip()]
-    if first.speaker == "system" and first.text == second.text:
-        del texts[1:]
-    thought = "\n\n".join(filter(None, (first.thought, second.thought)))
-    return _Turn(first.speaker, "\n\n".join(texts), first.learnt and second.learnt, thought)
+        return list(map(spoken_turn, said))
+    return [SpokenTurn(side, checked_text(value, what))]
 
 
 def is_no_input(given: str) -> bool:
@@ -437,10 +333,6 @@ def is_no_input(given: str) -> bool:
     core = given.strip(_AROUND)
     nothing = _NO_INPUT.fullmatch(" ".join(core.split()))
     return not given.strip() or bool(_DASHES.fullmatch(given.strip())) or (bool(nothing) and core not in _NAMES)
-
-
-def _is_list(value: Any) -> bool:
-    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
 
 
 def _list(fields: dict[str, Any], name: str, what: str) -> list[Any]:
@@ -454,78 +346,10 @@ def _list(fields: dict[str, Any], name: str, what: str) -> list[Any]:
     if value is None or value != value:  # noqa: PLR0124  (NaN)
         return []
     if not isinstance(value, list):
-        raise _Unusable(f"{what} is not a list")
+        raise UnusableRow(f"{what} is not a list")
     return value
-
-
-def _said(entry: Any) -> list[_Turn]:
-    """Return the turns of an entry of a conversation: a turn, or an exchange as a pair or an object with both sides."""
-    if isinstance(entry, dict) and not ("role" in entry or "from" in entry):
-        entry = next(([entry[key] for key in keys] for keys in _EXCHANGES if entry.keys() >= {*keys}), entry)
-    if isinstance(entry, dict):
-        return [_turn(entry)]
-    if not isinstance(entry, list | tuple) or len(entry) != len(_SIDES):
-        raise _Unusable("a turn is no object and no pair")
-    pair = [_Turn(side, _check(text, "a turn")) for side, text in zip(_SIDES, entry, strict=True)]
-    return pair if any(turn.text.strip() for turn in pair) else []
-
-
-def _turn(turn: dict[str, Any]) -> _Turn:
-    name = turn.get("role") or turn.get("from")
-    speaker = _SPEAKERS.get(name.strip(" \t\r\n:").lower()) if isinstance(name, str) else None
-    if speaker is None:
-        raise _Unusable("a turn without a known speaker")
-    if speaker == "tool" or _holds(turn.get("tool_calls")) or _holds(turn.get("function_call")):
-        return _Turn("tool", "used")
-    if not any(name in turn for name in _CONTENT):
-        raise _Unusable("a turn without content")
-    thought, text = _content(next((turn[name] for name in _CONTENT if turn.get(name) is not None), None))
-    thought = next((turn[name] for name in _THOUGHT if isinstance(turn.get(name), str) and turn[name].strip()), thought)
-    learnt = not (_is_off(turn.get("weight")) or _is_off(turn.get("train")))
-    return _Turn(speaker, _check(text, "a turn"), learnt, _check(thought, "a thought").strip())
-
-
-def _content(content: Any) -> tuple[Any, Any]:
-    """Return thought and text of a turn, which may be a list of parts."""
-    if not isinstance(content, list):
-        return "", content
-    thoughts = [part for part in content if isinstance(part, dict) and part.get("type") in _OF_THOUGHT]
-    given = (next((part[name] for name in (*_THOUGHT, "text") if part.get(name)), "") for part in thoughts)
-    thought = "\n".join(_text(each) if isinstance(each, list) else _check(each, "a thought") for each in given)
-    return thought, _text([part for part in content if part not in thoughts])
-
-
-def _text(parts: Sequence[Any]) -> str:
-    for part in parts:
-        if not isinstance(part, dict) or (part.get("type") or "text") not in _OF_TEXT:
-            raise _Unusable("a turn is not text")
-    if not all(isinstance(part.get("text"), str) for part in parts):
-        raise _Unusable("a turn is not text")
-    return "\n".join(part["text"] for part in parts)
-
-
-def _is_off(value: Any) -> bool:
-    """Return whether a weight is 0, or a flag false; tables hold both as texts."""
-    return str(value).strip().lower() in {"0", "0.0", "-0.0", "false"}
 
 
 def _string(fields: dict[str, Any], name: str, what: str) -> str:
     """Return the text of a column; "" where the column or its value is missing."""
-    return _check(_at(fields, name), what) if name else ""
-
-
-def _check(value: Any, what: str) -> str:
-    """Return a text that every table, tokenizer and request can hold."""
-    if value is None or value != value:  # noqa: PLR0124  (NaN is how data frames write "missing")
-        return ""
-    if not isinstance(value, str):
-        raise _Unusable(f"{what} is not text")
-    if "\0" in value:
-        raise _Unusable("a NUL character")
-    try:
-        value.encode()
-    except UnicodeEncodeError as error:
-        code = ord(value[error.start])
-        reason = NOT_UTF8 if _FIRST_SURROGATE <= code <= _LAST_SURROGATE else "a lone surrogate"
-        raise _Unusable(reason) from None
-    return value
+    return checked_text(_at(fields, name), what) if name else ""

@@ -1,0 +1,201 @@
+"""Turns of a conversation as files hold them: who speaks, what is said and thought, and what can be learnt of it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from itertools import dropwhile
+from typing import Any, NamedTuple
+
+from tapir.domain.completion import part_thought
+from tapir.domain.instruction import Turn
+
+_SIDES = ("user", "assistant")
+_EXCHANGES = (("user", "assistant"), ("human", "assistant"), ("input", "output"))  # keys of an object with both sides
+_CONTENT = ("content", "value", "text")
+_THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # beside the content of a turn
+_OF_TEXT = ("text", "input_text", "output_text")  # types of a part
+_OF_THOUGHT = ("thinking", "reasoning")
+_NOTHING = {"", "null", "none", "nan"}
+_SPEAKERS = {
+    **dict.fromkeys(("user", "human", "prompter"), "user"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai"), "assistant"),
+    **dict.fromkeys(("system", "developer"), "system"),
+    **dict.fromkeys(("tool", "function", "function_call", "function_response", "observation", "ipython"), "tool"),
+}
+_FIRST_SURROGATE, _LAST_SURROGATE = 0xDC80, 0xDCFF  # what the readers of files make of bytes that are not UTF-8
+NOT_UTF8 = "not UTF-8"
+
+
+class SpokenTurn(NamedTuple):
+    """What one side says; what the assistant says carries loss unless the row says otherwise."""
+
+    speaker: str  # system, user, assistant or tool
+    text: str
+    learnt: bool = True
+    thought: str = ""
+
+
+class Exchange(NamedTuple):
+    """An answer and what stands before it, or why it cannot be used."""
+
+    context: tuple[Turn, ...]
+    question: str
+    answer: str
+    thought: str
+    fault: str
+
+
+class UnusableRow(Exception):
+    """Reason why a record cannot be used."""
+
+
+def holds_any(value: Any) -> bool:
+    """Return whether a column of tools or images holds any; tables and JSON say in many ways that there is none."""
+    if isinstance(value, str):
+        return value.strip("[]{} \n").lower() not in _NOTHING
+    if isinstance(value, list | dict):
+        return any(each not in (None, "", [], {}) for each in (value.values() if isinstance(value, dict) else value))
+    return bool(value == value and value)  # noqa: PLR0124  (NaN)
+
+
+def joined(before: list[SpokenTurn], after: list[SpokenTurn]) -> list[SpokenTurn]:
+    """Return turns and those after them; a chosen conversation often repeats its prompt, below a system prompt."""
+
+    def parted(turns: list[SpokenTurn]) -> tuple[list[SpokenTurn], list[SpokenTurn]]:
+        rest = list(dropwhile(lambda turn: turn.speaker == "system", turns))
+        return turns[: len(turns) - len(rest)], rest
+
+    (system, old), (more, new) = parted(before), parted(after)
+    said, again = ([(turn.speaker, turn.text.strip()) for turn in turns] for turns in (old, new))
+    repeated = [count for count in range(1, min(len(old), len(new)) + 1) if said[-count:] == again[:count]]
+    return [*system, *more, *old, *new[repeated[-1] :]] if repeated else before + after
+
+
+def exchanges(turns: Sequence[SpokenTurn]) -> list[Exchange]:
+    """Return every answer of the assistant with what stands before it; without any, the question with the answer "".
+
+    An exchange that cannot be trained on says why.
+    """
+    merged = _merged(turns)
+    if not any(turn.speaker == "user" for turn in merged):
+        raise UnusableRow("no instruction")
+    context: list[Turn] = []
+    found: list[Exchange] = []
+    fault = question = ""
+    for speaker, text, learnt, thought in merged:
+        if speaker == "tool":
+            fault = fault or "a tool is used"
+        elif speaker == "system":
+            fault = fault or ("a system prompt in the middle of the conversation" if context or question else "")
+            context.append(Turn("system", text))
+        elif speaker == "user":
+            question = text
+        else:
+            if not question:
+                raise UnusableRow("the assistant speaks first")
+            reason = fault or ("" if learnt else "an answer of weight 0")
+            found.append(Exchange(tuple(context), question, text, thought, reason))
+            context += [Turn("user", question), Turn("assistant", text)]
+            fault = fault or ("" if text.strip() else "no answer in the conversation")
+            question = ""
+    return found or [Exchange(tuple(context), question, "", "", fault)]
+
+
+def _merged(turns: Sequence[SpokenTurn]) -> list[SpokenTurn]:
+    """Return turns that say something, with those of one side that follow each other as one, thoughts parted."""
+    merged: list[SpokenTurn] = []
+    for turn in turns:
+        if turn.speaker == "assistant":
+            thought, text = (turn.thought, turn.text) if turn.thought else part_thought(turn.text)
+            turn = turn._replace(text=text, thought=thought)  # noqa: PLW2901
+        elif turn.text.strip():
+            turn = turn._replace(text=turn.text.strip())  # noqa: PLW2901
+        else:
+            continue
+        if merged and merged[-1].speaker == turn.speaker:
+            turn = _as_one(merged.pop(), turn)  # noqa: PLW2901
+        merged.append(turn)
+    return merged
+
+
+def _as_one(first: SpokenTurn, second: SpokenTurn) -> SpokenTurn:
+    """Return two turns of one side as one, which is learnt where both are."""
+    texts = [text for text in (first.text, second.text) if text.strip()]
+    if first.speaker == "system" and first.text == second.text:
+        del texts[1:]
+    thought = "\n\n".join(filter(None, (first.thought, second.thought)))
+    return SpokenTurn(first.speaker, "\n\n".join(texts), first.learnt and second.learnt, thought)
+
+
+def is_list(value: Any) -> bool:
+    """Return whether a value is a list, or the JSON of one."""
+    return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
+
+
+def spoken_turns(entry: Any) -> list[SpokenTurn]:
+    """Return the turns of an entry of a conversation: a turn, or an exchange as a pair or an object with both sides."""
+    if isinstance(entry, dict) and not ("role" in entry or "from" in entry):
+        entry = next(([entry[key] for key in keys] for keys in _EXCHANGES if entry.keys() >= {*keys}), entry)
+    if isinstance(entry, dict):
+        return [spoken_turn(entry)]
+    if not isinstance(entry, list | tuple) or len(entry) != len(_SIDES):
+        raise UnusableRow("a turn is no object and no pair")
+    pair = [SpokenTurn(side, checked_text(text, "a turn")) for side, text in zip(_SIDES, entry, strict=True)]
+    return pair if any(turn.text.strip() for turn in pair) else []
+
+
+def spoken_turn(turn: dict[str, Any]) -> SpokenTurn:
+    """Return a turn that is an object: its speaker, text and thought, and whether it carries loss."""
+    name = turn.get("role") or turn.get("from")
+    speaker = _SPEAKERS.get(name.strip(" \t\r\n:").lower()) if isinstance(name, str) else None
+    if speaker is None:
+        raise UnusableRow("a turn without a known speaker")
+    if speaker == "tool" or holds_any(turn.get("tool_calls")) or holds_any(turn.get("function_call")):
+        return SpokenTurn("tool", "used")
+    if not any(name in turn for name in _CONTENT):
+        raise UnusableRow("a turn without content")
+    thought, text = _content(next((turn[name] for name in _CONTENT if turn.get(name) is not None), None))
+    thought = next((turn[name] for name in _THOUGHT if isinstance(turn.get(name), str) and turn[name].strip()), thought)
+    learnt = not (_is_off(turn.get("weight")) or _is_off(turn.get("train")))
+    return SpokenTurn(speaker, checked_text(text, "a turn"), learnt, checked_text(thought, "a thought").strip())
+
+
+def _content(content: Any) -> tuple[Any, Any]:
+    """Return thought and text of a turn, which may be a list of parts."""
+    if not isinstance(content, list):
+        return "", content
+    thoughts = [part for part in content if isinstance(part, dict) and part.get("type") in _OF_THOUGHT]
+    given = (next((part[name] for name in (*_THOUGHT, "text") if part.get(name)), "") for part in thoughts)
+    thought = "\n".join(_text(each) if isinstance(each, list) else checked_text(each, "a thought") for each in given)
+    return thought, _text([part for part in content if part not in thoughts])
+
+
+def _text(parts: Sequence[Any]) -> str:
+    for part in parts:
+        if not isinstance(part, dict) or (part.get("type") or "text") not in _OF_TEXT:
+            raise UnusableRow("a turn is not text")
+    if not all(isinstance(part.get("text"), str) for part in parts):
+        raise UnusableRow("a turn is not text")
+    return "\n".join(part["text"] for part in parts)
+
+
+def _is_off(value: Any) -> bool:
+    """Return whether a weight is 0, or a flag false; tables hold both as texts."""
+    return str(value).strip().lower() in {"0", "0.0", "-0.0", "false"}
+
+
+def checked_text(value: Any, what: str) -> str:
+    """Return a text that every table, tokenizer and request can hold."""
+    if value is None or value != value:  # noqa: PLR0124  (NaN is how data frames write "missing")
+        return ""
+    if not isinstance(value, str):
+        raise UnusableRow(f"{what} is not text")
+    if "\0" in value:
+        raise UnusableRow("a NUL character")
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        code = ord(value[error.start])
+        reason = NOT_UTF8 if _FIRST_SURROGATE <= code <= _LAST_SURROGATE else "a lone surrogate"
+        raise UnusableRow(reason) from None
+    return value
