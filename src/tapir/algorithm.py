@@ -92,7 +92,8 @@ class Curriculum:
         if not epochs:
             return self.roles.base
         pairs = [(pair.instruction, pair.response) for pair in self.pairs.values()]
-        examples = [Example(x.id, x.text, y.text, x.context, self.learnt(y.thought)) for x, y in pairs]
+        keep = self.recipe.student.thinking == "keep"
+        examples = [Example(x.id, x.text, y.text, x.context, y.thought if keep else "") for x, y in pairs]
         return Train(self.roles.trainer, epochs, self.roles.resources).run(self.context, self.roles.base, examples)
 
     def score(self, student: Checkpoint) -> dict[str, Difficulty | Unscored]:
@@ -182,12 +183,10 @@ class Curriculum:
 
     def train(self, base: Checkpoint, mixture: Mixture, scored: Mapping[str, Difficulty | Unscored]) -> Checkpoint:
         """Fine-tune S_{r-1} on the mixture to get S_r; then on preferences where the recipe asks for them."""
-        compose = Compose("any" if self.one_pool else "hard")
+        compose = Compose("any" if self.one_pool else "hard", self.recipe.student.thinking == "keep")
         rows = compose.run(self.context, mixture, self.pairs, self.task_of, self.refined)
         preferences = contrast(self.context, rows, scored, self.answered, self.recipe.preferred_gap())
-        examples = [
-            Example(row.id, row.instruction, row.response, row.context, self.learnt(row.thought)) for row in rows
-        ]
+        examples = [Example(row.id, row.instruction, row.response, row.context, row.thought) for row in rows]
         rounds = self.recipe.curriculum.alpha().rounds
         stage = Train(self.roles.trainer, self.recipe.training.epochs, self.roles.resources, rounds)
         return stage.run(self.context, base, examples, preferences)
@@ -196,10 +195,6 @@ class Curriculum:
         """Measure S_r on held-out instructions, per task; the result goes into the next plan."""
         chunk = None if any(endpoint.batch for endpoint in self.recipe.endpoints.values()) else self.recipe.chunk
         return Evaluate(self.roles.student, self.roles.benchmarks, chunk, self.task_of).run(self.context, student)
-
-    def learnt(self, thought: str) -> str:
-        """Return the thought that the student is taught: the teacher's where the recipe keeps it, else none."""
-        return thought if self.recipe.student.thinking == "keep" else ""
 
     @property
     def one_pool(self) -> bool:

@@ -36,6 +36,7 @@ from tapir.models.estimators import PassRate
 from tapir.models.judge import LlmJudge
 from tapir.models.none import RecordedStudent
 from tapir.models.taggers.llm import LlmTagger
+from tapir.report.history import training_examples
 from tapir.runs import session
 from tapir.runs.corpus import taxonomy
 
@@ -176,7 +177,10 @@ def test_thoughts_in_a_corpus_are_not_learnt_unless_they_are_kept(tmp_path: Path
         session.run(recipe, tmp_path / mode / "run", roles=roles)
         store = RunStore(tmp_path / mode / "run")
         assert {row.thought for row in store.read("corpus", CorpusRow)} == {"Hm, which one?"}
-        assert {row.response for row in store.read("round-1/mixture", MixtureRow)} == {"right"}
+        mixed = store.read("round-1/mixture", MixtureRow)
+        assert {(row.response, row.thought) for row in mixed} == {("right", "Hm, which one?" if mode == "keep" else "")}
+        ((_, shown),) = training_examples(store, mixed[0].id)
+        assert shown.thought == mixed[0].thought
         assert isinstance(roles.trainer, fakes.Trainer)
         thoughts = {example.thought for example in roles.trainer.jobs[0].examples}
         assert thoughts == ({"Hm, which one?"} if mode == "keep" else {""})

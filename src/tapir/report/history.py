@@ -35,7 +35,7 @@ def training_examples(store: RunStore, query: str) -> list[tuple[str, Example]]:
     rounds: dict[Example, list[str]] = {}
     for number in run.rounds("mixture"):
         for row in _about(name, run.mixture(number)):
-            example = Example(name, row.instruction, row.response, row.context)
+            example = Example(name, row.instruction, row.response, row.context, row.thought)
             rounds.setdefault(example, []).append(str(number))
     if not rounds:
         raise DataError(

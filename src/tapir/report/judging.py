@@ -94,7 +94,7 @@ def models(recipe: Mapping[str, Any], role: str) -> list[str]:
 
 
 def answering(student: Mapping[str, Any]) -> str:
-    """Return how a student answers, as in "greedily, at most 112 tokens, without thinking"."""
+    """Return how a student answers, as in "greedily, in at most 112 tokens, at once"."""
     warm, mode = student.get("temperature"), student.get("thinking", "off")
     thoughts = f"after at most {student.get('thinking_tokens'):,} tokens of thought" if mode != "off" else "at once"
     kept = " that is learnt" if mode == "keep" else ""

@@ -41,6 +41,7 @@ class Compose:
     """Write out the mixture with its texts."""
 
     hard: str = "hard"  # what the column `pool` calls examples of the hard pool
+    thoughts: bool = False  # whether the author's thought is learnt before an answer that is its own
 
     def run(
         self,
@@ -64,7 +65,7 @@ class Compose:
                 origin=pair.instruction.origin.kind,
                 refined=name in refined,
                 context=pair.instruction.context,
-                thought="" if name in refined else pair.response.thought,
+                thought=pair.response.thought if self.thoughts and name not in refined else "",
             )
 
         return context.store.once(context.path("mixture"), MixtureRow, lambda: map(row, sorted(pool_of)))

@@ -148,7 +148,7 @@ def _is_on_hub(name: str) -> bool:
 def large_on_bfloat16_cpu(path: str, settings: ModelSettings) -> bool:
     """Return whether the processor computes in bfloat16 and the model has 100 million parameters or more.
 
-    At 135 million bfloat16 trains 1.6 times and answers 2.4 times as many tokens in a second (benchmarks/). Smaller
+    At 135 million bfloat16 trains 1.6 times and answers 2.2 times as many tokens in a second (lab/LOG.md). Smaller
     models gain less, and the built-in student's figures are those of float32.
     """
     try:
