@@ -31,7 +31,7 @@ def plan(
         Path | None, typer.Option("--run", help="Earlier run whose measurements replace assumptions (default: none).")
     ] = None,
     *,
-    time: Annotated[bool, typer.Option(help="Time the student for a few seconds (default: yes).")] = True,
+    time: Annotated[bool, typer.Option(help="Time the student: seconds, or minutes for a large one (default: yes).")] = True,
     reach: Annotated[
         bool, typer.Option("--reach", help="Use the network: check that every endpoint answers (default: no).")
     ] = False,
@@ -43,6 +43,8 @@ def plan(
     from tapir.runs import plan as planning
 
     chosen = load(recipe, changes or ())
+    if time and not as_json:
+        typer.echo("timing the student for some batches (--no-time skips this) ...", err=True)
     with quiet(Path(os.devnull)):
         result = planning.plan(chosen, measure=time, folder=folder, reach=reach)
     if as_json:
