@@ -105,45 +105,20 @@ class Trial:
     def __init__(self, options: argparse.Namespace) -> None:
         self.options = options
         self.rows = _rows(options.data, random.Random(options.seed))  # the same for every number of rows
-        self.prompts = PromptSet.of({})
 
     def cell(self, part: str, *, schema: bool) -> Cell:
         """Run one part in one setting."""
         tokens = {"label": 32, "judge": self.options.max_tokens}.get(part, 1024)
-        context = self._context(schema=schema)
-        cell, begun = Cell(part, schema, tokens), time.monotonic()
+        cell, begun, built = Cell(part, schema, tokens), time.monotonic(), build_context(self.options, schema=schema)
         work: Callable[[Cell, BuildContext], None] = getattr(self, f"_{part}")
         try:
-            work(cell, context)
+            work(cell, built)
         finally:
-            context.session.close()
-        counts = context.session.counts  # type: ignore[attr-defined]
+            built.session.close()
+        counts = built.session.counts  # type: ignore[attr-defined]
         cell.figures |= {name: counts[name] for name in ("calls", "cut", "written")}
         cell.figures["seconds"] = round(time.monotonic() - begun, 1)
         return cell
-
-    def _context(self, *, schema: bool) -> BuildContext:
-        endpoint = {
-            "base_url": self.options.url,
-            "model": self.options.model,
-            "json_schema": schema,
-            "concurrency": self.options.slots,
-            "timeout": 7200,
-        }
-        llm = {"kind": "llm", "endpoints": [NAMES[0]]}
-        recipe: Recipe = parse(
-            {
-                "corpus": {"kind": "file", "path": "trial.json"},
-                "curriculum": {"target": {"taxonomy": "paper"}},
-                "endpoints": {NAMES[0]: endpoint},
-                "teacher": llm,
-                "judge": llm,
-                "tagger": llm,
-                "evaluation": {"kind": "judged"},
-            }
-        )
-        session = TrialSession(recipe.endpoints[NAMES[0]], self.options.out, recorded=self.options.recorded)
-        return BuildContext(recipe, session, self.prompts, taxonomy(recipe))
 
     def _label(self, cell: Cell, context: BuildContext) -> None:
         tagger = LlmTagger.build(LlmTaggerConfig(kind="llm", endpoints=NAMES), context)
@@ -220,6 +195,31 @@ class Trial:
                 cell.figures["unchanged"] = cell.figures.get("unchanged", 0) + (text.strip() == before[name].strip())
         if ratios:
             cell.figures["length of the old"] = round(fmean(ratios), 2)
+
+
+def build_context(options: argparse.Namespace, *, schema: bool = True) -> BuildContext:
+    """Return what a role of a run is built from: the endpoint of the options, its ledger in their folder."""
+    endpoint = {
+        "base_url": options.url,
+        "model": options.model,
+        "json_schema": schema,
+        "concurrency": options.slots,
+        "timeout": 7200,
+    }
+    llm = {"kind": "llm", "endpoints": [NAMES[0]]}
+    recipe: Recipe = parse(
+        {
+            "corpus": {"kind": "file", "path": "trial.json"},
+            "curriculum": {"target": {"taxonomy": "paper"}},
+            "endpoints": {NAMES[0]: endpoint},
+            "teacher": llm,
+            "judge": llm,
+            "tagger": llm,
+            "evaluation": {"kind": "judged"},
+        }
+    )
+    session = TrialSession(recipe.endpoints[NAMES[0]], options.out, recorded=options.recorded)
+    return BuildContext(recipe, session, PromptSet.of({}), taxonomy(recipe))
 
 
 def _rows(data: Path, chance: random.Random) -> list[tuple[Pair, str]]:
