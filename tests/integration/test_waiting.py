@@ -17,10 +17,11 @@ from support.server import Behaviour, serving
 from tapir.data.run.store import RunStore
 from tapir.domain.completion import Completion, Usage
 from tapir.domain.errors import Interrupted, RoleError
+from tapir.domain.progress import duration
 from tapir.models.api import client as client_module
 from tapir.models.api import limits, scheduler
 from tapir.models.api.connection import EndpointClient
-from tapir.models.api.pauses import PauseReport, spoken
+from tapir.models.api.pauses import PauseReport
 from tapir.models.api.session import ApiSession
 from tapir.runs.progress import EventLog
 
@@ -213,4 +214,4 @@ def test_silence_is_said_once_it_is_longer_than_half_a_minute_and_than_three_tim
     ("seconds", "words"), [(31.4, "31 s"), (60, "1 min 0 s"), (3_599.6, "1 h 0 min"), (90_000, "25 h 0 min")]
 )
 def test_a_duration_is_said_in_words(seconds: float, words: str) -> None:
-    assert spoken(seconds) == words
+    assert duration(seconds) == words

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tapir.cli.tables import AsJson, Changes, RecipeName, new_console, new_table, print_json, print_line
+from tapir.domain.progress import duration
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -31,7 +32,7 @@ def plan(
         Path | None, typer.Option("--run", help="Earlier run whose measurements replace assumptions (default: none).")
     ] = None,
     *,
-    time: Annotated[bool, typer.Option(help="Time the student: seconds, or minutes for a large one (default: yes).")] = True,
+    time: Annotated[bool, typer.Option(help="Time the student; minutes for a large one (default: yes).")] = True,
     reach: Annotated[
         bool, typer.Option("--reach", help="Use the network: check that every endpoint answers (default: no).")
     ] = False,
@@ -89,10 +90,10 @@ def plan_lines(plan: Plan) -> Iterator[str]:
         yield "money: no endpoint has a price (price_input, price_output)"
     yield f"disk: about {plan.disk / 1e6:,.0f} MB"
     if seconds is not None:
-        yield f"time: about {_duration(seconds.expected)} on this machine (the student measured just now)"
+        yield f"time: about {duration(seconds.expected)} on this machine (the student measured just now)"
     elif plan.pays:
         yield (
-            f"time: about {_duration(total.seconds.expected)} of calls; the student's own work was not measured"
+            f"time: about {duration(total.seconds.expected)} of calls; the student's own work was not measured"
             " (with --no-time, or where its weights are not on this machine)"
         )
     yield from (f"warning: {warning}" for warning in plan.warnings)
@@ -121,10 +122,4 @@ def _money(value: float) -> str:
 def _time(seconds: Bounds | None) -> str:
     if seconds is None:
         return "?"
-    return _duration(seconds.expected) if seconds.most else ""
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 90:  # noqa: PLR2004 (up to a minute and a half in seconds)
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:,.0f} min" if seconds < 2 * 3600 else f"{seconds / 3600:,.1f} h"
+    return duration(seconds.expected) if seconds.most else ""

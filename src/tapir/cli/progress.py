@@ -28,13 +28,14 @@ from rich.progress import (
 from tapir.cli.tables import PLAIN_WIDTH, print_json, print_line
 from tapir.data.files import disk_errors
 from tapir.domain.errors import Interrupted, TapirError
-from tapir.domain.progress import SilentProgress
+from tapir.domain.progress import SilentProgress, duration
 
 LOG = "log.txt"
 
 ResultT = TypeVar("ResultT")
 
 _METRICS = {"loss": "loss {:.3f}", "tokens_per_second": "{:,.0f} tokens/s"}
+_FIRST_ESTIMATE = 20  # of so many parts of a stage one must be done
 _INTERVAL = 10.0  # seconds between two plain lines of one stage
 
 
@@ -79,8 +80,7 @@ class TerminalProgress(SilentProgress):
             self._progress.update(self._task, completed=self._done, meter=self._suffix())
         elif time.monotonic() - self._printed > _INTERVAL:
             self._printed = time.monotonic()
-            left = (self._printed - self._began) / max(1, self._done - self._before) * (self._total - self._done)
-            text = f"{self._label}  {self._done}/{self._total}  about {left:.0f} s left  {self._suffix()}"
+            text = f"{self._label}  {self._done}/{self._total}  {self._time_left()}  {self._suffix()}"
             print_line(self._console, text.rstrip())
 
     def finish(self) -> None:
@@ -124,6 +124,13 @@ class TerminalProgress(SilentProgress):
         finally:
             for number, handler in before.items():
                 signal.signal(number, handler)
+
+    def _time_left(self) -> str:
+        """Return an estimate once a twentieth of the work is done: the first replies come late and all at once."""
+        new, left = self._done - self._before, self._total - self._done
+        if new * _FIRST_ESTIMATE < new + left:
+            return ""
+        return f"about {duration((time.monotonic() - self._began) / new * left)} left"
 
     def _suffix(self) -> str:
         return f"{self._metrics}  {self._meter()}".strip()

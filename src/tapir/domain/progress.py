@@ -62,3 +62,12 @@ class SilentProgress:
         """Raise `Interrupted` once `stop` was called."""
         if self._stopping:
             raise Interrupted("stopped; everything finished is on disk")
+
+
+def duration(seconds: float) -> str:
+    """Return a duration as a person says it, e.g. "1 h 12 min"."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {rest} s" if minutes else f"{rest} s"

@@ -19,6 +19,7 @@ from tapir.data.files import write_text
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
 from tapir.domain.difficulty import Scale
+from tapir.domain.progress import duration
 from tapir.domain.task import TaskDistribution
 from tapir.models.estimators import MFD
 from tapir.report.judging import answering, models
@@ -29,7 +30,6 @@ from tapir.report.training import format_loss, recorded_fields
 if TYPE_CHECKING:
     from jinja2 import Environment
 
-_HOUR, _MINUTE = 3600, 60
 _LARGE = 100  # money, from which on cents are enough
 
 
@@ -95,7 +95,7 @@ def _environment() -> Environment:
         "points": _points,
         "money": format_money,
         "figure": lambda text: text.replace("->", "→").replace(" %", "\u202f%"),
-        "duration": _duration,
+        "duration": duration,
         "many": format_count,
         "loss": format_loss,
         "correlation": lambda value: f"{value:.2f}".replace("-", "\N{MINUS SIGN}"),
@@ -151,7 +151,7 @@ def _facts(run: RunReader, summary: Summary, paid: Costs | None) -> dict[str, st
         "rounds": str(planned) if done == planned else f"{done} of {planned}",
         "corpus": f"{summary.corpus.size:,} instructions",
         "examples a round": f"{summary.recipe['curriculum']['size']:,}",
-        "working time": _duration(summary.seconds),
+        "working time": duration(summary.seconds),
         "the student answers": answering(summary.recipe["student"]),
         "seed": str(summary.recipe["seed"]),
         "versions": f"tapir {summary.manifest['tapir']}, Python {summary.manifest['python']}",
@@ -225,11 +225,3 @@ def format_count(number: int) -> str:
         if number >= size:
             return f"{number / size:.3g}\u202f{unit}"
     return str(number)
-
-
-def _duration(seconds: float) -> str:
-    hours, rest = divmod(round(seconds), _HOUR)
-    minutes, seconds = divmod(rest, _MINUTE)
-    if hours:
-        return f"{hours} h {minutes:02d} min"
-    return f"{minutes} min {seconds:02d} s" if minutes else f"{seconds} s"

@@ -14,6 +14,8 @@ from tapir.domain.progress import Progress
 from tapir.domain.roles import Calls, Resource
 from tapir.version import __version__
 
+_INTERVAL = 30.0  # seconds between two lines about the progress of a stage
+
 
 @dataclass(slots=True)
 class EventLog:
@@ -23,17 +25,26 @@ class EventLog:
     store: RunStore
     calls: Calls | None = None
     _open: tuple[int, str, float] = field(default=(0, "", 0.0))
+    _done: int = 0
+    _total: int = 0
+    _logged: float = 0.0
 
     def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
         """Log that a stage begins."""
         self._open = (number, stage, time.monotonic())
+        self._done, self._total, self._logged = done, total, time.monotonic()
         if self.calls:
             self.calls.enter(number, stage)
         self.store.event("stage", round=number, stage=stage, total=total, done=done)
         self.progress.start(number, stage, total, done)
 
     def advance(self, items: int = 1) -> None:
-        """Report finished items."""
+        """Report finished items; now and then log how many there are."""
+        self._done += items
+        if time.monotonic() - self._logged > _INTERVAL:
+            self._logged = time.monotonic()
+            number, stage, _ = self._open
+            self.store.event("progress", round=number, stage=stage, total=self._total, done=self._done)
         self.progress.advance(items)
 
     def finish(self) -> None:

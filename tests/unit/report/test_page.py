@@ -93,7 +93,7 @@ def test_what_trainings_recorded_is_shown_without_empty_columns(api_page: str, g
         *("Round", "Loss, start → end", "Examples", "Steps", "Tokens read", "Tokens/s", "Time"),
         *("Parameters trained", "Too long, left out"),
     ]
-    assert first[2:] == ["120", "120", "123,456", "1,235", "3 min 05 s", "8.8\u202fM of 494\u202fM1.8\u202f%", "0"]
+    assert first[2:] == ["120", "120", "123,456", "1,235", "3 min 5 s", "8.8\u202fM of 494\u202fM1.8\u202f%", "0"]
     assert (second[0], second[-1]) == ("1", "1")
     text = page.render(gym_run, summarise(gym_run))
     assert Elements(section(text, "training")).rows[0] == [*head[:5], "Too long, left out"]

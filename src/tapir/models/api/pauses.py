@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from tapir.domain.progress import duration
+
 SAID = 30.0  # seconds without a reply after which a pause is said
 _SLOWER = 3.0  # times the slowest reply so far
 
@@ -41,29 +43,20 @@ class PauseReport:
     def lines(self, now: float, in_flight: int) -> Iterator[str]:
         """Yield what has not been said: the beginning of a pause, another cause of it, its end."""
         if self._ended:
-            yield f"endpoints.{self.name}: goes on after {spoken(self._ended)}"
+            yield f"endpoints.{self.name}: goes on after {duration(self._ended)}"
             self._ended = 0.0
         left, silent = self._until - now, now - self._since
         if self._cause and (left > SAID or silent > SAID):
-            what = f"paused until {_clock(left)} ({spoken(left)})" if left > SAID else f"no reply for {spoken(silent)}"
-            line = f"{what}: {self._cause}"
+            pause = f"paused until {_clock(left)} ({duration(left)})"
+            line = f"{pause if left > SAID else f'no reply for {duration(silent)}'}: {self._cause}"
         elif in_flight and silent > max(SAID, _SLOWER * self.slowest):
-            known = f", the slowest so far took {spoken(self.slowest)}" if self.slowest else ""
-            line = f"no reply for {spoken(silent)}; {in_flight:,} calls in flight{known}"
+            known = f", the slowest so far took {duration(self.slowest)}" if self.slowest else ""
+            line = f"no reply for {duration(silent)}; {in_flight:,} calls in flight{known}"
         else:
             return
         if not self._said or (left > SAID and (self._cause not in self._said or now > self._said_until)):
             self._said, self._said_until = line, self._until
             yield f"endpoints.{self.name}: {line}"
-
-
-def spoken(seconds: float) -> str:
-    """Return a duration as a person says it, e.g. "1 h 12 min"."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    if hours:
-        return f"{hours:,} h {minutes} min"
-    return f"{minutes} min {rest} s" if minutes else f"{rest} s"
 
 
 def _clock(seconds: float) -> str:

@@ -22,6 +22,7 @@ from tapir.data.files import disk_errors, read_json, sha256, write_text
 from tapir.data.run.rows import JUDGED_TABLES, PRELUDE_TABLES
 from tapir.data.run.store import CHECKSUMS, RunStore, is_run
 from tapir.domain.errors import Interrupted, TapirError, require_same
+from tapir.domain.progress import duration
 from tapir.models.process import ChildProcess, describe_status
 from tapir.runs import session
 from tapir.runs.study.grid import StudyRun
@@ -200,7 +201,7 @@ class RunQueue:
     def _time_left(self) -> str:
         new, left = self.done - self.earlier, self.total - self.done - len(self.failed)
         seconds = (time.monotonic() - self.began) / max(1, new) * left
-        return f", about {seconds / 60:.0f} min left" if new and left else ""
+        return f", about {duration(seconds)} left" if new and left else ""
 
 
 def execute_all(

@@ -1,0 +1,63 @@
+"""Progress of a run: how far a stage is, on the terminal and in the event log."""
+
+from __future__ import annotations
+
+import io
+import time
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from tapir.cli.progress import TerminalProgress
+from tapir.data.run.reader import RunReader
+from tapir.data.run.store import RunStore
+from tapir.domain.progress import SilentProgress
+from tapir.runs import progress as logged
+from tapir.runs.progress import EventLog
+
+
+def test_a_run_that_is_killed_in_a_stage_has_logged_how_far_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logged, "_INTERVAL", -1.0)
+    store = RunStore(tmp_path)
+    events = EventLog(SilentProgress(), store)
+    events.start(2, "answer", 200, 64)
+    events.advance(32)
+    events.advance(1)
+    last = list(RunReader(store).events())[-1]
+    assert {key: last[key] for key in ("event", "round", "stage", "total", "done")} == {
+        "event": "progress",
+        "round": 2,
+        "stage": "answer",
+        "total": 200,
+        "done": 97,
+    }
+
+
+def test_the_log_of_a_quick_stage_says_no_more_than_that_it_was(tmp_path: Path) -> None:
+    store = RunStore(tmp_path)
+    events = EventLog(SilentProgress(), store)
+    events.start(0, "tag", 1_000)
+    for _ in range(1_000):
+        events.advance()
+    events.finish()
+    assert [event["event"] for event in RunReader(store).events()] == ["stage", "finished"]
+
+
+def test_the_time_left_is_said_once_enough_is_done_to_know_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(time, "monotonic", lambda: now[0])
+    file = io.StringIO()
+    shown = TerminalProgress(Console(file=file, width=200), 2)
+    shown.start(0, "label", 140, 20)
+    for seconds, items in ((130.0, 1), (145.0, 5), (260.0, 54)):
+        now[0] = seconds
+        shown.advance(items)
+    lines = [line.split("  ", 2)[-1].split() for line in file.getvalue().splitlines()]
+    assert [" ".join(line) for line in lines] == [
+        "21/140",
+        "26/140 about 45 min 55 s left",
+        "80/140 about 4 min 20 s left",
+    ]
