@@ -16,8 +16,8 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tapir.data.layouts import Record
 from tapir.data.readers import records
+from tapir.data.records import Record
 
 Row: TypeAlias = dict[str, Any]
 

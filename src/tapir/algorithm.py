@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 
 from tapir.config.recipe import Recipe
 from tapir.data.duplicates import DuplicateIndex
+from tapir.data.run.rows import AnswerRow
 from tapir.domain.curriculum import target_distribution
 from tapir.domain.difficulty import Difficulty, Split, competence, undivided
 from tapir.domain.evaluation import Evaluation
@@ -55,7 +56,7 @@ class Curriculum:
     pairs: dict[str, Pair] = field(default_factory=dict)
     task_of: dict[str, str] = field(default_factory=dict)
     refined: dict[str, str] = field(default_factory=dict)
-    answered: dict[str, str] = field(default_factory=dict)
+    answered: dict[str, AnswerRow] = field(default_factory=dict)
     trained: set[str] = field(default_factory=set)
 
     def run(self, corpus: Sequence[Pair]) -> list[Evaluation]:
@@ -104,7 +105,7 @@ class Curriculum:
         if self.roles.estimator:
             return EstimateDifficulty(self.roles.estimator, chunk, self.task_of).run(self.context, student, pairs)
         answers = Answer(self.roles.student, chunk).run(self.context, student, [pair.instruction for pair in pairs])
-        self.answered = {name: answer.text for name, answer in answers.items() if answer.text is not None}
+        self.answered = {name: answer for name, answer in answers.items() if answer.text is not None}
         return Score(self.roles.judge, chunk, self.task_of).run(self.context, pairs, answers)
 
     def check_judge(self, student: Checkpoint) -> None:

@@ -56,9 +56,12 @@ def said(text: str, finish: str = "stop", reasoning: str = "") -> Completion:
         (said(" \n", "stop", "Hm"), "still thinking"),
         (said("Hm.\n</think>\n\nYes."), "control token"),
         (said("So 7 it is.</think>It is 7."), "control token"),
+        (said("So 7 it is.</seed:think>It is 7."), "control token"),
+        (said("So 7 it is.\n</think >\nIt is 7."), "control token"),
         (said("Yes.<|im_end|>"), "control token"),
         (said("Yes. </s>"), "control token"),
         (said("Yes.<end_of_turn>\n"), "control token"),
+        (said("Yes.<turn|>"), "control token"),
         (said("Yes", "length"), "length"),
         (said("<think>", "length").parted(), "still thinking"),
         (said("<think>\nHm.\n</thi", "length").parted(), "still thinking"),
@@ -83,6 +86,7 @@ def test_a_reply_without_an_answer_of_its_own_is_a_named_failure(reply: Completi
         "The token <|im_end|> ends a turn.",
         "Qwen3 writes:\n```\n<think>\nHm.\n</think>\nYes.\n```",
         "Qwen3 writes <think>Hm.</think>Yes.",
+        "It writes <think >Hm.</think >Yes.",
         "analysis of variance: see assistantfinal",
     ],
 )
@@ -112,6 +116,26 @@ HEAD = "<|start|>assistant<|channel|>"
         ("<|channel|>analysis<|message|>Hm.<|end|>", "Hm.", ""),
         ("<|channel|>final <|constrain|>json<|message|>{}", "", "{}"),
         ("<think>\n\n</think>\n\n    return 7", "", "    return 7"),
+        ("<think >\nHm.\n</think >\n\nYes.", "Hm.", "Yes."),
+        ("<Thinking>\nHm.\n</Thinking>\n\nYes.", "Hm.", "Yes."),
+        ("<seed:think>Hm.</seed:think>Yes.", "Hm.", "Yes."),
+        ("<mm:think>Hm.</mm:think>Yes.", "Hm.", "Yes."),
+        ("<thought>\nHm.\n</thought>\nYes.", "Hm.", "Yes."),
+        ("\u25c1think\u25b7Hm.\u25c1/think\u25b7Yes.", "Hm.", "Yes."),
+        ("<|channel>thought\nHm.<channel|>Yes.", "Hm.", "Yes."),
+        ("<|channel>thought\n<channel|>Yes.", "", "Yes."),
+        ("<|inner_prefix|>Hm.<|inner_suffix|>Yes.", "Hm.", "Yes."),
+        ("<|START_THINKING|>Hm.<|END_THINKING|><|START_RESPONSE|>Yes.<|END_RESPONSE|>", "Hm.", "Yes."),
+        ("<|START_RESPONSE|>Yes.<|END_RESPONSE|>", "", "Yes."),
+        (
+            "<|begin_of_thought|>\n\nHm.\n\n<|end_of_thought|>\n\n<|begin_of_solution|>\n\nYes.\n\n<|end_of_solution|>",
+            "Hm.",
+            "Yes.",
+        ),
+        ("<seed:think>Hm.", "Hm.", ""),
+        ("<thoughtful>Yes.</thoughtful>", "", "<thoughtful>Yes.</thoughtful>"),
+        ("<think> is a tag, said Ann", "is a tag, said Ann", ""),
+        ("  <b>Yes.</b>", "", "  <b>Yes.</b>"),
     ],
 )
 def test_what_stands_before_the_final_channel_is_the_thought(text: str, thought: str, answer: str) -> None:
@@ -184,6 +208,27 @@ def test_thoughts_in_a_corpus_are_not_learnt_unless_they_are_kept(tmp_path: Path
         assert isinstance(roles.trainer, fakes.Trainer)
         thoughts = {example.thought for example in roles.trainer.jobs[0].examples}
         assert thoughts == ({"Hm, which one?"} if mode == "keep" else {""})
+
+
+@pytest.mark.parametrize("mode", ["off", "keep"])
+def test_a_preference_is_between_two_answers_after_thoughts_or_between_two_without(mode: str, tmp_path: Path) -> None:
+    rows = [
+        {"instruction": f"{task} number {number}{last}", "output": (THOUGHT if last == "4" else "") + "right"}
+        for task in fakes.LABELS
+        for number in range(30)
+        for last in "34"
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    corpus = list(pairs(read_file(tmp_path / "rows.json"), "rows.json"))
+    roles = replace(fakes.roles(tmp_path / "people"), corpus=lambda: corpus, student=Thinking(fakes.Student()))
+    changed = {"student": {"thinking": mode}, "training": {"dpo": {"gap": 9.0}}}
+    recipe = parse({"curriculum": {"size": 24, "refine": False, "expand": False}, "chunk": 8, **changed})
+    session.run(recipe, tmp_path / "run", roles=roles)
+    assert isinstance(roles.trainer, fakes.Trainer)
+    made = [pair for job in roles.trainer.jobs for pair in job.preferences]
+    both = {(pair.prompt[-1], pair.chosen, pair.thought, pair.rejected, pair.rejected_thought) for pair in made}
+    hm = "Hm, which one?" if mode == "keep" else ""
+    assert both == {("3", "right", "", "wrong", ""), ("4", "right", hm, "wrong", hm)}
 
 
 @pytest.mark.parametrize("where", ["reasoning_content", "inline"])
@@ -285,6 +330,39 @@ def test_two_requests_under_one_key_are_both_answered_and_asked_again(tmp_path: 
         found = list(calls.stream(ENDPOINTS, [("same", request) for request in requests]))
     assert [key for key, _ in found] == ["same", "same"]
     assert all(isinstance(reply, Completion) and reply.text for _, reply in found)
+
+
+THINKS = Behaviour(latency=0.0, reasoning="reasoning_content", thoughts=700)
+MANY = [Request([Message(role="user", content=f"{text.text} {n}")], Sampling(0.0, 64)) for n in "ab" for text in TEXTS]
+
+
+def test_a_second_call_has_as_much_room_as_the_context_of_the_model(tmp_path: Path) -> None:
+    watcher = Watcher()
+    fits = replace(THINKS, length_limit=2000)
+    with serving(fits) as server, connected(server, tmp_path, progress=watcher) as calls:
+        replies = [reply for _, reply in calls.stream(ENDPOINTS, enumerate(MANY))]
+        assert server.stats().by_status["400"] == 0
+    assert not [one for one in map(text_or_failure, replies) if isinstance(one, Failure)]
+    assert any("asked again with 1,9" in note and "thinking_tokens = 19" in note for note in watcher.notes)
+    with serving(replace(THINKS, length_limit=76)) as server, connected(server, tmp_path / "none", run="b") as calls:
+        replies = [reply for _, reply in calls.stream(ENDPOINTS, enumerate(MANY))]
+        assert server.stats().requests == len(MANY)
+    assert {one.kind for one in map(text_or_failure, replies) if isinstance(one, Failure)} == {"still thinking"}
+
+
+@pytest.mark.parametrize("how", ["call", "batch"])
+def test_a_second_call_that_is_refused_is_the_failure_of_its_item_alone_also_on_resume(
+    how: str, tmp_path: Path
+) -> None:
+    short = replace(THINKS, length_limit=1000, tells_limit=False, batch_seconds=0.0)
+    endpoints = ENDPOINTS[:1]
+    for run in ("first", "resumed"):
+        with serving(short) as server, connected(server, tmp_path, run=run, batch=how == "batch") as calls:
+            replies = [reply for _, reply in calls.stream(endpoints, enumerate(MANY))]
+            rest = server.stats()
+        assert {one.kind for one in map(text_or_failure, replies) if isinstance(one, Failure)} == {"still thinking"}
+        assert len(replies) == len(MANY) > 10
+    assert how == "batch" or rest.requests == rest.by_status["400"] == len(MANY)  # the first calls are in the ledger
 
 
 def test_the_call_with_room_for_a_thought_keeps_to_the_limit_and_the_first_is_not_paid_again(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from pyarrow import parquet
 
 from tapir.data.layouts import Row
+from tapir.domain.completion import part_thought
 from tapir.domain.roles import Rejected
 
 ODD = 'a\u2028b\u2029c\u0085d\x0be\x0cf\x1cg\r\nh\ri\nj "k", l\tm'
@@ -66,8 +67,9 @@ TEXTS = {name: kind for name, kind in CONTAINERS.items() if name != "parquet"}
 LINES_AND_TABLES = ("lines", "csv", "tsv")
 
 any_text = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="\0"), max_size=20) | st.just(ODD)
+answers = any_text.filter(lambda text: part_thought(text) == ("", text))
 any_rows = st.lists(
-    st.fixed_dictionaries({"instruction": any_text.map("Do {}".format), "input": any_text, "output": any_text}),
+    st.fixed_dictionaries({"instruction": any_text.map("Do {}".format), "input": any_text, "output": answers}),
     min_size=1,
     max_size=5,
 )

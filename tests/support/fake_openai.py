@@ -65,6 +65,8 @@ class Behaviour:
     require_key: str = ""
     echo_key: bool = False  # error bodies repeat the Authorization header
     context_limit: int = 0  # prompt tokens
+    length_limit: int = 0  # tokens of prompt and reply together
+    tells_limit: bool = True  # the list of models has it
     supports_batch: bool = True
     reasoning: str = ""  # or "reasoning", "reasoning_content", "inline"
     thoughts: int = 0  # words that it thinks before every reply, out of the same limit
@@ -177,8 +179,7 @@ class FakeOpenAi:
         if answer.ending == "drop":
             assert request.transport is not None
             request.transport.abort()
-        hangs = answer.ending in {"hang", "drop"} and not answer.events
-        await asyncio.sleep(3600 if hangs else answer.delay)
+        await asyncio.sleep(3600 if answer.ending in {"hang", "drop"} and not answer.events else answer.delay)
 
     def _arrive(self, request: web.BaseRequest) -> None:
         assert request.transport is not None
@@ -310,11 +311,12 @@ class FakeOpenAi:
             return error(404, f"The model `{model}` does not exist or you do not have access to it.")
         if most and read > most:
             return error(400, f"This model's maximum context length is {most} tokens, your messages have {read}.")
+        if 0 < behaviour.length_limit < read + body.get("max_tokens", 0):
+            return error(400, f"The maximum context length is {behaviour.length_limit} tokens, you requested more.")
         if field := next((name for name in behaviour.refused_fields if name in body), ""):
             return error(400, "Unsupported value in the request", param=field if behaviour.names_refused else None)
         if refused := fake_replies.refusal(odd, body, self.stats.requests):
-            status, message, code, again = refused
-            return replace(error(status, message, code), retry_after=again)
+            return replace(error(*refused[:3]), retry_after=refused[3])
         return None
 
     def _fault(self, luck: float) -> str:
@@ -330,7 +332,8 @@ class FakeOpenAi:
         """Models, files and batches."""
         kind, _, name = request.path.removeprefix("/v1/").partition("/")
         if (request.method, kind, name) == ("GET", "models", ""):
-            return ok({"data": [{"id": model} for model in self.behaviour.models or ("fake",)]})
+            told = {"max_model_len": self.behaviour.length_limit * self.behaviour.tells_limit}
+            return ok({"data": [{"id": model} | told for model in self.behaviour.models or ("fake",)]})
         file = name.removesuffix("/content")
         reply = error(404, f"no such thing: {request.method} {request.path}")
         match request.method, kind if self.behaviour.supports_batch else "":

@@ -37,6 +37,8 @@ class ColumnsConfig(Section):
     """Column with the system prompt; system_prompt is found too."""
     history: str = "history"
     """Column with earlier exchanges, a list of pairs (layout alpaca)."""
+    thought: str = "thought"
+    """Column with what was thought before the answer, of a conversation before its last one."""
     category: str = ""
     """Column with the task, where the rows have one."""
 

@@ -15,6 +15,13 @@ from tapir.domain.roles import Student
 
 Seconds: TypeAlias = Annotated[float, Field(gt=0)]
 
+# Arguments of `apply_chat_template` that are no variables of the template.
+_RENDERING = frozenset(
+    {"self", "conversation", "messages", "chat_template", "add_generation_prompt", "continue_final_message"}
+    | {"tokenize", "return_tensors", "return_dict", "return_assistant_tokens_mask", "tokenizer_kwargs"}
+    | {"padding", "truncation", "max_length", "sanitize_control_tokens"}
+)
+
 
 class StudentSection(Section):
     """The model that learns."""
@@ -52,6 +59,14 @@ class StudentSection(Section):
     def longest(self) -> int:
         """Tokens of a reply at most: of the answer, and of the thought where it thinks."""
         return self.max_new_tokens + (self.thinking_tokens if self.thinking != "off" else 0)
+
+    @field_validator("template", mode="after")
+    @classmethod
+    def _are_variables(cls, value: dict[str, JsonValue]) -> dict[str, JsonValue]:
+        if names := ", ".join(sorted(_RENDERING & value.keys())):
+            other = "; name the template itself in student.chat_template" if "chat_template" in value else ""
+            raise ValueError(f"{names} is no variable of a chat template: TAPIR sets how one is rendered{other}")
+        return value
 
     @field_validator("date", mode="after")
     @classmethod

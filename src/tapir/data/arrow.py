@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from tapir.data.delimited import DAMAGED, Records
-from tapir.data.layouts import Record, Unreadable, printable
+from tapir.data.records import Record, Unreadable, printable
 from tapir.data.turns import NOT_UTF8
 from tapir.domain.errors import DataError
 from tapir.domain.roles import Rejected

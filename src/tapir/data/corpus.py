@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 from tapir.data.duplicates import DuplicateIndex
-from tapir.data.layouts import TURN, Record, Row, unwrapped
+from tapir.data.layouts import TURN, Row
 from tapir.data.readers import records
+from tapir.data.records import Record, unwrapped
 from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
 from tapir.data.screen import REFUSAL
 from tapir.domain.completion import always_fit
@@ -99,7 +100,7 @@ class CorpusFilter:
 
     def sift(self, pairs: Iterable[Pair | Rejected]) -> Iterator[CorpusRow | DropRow | NeighbourRow]:
         """Yield every row, kept or dropped with the reason, and the near-duplicates among the kept ones."""
-        seen: dict[str, str] = {}  # id by digest of what is equal but for case and white space
+        seen: dict[str, str] = {}  # id by what is equal but for case and white space, of a conversation by its digest
         talks: dict[str, str] = {}  # of which conversation an instruction is, where several are
         for pair in pairs:
             if isinstance(pair, Rejected):
@@ -109,7 +110,8 @@ class CorpusFilter:
             if reason := self._unusable(pair):
                 yield DropRow(item.id, "corpus", reason, source, item.transcript)
                 continue
-            whole = instruction_id(normalised(item.transcript))
+            whole = normalised(item.transcript)
+            whole = instruction_id(whole) if item.context else whole
             if whole in seen:
                 yield DropRow(item.id, "corpus", "duplicate", f"{source} repeats {seen[whole]}", item.transcript)
                 continue
@@ -133,18 +135,18 @@ class CorpusFilter:
             return "empty instruction"
         if not pair.response.text.strip() and not self.unanswered:
             return "still thinking" if pair.response.thought else "empty response"
-        said, asked = (self.screen(text).partition(": ")[0] for text in (pair.response.text, item.transcript))
-        if reason := said or asked.replace(REFUSAL, ""):  # an instruction may well begin as a refusal does
-            return reason
+        said, asked = self.screen(pair.response.text), self.screen(item.transcript)
+        if reason := said or ("" if asked.startswith(REFUSAL) else asked):  # an instruction may well begin as one does
+            return reason.partition(": ")[0]
         return self._held_out(item)
 
     def _held_out(self, item: Instruction) -> str:
         match = self.forbidden.find(item.user_text)
         if match and not match.near:
             return "in an evaluation set"
-        if conversation(item.origin.source) in self.held_out:
+        if self.held_out and conversation(item.origin.source) in self.held_out:
             return "of a held-out conversation"
-        turns = (turn["content"] for turn in item.messages if item.context and turn["role"] == "user")
+        turns = [item.text, *(turn.content for turn in item.context if turn.role == "user")] if item.context else []
         if any((met := self.forbidden.find(turn)) and not met.near for turn in turns):
             return "in an evaluation set"
         return "near an evaluation item" if match else ""

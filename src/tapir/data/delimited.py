@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
-from tapir.data.layouts import Record, printable
+from tapir.data.records import Record, printable
 from tapir.domain.errors import DataError
 from tapir.domain.roles import Rejected
 

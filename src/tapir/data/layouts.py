@@ -5,21 +5,26 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import chain, islice
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
+from tapir.data.records import Record, Unreadable, printable, unwrapped
 from tapir.data.turns import (
+    Exchange,
     SpokenTurn,
     UnusableRow,
     checked_text,
+    exchange,
     exchanges,
     holds_any,
+    in_turn,
     is_list,
     joined,
     spoken_turn,
     spoken_turns,
+    transcribed,
 )
 from tapir.domain.errors import DataError
 from tapir.domain.instruction import Turn
@@ -27,21 +32,25 @@ from tapir.domain.roles import Rejected
 
 Format: TypeAlias = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "preference"]
 Turns: TypeAlias = Literal["last", "first", "all"]
-Reader: TypeAlias = Callable[[dict[str, Any], "Columns"], "list[SpokenTurn]"]
+Reader: TypeAlias = Callable[[dict[str, Any], "Columns"], "list[SpokenTurn] | Exchange"]
 
 TURN = " turn "
 """Between the place of a conversation and the number of one of its answers, where several are used."""
 
 HEAD = 100
-SHOWN = 500
 
 _CONVERSATION = {"sharegpt": "conversations", "messages": "messages"}
 _CONVERSATIONS = (*_CONVERSATION.values(), "conversation")
+_TEXTS = "data"  # UltraChat's column of what both sides say in turn
 _COMPLETION: dict[Format, str] = {
     "prompt-completion": "completion",
     "preference": "chosen",
 }  # what answers the column `prompt`
-_OTHER_MEDIA = ("tools", "functions", "image", "images", "video", "videos", "audio", "audios")
+# What stands for Alpaca's columns where a file has none of them.
+_QUESTIONS = ("prompt", "question", "query", "problem", "inputs", "input")
+_ANSWERS = ("response", "solution", "answer", "targets", "chosen")
+_INPUTS = ("context",)
+_OTHER_MEDIA = frozenset({"tools", "functions", "image", "images", "video", "videos", "audio", "audios"})
 
 # "No input" in the ways models and people say it. Sodium (Na), a flat bread (Nan) and 0 are inputs.
 _AROUND = " \t\r\n<>[](){}\"'`\\.,:;?!*_"
@@ -52,8 +61,6 @@ _DASHES = re.compile("-{1,3}|[\u2013\u2014]")
 _NAMES = {"Na", "Nan"}
 _ABSENT = object()
 _SYSTEM = "system_prompt"  # the other name of the column
-_KEYS = ("data", "rows", "train", "examples", "instances", "items", "records", "samples")  # that rows stand under
-_NUMBER = re.compile(r"(:| row )\d+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +77,22 @@ class Columns:
     category: str = ""
     system: str = "system"
     history: str = "history"
+    thought: str = "thought"
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+_USUAL = Columns()
+
+
+class Reading(TypedDict, total=False):
+    """How the rows of a source are read; see `rows`."""
+
+    layout: Format
+    columns: Columns
+    turns: Turns
+    unanswered: bool
+
+
+class Row(NamedTuple):
     """A readable row: the instruction with its input below it, the answer that came with it or "", its place.
 
     `context` is what stands before the instruction in its conversation, `thought` what its author thought before the
@@ -88,50 +107,25 @@ class Row:
     thought: str = ""
 
 
-@dataclass(frozen=True, slots=True)
-class Record:
-    """A row by its column names, before its layout is known.
-
-    Its place, "corpus.jsonl:17", is line 17 of the file; "corpus.json row 17" is the 17th row of a JSON array, of
-    Parquet or of a data set of the hub.
-    """
-
-    place: str
-    fields: dict[str, Any]
-    raw: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Unreadable:
-    """A value that a file holds and Python cannot; a row that needs it is rejected with the reason."""
-
-    reason: str
-
-
-def printable(raw: str | bytes) -> str:
-    """Return the beginning of a row, at most 500 characters, with everything else than printable text escaped."""
-    start = raw[:SHOWN]
-    text = start.decode("utf-8", "backslashreplace") if isinstance(start, bytes) else start
-    escaped = (sign if sign.isprintable() else sign.encode("unicode_escape").decode("ascii") for sign in text)
-    return "".join(escaped)[:SHOWN]
-
-
 def rows(
     records: Iterable[Record | Rejected],
-    layout: Format,
-    columns: Columns,
     source: str,
     notes: list[str] | None,
+    *,
+    layout: Format = "auto",
+    columns: Columns = _USUAL,
     turns: Turns = "last",
+    unanswered: bool = False,
 ) -> Iterator[Row | Rejected]:
     """Read every record of a source as a row, or reject it with the reason; pass on what is rejected already.
 
-    Of a conversation with several answers `turns` says which are rows.
+    Of a conversation with several answers `turns` says which are rows; with `unanswered` a question at its end counts
+    as one that is still to be answered.
 
     The layout "auto" is decided by the columns of the first 100 records; one of them has each column asked for. Their
     columns that are not read are a line in `notes`.
     """
-    wanted = {columns.instruction, columns.conversation, *_CONVERSATIONS, "prompt", "chosen"} - {""}
+    wanted = {columns.instruction, columns.conversation, *_CONVERSATIONS, *_QUESTIONS, "chosen"} - {""}
     records = unwrapped(records, wanted, notes)
     first: Record | Rejected | None = None
     for first in records:
@@ -147,38 +141,9 @@ def rows(
             if isinstance(record, Rejected):
                 yield record
             else:
-                yield from _rows(record, read, columns, turns)
+                yield from _rows(record, read, columns, turns, unanswered=unanswered)
     if first is None:
         raise DataError(f"{source} holds no rows", remedy="Check that it is the right file and was written to its end.")
-
-
-def unwrapped(
-    records: Iterable[Record | Rejected], wanted: Collection[str], notes: list[str] | None = None
-) -> Iterator[Record | Rejected]:
-    """Yield the records; where the only one has none of the columns wanted, the rows under one of its keys."""
-    records = iter(records)
-    head = list(islice(records, 2))
-    if len(head) == 1 and isinstance(head[0], Record) and (inner := _inner_rows(head[0].fields, wanted))[0]:
-        others = [key for key, value in head[0].fields.items() if key != inner[0] and isinstance(value, list)]
-        if notes is not None and others:
-            notes.append(f"rows read: those under {printable(inner[0])}, not under {printable(', '.join(others))}")
-        name = _NUMBER.sub("", head[0].place)
-        return (Record(f"{name} row {number}", fields) for number, fields in enumerate(inner[1], 1))
-    return chain(head, records)
-
-
-def _inner_rows(fields: dict[str, Any], wanted: Collection[str]) -> tuple[str, Sequence[dict[str, Any]]]:
-    """Return a key of an object and the rows that stand under it; none where the object is a row itself."""
-    if any(name.split(".")[0] in fields for name in wanted):
-        return "", ()
-    lists = {
-        key: [row["row"] if isinstance(row.get("row"), dict) else row for row in values]
-        for key, values in fields.items()
-        if isinstance(values, list) and values and all(isinstance(value, dict) for value in values)
-    }
-    fitting = (key for key in (*_KEYS, *lists) if key in lists and any(name in lists[key][0] for name in wanted))
-    key = next(fitting, next((key for key in _KEYS if key in lists), ""))
-    return key, lists.get(key, ())
 
 
 def _unread(head: Sequence[dict[str, Any]], read: Reader, columns: Columns) -> list[str]:
@@ -186,7 +151,7 @@ def _unread(head: Sequence[dict[str, Any]], read: Reader, columns: Columns) -> l
     used = [columns.conversation] if read is _conversation else [columns.instruction, columns.response]
     used += [columns.input, columns.history] if read is _alpaca else []
     used += ["label"] if read is _completion else []
-    used += [columns.system, *_OTHER_MEDIA]
+    used += [columns.system, columns.thought, "kto_tag", *_OTHER_MEDIA]
     present = dict.fromkeys(str(name) for fields in head for name in fields)
     known = {name if name in present else name.split(".")[0] for name in [*used, columns.category]}
     return [name for name in present if name not in known]
@@ -197,24 +162,26 @@ def _reader(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, so
         values = (_at(fields, name, _ABSENT) for fields in head)
         return any(value is not _ABSENT and fits(value) for value in values)
 
-    usual = Columns()
+    usual = _USUAL
     if columns.system == usual.system and not has(usual.system) and has(_SYSTEM):
         columns = replace(columns, system=_SYSTEM)
     if layout == "auto":
         layout, columns = _layout(has, columns)
     if answer := _COMPLETION.get(layout):
-        named = columns.instruction if columns.instruction != usual.instruction else "prompt"
+        questions = _QUESTIONS if columns.instruction == usual.instruction else (columns.instruction,)
+        named = next(filter(has, questions), questions[0])
+        own = columns.response != usual.response or (has(usual.response) and not has(answer))
         columns = replace(
             columns,
             instruction="" if layout == "preference" and not has(named) else named,
-            response=columns.response if columns.response != usual.response else answer,
+            response=columns.response if own else answer,
         )
         needed = [columns.response]
     elif layout == "alpaca":
         needed = [columns.instruction]
         needed += [name for name in (columns.input, columns.response) if name not in {"", usual.input, usual.response}]
     else:
-        found = filter(has, (_CONVERSATION[layout], *_CONVERSATIONS))
+        found = filter(has, (_CONVERSATION[layout], *_CONVERSATIONS, _TEXTS))
         columns = replace(columns, conversation=columns.conversation or next(found, _CONVERSATION[layout]))
         needed = [columns.conversation]
     for name in filter(None, [*needed, columns.category]):
@@ -225,21 +192,49 @@ def _reader(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, so
 
 def _layout(has: Callable[..., bool], columns: Columns) -> tuple[Format, Columns]:
     """Return the layout that the columns show, and where it reads."""
-    usual = Columns()
+    usual = _USUAL
     layout: Format = "alpaca"
     usable = (name for name in _CONVERSATIONS if has(name, is_list))
-    turns = columns.conversation or next(chain(usable, filter(has, _CONVERSATION.values())), "")
+    texts = (name for name in (_TEXTS,) if has(name, _are_texts))
+    turns = columns.conversation or next(chain(usable, texts, filter(has, _CONVERSATION.values())), "")
     if turns and has(
         "chosen", lambda value: isinstance(value, dict)
     ):  # LLaMA-Factory's, where the conversation is what stands before it
-        layout, columns = "preference", replace(columns, instruction=turns)
-    elif columns.conversation or (turns and not (has(columns.instruction) and has(columns.response))):
-        layout, columns = "messages", replace(columns, conversation=turns)
-    elif columns.instruction == usual.instruction and not has(usual.instruction):
+        return "preference", replace(columns, instruction=turns)
+    if columns.conversation or (turns and not (has(columns.instruction) and has(columns.response))):
+        return "messages", replace(columns, conversation=turns)
+    if columns.instruction == usual.instruction and not has(usual.instruction):
         layout = next((name for name, answer in _COMPLETION.items() if has(answer)), layout)
-    elif columns.response == usual.response and not has(usual.response) and has("chosen"):
-        columns = replace(columns, response="chosen")
-    return layout, columns
+    if layout != "alpaca":
+        return layout, columns
+    return _guessed(has, columns)
+
+
+def _guessed(has: Callable[..., bool], columns: Columns) -> tuple[Format, Columns]:
+    """Return where rows have what stands for the columns of Alpaca, of which a file may lack any."""
+
+    def found(name: str, usual: str, others: Iterable[str], fits: Callable[[Any], bool] = _is_text) -> str:
+        return name if name != usual or has(usual) else next((other for other in others if has(other, fits)), usual)
+
+    usual = _USUAL
+    answered = found(columns.response, usual.response, _ANSWERS, lambda value: isinstance(value, str | list | dict))
+    asked = found(columns.instruction, usual.instruction, _QUESTIONS)
+    turns = next((name for name in _QUESTIONS if has(name, lambda value: isinstance(value, list))), "")
+    if turns and asked == usual.instruction and not has(asked):
+        if has(answered):
+            return "prompt-completion", replace(columns, instruction=turns, response=answered)
+        return "messages", replace(columns, conversation=turns)
+    others = _INPUTS if columns.instruction == usual.instruction else ()
+    given = "" if asked == columns.input else found(columns.input, usual.input, others)
+    return "alpaca", replace(columns, instruction=asked, input=given, response=answered)
+
+
+def _is_text(value: Any) -> bool:
+    return isinstance(value, str)
+
+
+def _are_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(map(_is_text, value))
 
 
 def _no_column(name: str, head: Sequence[dict[str, Any]], source: str) -> DataError:
@@ -255,6 +250,10 @@ def _no_column(name: str, head: Sequence[dict[str, Any]], source: str) -> DataEr
 
 def _at(fields: dict[str, Any], name: str, default: Any = None) -> Any:
     """Return the value of a column, or at a path such as `turns.0`."""
+    if name in fields and not isinstance(fields[name], Unreadable):
+        return fields[name]
+    if name not in fields and "." not in name:
+        return default
     value: Any = fields
     try:
         for step in [name] if name in fields else name.split("."):
@@ -266,73 +265,96 @@ def _at(fields: dict[str, Any], name: str, default: Any = None) -> Any:
     return value
 
 
-def _rows(record: Record, read: Reader, columns: Columns, turns: Turns) -> Iterator[Row | Rejected]:
-    def rejected(place: str, reason: str) -> Rejected:
-        raw = record.raw or json.dumps(record.fields, ensure_ascii=False, default=str)
-        return Rejected(place, reason, printable(raw))
-
+def _rows(
+    record: Record, read: Reader, columns: Columns, turns: Turns, *, unanswered: bool
+) -> Sequence[Row | Rejected]:
+    fields, place = record.fields, record.place
     try:
-        found = exchanges(read(record.fields, columns))
-        label = _at(record.fields, columns.category) if columns.category else ""
-        category = str(label) if isinstance(label, int) else checked_text(label, "category")
+        said = read(fields, columns)
+        found = [said] if isinstance(said, Exchange) else exchanges(said, unanswered=unanswered)
+        category = _category(fields, columns.category) if columns.category else ""
+        thought = _at(fields, columns.thought) if columns.thought else ""
+        if isinstance(thought, str) and thought.strip() and found[-1].answer.strip() and not found[-1].thought:
+            found[-1] = found[-1]._replace(thought=checked_text(thought, "a thought").strip())
     except UnusableRow as reason:
-        yield rejected(record.place, str(reason))
-        return
-    if other := next((name for name in _OTHER_MEDIA if holds_any(record.fields.get(name))), ""):
-        yield rejected(record.place, f"it has {other}")
-        return
-    chosen = {"first": found[:1], "last": found[-1:], "all": found}[turns]
-    for number, each in enumerate(chosen, 1):
-        place = record.place if len(chosen) == 1 else f"{record.place}{TURN}{number}"
-        if each.fault:
-            yield rejected(place, each.fault)
-        else:
-            yield Row(each.question, each.answer, place, category, each.context, each.thought)
+        return [_rejected(record, place, str(reason))]
+    if fields.get("kto_tag") is False or (read is _completion and fields.get("label") is False):
+        return [_rejected(record, place, "a completion that its label rejects")]
+    other = () if _OTHER_MEDIA.isdisjoint(fields) else [name for name in fields if name in _OTHER_MEDIA]
+    if held := next((name for name in other if holds_any(fields[name])), ""):
+        return [_rejected(record, place, f"it has {held}")]
+    if turns == "all" and len(found) > 1:
+        return [_row(record, f"{place}{TURN}{number}", category, each) for number, each in enumerate(found, 1)]
+    return [_row(record, place, category, found[-1 if turns == "last" else 0])]
 
 
-def _alpaca(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn]:
-    turns = [SpokenTurn("system", _string(fields, columns.system, "system prompt"))]
-    history = _list(fields, columns.history, "the history") if columns.history else ()
-    turns += [turn for past in history for turn in spoken_turns(past)]
+def _category(fields: dict[str, Any], name: str) -> str:
+    label = _at(fields, name)
+    return str(label) if isinstance(label, int) else checked_text(label, "category")
+
+
+def _row(record: Record, place: str, category: str, exchange: Exchange) -> Row | Rejected:
+    context, question, answer, thought, fault = exchange
+    return _rejected(record, place, fault) if fault else Row(question, answer, place, category, context, thought)
+
+
+def _rejected(record: Record, place: str, reason: str) -> Rejected:
+    raw = record.raw or json.dumps(record.fields, ensure_ascii=False, default=str)
+    return Rejected(place, reason, printable(raw))
+
+
+def _alpaca(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn] | Exchange:
+    turns = _system(fields, columns)
+    for past in _list(fields, columns.history, "the history") if columns.history else ():
+        turns += spoken_turns(past)
     instruction = _string(fields, columns.instruction, "instruction").strip()
     given = _string(fields, columns.input, "input").strip("\r\n").rstrip()
     if not instruction:
         raise UnusableRow("no instruction")
     text = instruction if is_no_input(given) else f"{instruction}\n\n{given}"
-    return joined([*turns, SpokenTurn("user", text)], _spoken(fields, columns.response, "assistant", "response"))
+    response = _at(fields, columns.response) if columns.response else ""
+    if not turns and isinstance(response, str):
+        return exchange(text, checked_text(response, "response"))
+    turns.append(SpokenTurn("user", text))
+    return joined(turns, _spoken(fields, columns.response, "assistant", "response"))
 
 
 def _conversation(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn]:
-    before = [SpokenTurn("system", _string(fields, columns.system, "system prompt"))]
-    return before + [
-        turn for each in _list(fields, columns.conversation, "the conversation") for turn in spoken_turns(each)
-    ]
+    said = _list(fields, columns.conversation, "the conversation")
+    turns = in_turn(said) if _are_texts(said) else [turn for each in said for turn in spoken_turns(each)]
+    return _system(fields, columns) + turns
 
 
 def _completion(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn]:
     """Return the turns of a prompt and its completion (or the chosen one), each a text, a turn or a list of turns."""
-    if fields.get("label") is False:
-        raise UnusableRow("a completion that its label rejects")
-    turns = [SpokenTurn("system", _string(fields, columns.system, "system prompt"))]
+    turns = _system(fields, columns)
     for name, side in ((columns.instruction, "user"), (columns.response, "assistant")):
-        turns = joined(turns, _spoken(fields, name, side, name))
+        said = _spoken(fields, name, side, name)
+        turns = joined(turns, (transcribed(said[0].text) if len(said) == 1 else []) or said)
     return turns
+
+
+def _system(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn]:
+    said = _string(fields, columns.system, "system prompt")
+    return [SpokenTurn("system", said)] if said else []
 
 
 def _spoken(fields: dict[str, Any], name: str, side: str, what: str) -> list[SpokenTurn]:
     """Return the turns in a column: a text of one side, a turn or a list of turns."""
     value = _at(fields, name) if name else None
     said = value if isinstance(value, list) else [value]
-    if all(isinstance(each, dict) and ("role" in each or "from" in each) for each in said):
-        return list(map(spoken_turn, said))
-    return [SpokenTurn(side, checked_text(value, what))]
+    if isinstance(value, str) or not all(isinstance(each, dict) and each.keys() & {"role", "from"} for each in said):
+        return [SpokenTurn(side, checked_text(value, what))]
+    return list(map(spoken_turn, said))
 
 
 def is_no_input(given: str) -> bool:
     """Return whether an input only says that there is none: "", "No input.", "<noinput>", "N/A", "none", "-", ..."""
+    if not given or given.isspace():
+        return True
     core = given.strip(_AROUND)
     nothing = _NO_INPUT.fullmatch(" ".join(core.split()))
-    return not given.strip() or bool(_DASHES.fullmatch(given.strip())) or (bool(nothing) and core not in _NAMES)
+    return bool(_DASHES.fullmatch(given.strip())) or (bool(nothing) and core not in _NAMES)
 
 
 def _list(fields: dict[str, Any], name: str, what: str) -> list[Any]:

@@ -13,11 +13,12 @@ import zlib
 from codecs import BOM_UTF8, BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias
+from typing import TYPE_CHECKING, Any, BinaryIO, TypeAlias, Unpack
 
 from tapir.data.arrow import parquet_records, table_rows
 from tapir.data.delimited import CUT, DAMAGED, Lines, Records, delimited_records
-from tapir.data.layouts import SHOWN, Columns, Format, Record, Row, Turns, printable, rows
+from tapir.data.layouts import Reading, Row, rows
+from tapir.data.records import SHOWN, Record, printable
 from tapir.domain.errors import DataError, require
 from tapir.domain.roles import Rejected
 
@@ -39,7 +40,6 @@ _LAYERS = 3  # of gzip around a file, at most
 _BUFFER = 1 << 16
 _BATCH = 1_000  # rows of a data set that are read together
 _HUB_ERRORS = (OSError, ValueError, RuntimeError)  # of `datasets`: no such name, no network, damaged, a script
-_USUAL = Columns()
 # How a file begins that holds no rows, in lower case; what it is, and what to do.
 _STRANGERS: dict[bytes | tuple[bytes, ...], tuple[str, str]] = {
     (BOM_UTF16_BE, BOM_UTF16_LE): ("UTF-16", "Save it as UTF-8."),
@@ -53,21 +53,13 @@ _STRANGERS: dict[bytes | tuple[bytes, ...], tuple[str, str]] = {
 }
 
 
-def read_file(
-    path: Path,
-    *,
-    layout: Format = "auto",
-    columns: Columns = _USUAL,
-    notes: list[str] | None = None,
-    turns: Turns = "last",
-) -> Iterator[Row | Rejected]:
+def read_file(path: Path, *, notes: list[str] | None = None, **how: Unpack[Reading]) -> Iterator[Row | Rejected]:
     """Read every row of a corpus file, in order; rows that cannot be used are values in the same stream.
 
-    `turns` says which answers of a conversation are rows; `notes` gets a line on columns that are not read. Files are
-    .json (an array, or one object a line), .jsonl, .ndjson, .csv, .tsv, each also as .gz, and .parquet. They are
-    streamed, except a JSON array, whose text is held in memory.
+    `notes` gets a line on columns that are not read. Files are .json (an array, or one object a line), .jsonl, .ndjson,
+    .csv, .tsv, each also as .gz, and .parquet. They are streamed, except a JSON array, whose text is held in memory.
     """
-    yield from rows(records(path), layout, columns, str(path), notes, turns)
+    yield from rows(records(path), str(path), notes, **how)
 
 
 def read_hub(
@@ -75,13 +67,11 @@ def read_hub(
     *,
     split: str = "train",
     revision: str = "",
-    layout: Format = "auto",
-    columns: Columns = _USUAL,
     notes: list[str] | None = None,
-    turns: Turns = "last",
+    **how: Unpack[Reading],
 ) -> Iterator[Row | Rejected]:
     """Read every row of a data set, a name on the hub or a local folder, as it is asked for."""
-    yield from rows(_hub_records(dataset, split, revision), layout, columns, f"{dataset} ({split})", notes, turns)
+    yield from rows(_hub_records(dataset, split, revision), f"{dataset} ({split})", notes, **how)
 
 
 def records(path: Path) -> Records:
@@ -208,8 +198,8 @@ def _record(value: Any, place: str, raw: str) -> Record | Rejected:
 
 def _json_values(stream: Stream, name: str) -> Records:
     """Read the objects of an array, or one after the other; behind one that is broken go on at the next."""
-    lines = list(stream)  # read() would lose what stands before the damage
-    text = b"".join(lines).decode("utf-8", "surrogateescape")
+    pieces = iter(lambda: stream.read1(_BUFFER), b"")  # read() would lose what stands before the damage
+    text = b"".join(pieces).decode("utf-8", "surrogateescape")
     decoder, row, line, counted, at = json.JSONDecoder(), 1, 1, 0, _end_of_blanks(text, 0)
     end = "]" if text.startswith("[", at) else "}"
     at = _end_of_blanks(text, at + 1) if end == "]" else at

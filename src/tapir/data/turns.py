@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from itertools import dropwhile
 from typing import Any, NamedTuple
@@ -13,15 +14,23 @@ _SIDES = ("user", "assistant")
 _EXCHANGES = (("user", "assistant"), ("human", "assistant"), ("input", "output"))  # keys of an object with both sides
 _CONTENT = ("content", "value", "text")
 _THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # beside the content of a turn
+_CALLS = ("tool_calls", "function_call", "function_calls", "functions", "tools")
+_SWITCHES = ("weight", "train")
+_BEFORE_ANSWERS = ("analysis", "commentary")  # channels of harmony
+_PLAIN = frozenset({"role", "from", *_CONTENT})  # what most turns have, and no more
 _OF_TEXT = ("text", "input_text", "output_text")  # types of a part
 _OF_THOUGHT = ("thinking", "reasoning")
+_UNLEARNT = "an answer of weight 0"
 _NOTHING = {"", "null", "none", "nan"}
 _SPEAKERS = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
-    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "ai"), "assistant"),
+    **dict.fromkeys(("assistant", "gpt", "chatgpt", "model", "bot", "chatbot", "ai"), "assistant"),
     **dict.fromkeys(("system", "developer"), "system"),
-    **dict.fromkeys(("tool", "function", "function_call", "function_response", "observation", "ipython"), "tool"),
+    **dict.fromkeys(("tool", "function", "function_call", "function_response"), "tool"),
+    **dict.fromkeys(("observation", "ipython", "environment"), "tool"),
 }
+_TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)  # as HH-RLHF writes a conversation into one text
+_SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _FIRST_SURROGATE, _LAST_SURROGATE = 0xDC80, 0xDCFF  # what the readers of files make of bytes that are not UTF-8
 NOT_UTF8 = "not UTF-8"
 
@@ -65,24 +74,33 @@ def joined(before: list[SpokenTurn], after: list[SpokenTurn]) -> list[SpokenTurn
         rest = list(dropwhile(lambda turn: turn.speaker == "system", turns))
         return turns[: len(turns) - len(rest)], rest
 
+    if len(after) == 1 and not (before and before[-1].speaker == after[0].speaker):
+        return before + after
     (system, old), (more, new) = parted(before), parted(after)
     said, again = ([(turn.speaker, turn.text.strip()) for turn in turns] for turns in (old, new))
     repeated = [count for count in range(1, min(len(old), len(new)) + 1) if said[-count:] == again[:count]]
     return [*system, *more, *old, *new[repeated[-1] :]] if repeated else before + after
 
 
-def exchanges(turns: Sequence[SpokenTurn]) -> list[Exchange]:
+def exchange(question: str, answer: str) -> Exchange:
+    """Return a question and its answer that make up a row, as in most corpora."""
+    thought, text = part_thought(answer)
+    return Exchange((), question, text, thought, "")
+
+
+def exchanges(turns: Sequence[SpokenTurn], *, unanswered: bool = False) -> list[Exchange]:
     """Return every answer of the assistant with what stands before it; without any, the question with the answer "".
 
-    An exchange that cannot be trained on says why.
+    With `unanswered` a question at the end comes, too. An exchange that cannot be trained on says why.
     """
-    merged = _merged(turns)
-    if not any(turn.speaker == "user" for turn in merged):
-        raise UnusableRow("no instruction")
+    if len(turns) == len(_SIDES) and (turns[0].speaker, turns[1].speaker) == _SIDES:
+        (_, question, _, _), (_, answer, learnt, thought) = turns
+        if learnt and not thought and question.strip():
+            return [exchange(question.strip(), answer)]  # as below, in half the time
     context: list[Turn] = []
     found: list[Exchange] = []
     fault = question = ""
-    for speaker, text, learnt, thought in merged:
+    for speaker, text, learnt, thought in _merged(turns):
         if speaker == "tool":
             fault = fault or "a tool is used"
         elif speaker == "system":
@@ -93,27 +111,33 @@ def exchanges(turns: Sequence[SpokenTurn]) -> list[Exchange]:
         else:
             if not question:
                 raise UnusableRow("the assistant speaks first")
-            reason = fault or ("" if learnt else "an answer of weight 0")
+            reason = fault or ("" if learnt else _UNLEARNT)
             found.append(Exchange(tuple(context), question, text, thought, reason))
             context += [Turn("user", question), Turn("assistant", text)]
             fault = fault or ("" if text.strip() else "no answer in the conversation")
             question = ""
-    return found or [Exchange(tuple(context), question, "", "", fault)]
+    if question and (unanswered or not found):
+        found.append(Exchange(tuple(context), question, "", "", fault))
+    if not found:
+        raise UnusableRow("no instruction")
+    return found
 
 
 def _merged(turns: Sequence[SpokenTurn]) -> list[SpokenTurn]:
     """Return turns that say something, with those of one side that follow each other as one, thoughts parted."""
     merged: list[SpokenTurn] = []
-    for turn in turns:
-        if turn.speaker == "assistant":
-            thought, text = (turn.thought, turn.text) if turn.thought else part_thought(turn.text)
-            turn = turn._replace(text=text, thought=thought)  # noqa: PLW2901
-        elif turn.text.strip():
-            turn = turn._replace(text=turn.text.strip())  # noqa: PLW2901
+    for speaker, said, learnt, thought in turns:
+        if speaker != "assistant":
+            text = said.strip()
+            if not text:
+                continue
+        elif thought:
+            text = said
         else:
-            continue
-        if merged and merged[-1].speaker == turn.speaker:
-            turn = _as_one(merged.pop(), turn)  # noqa: PLW2901
+            thought, text = part_thought(said)  # noqa: PLW2901
+        turn = SpokenTurn(speaker, text, learnt, thought)
+        if merged and merged[-1].speaker == speaker:
+            turn = _as_one(merged.pop(), turn)
         merged.append(turn)
     return merged
 
@@ -132,6 +156,20 @@ def is_list(value: Any) -> bool:
     return isinstance(value, list) or (isinstance(value, str) and value.lstrip().startswith("["))
 
 
+def in_turn(texts: Sequence[Any]) -> list[SpokenTurn]:
+    """Return texts as what the user and the assistant say in turn."""
+    return [SpokenTurn(_SIDES[number % 2], checked_text(text, "a turn")) for number, text in enumerate(texts)]
+
+
+def transcribed(text: str) -> list[SpokenTurn]:
+    """Return the turns of a text that begins with "Human:" and in which "Assistant:" speaks; none of any other."""
+    _, *parts = _SPEAKER.split(f"\n\n{text.strip()}") if _TRANSCRIPT.match(text) else [""]
+    turns = [
+        SpokenTurn(_SPEAKERS[name.lower()], said.strip()) for name, said in zip(parts[::2], parts[1::2], strict=True)
+    ]
+    return turns if not turns or turns[-1].text else turns[:-1]  # a prompt ends where the assistant is to speak
+
+
 def spoken_turns(entry: Any) -> list[SpokenTurn]:
     """Return the turns of an entry of a conversation: a turn, or an exchange as a pair or an object with both sides."""
     if isinstance(entry, dict) and not ("role" in entry or "from" in entry):
@@ -140,7 +178,7 @@ def spoken_turns(entry: Any) -> list[SpokenTurn]:
         return [spoken_turn(entry)]
     if not isinstance(entry, list | tuple) or len(entry) != len(_SIDES):
         raise UnusableRow("a turn is no object and no pair")
-    pair = [SpokenTurn(side, checked_text(text, "a turn")) for side, text in zip(_SIDES, entry, strict=True)]
+    pair = in_turn(entry)
     return pair if any(turn.text.strip() for turn in pair) else []
 
 
@@ -150,13 +188,18 @@ def spoken_turn(turn: dict[str, Any]) -> SpokenTurn:
     speaker = _SPEAKERS.get(name.strip(" \t\r\n:").lower()) if isinstance(name, str) else None
     if speaker is None:
         raise UnusableRow("a turn without a known speaker")
-    if speaker == "tool" or holds_any(turn.get("tool_calls")) or holds_any(turn.get("function_call")):
+    more, learnt = not _PLAIN.issuperset(turn), True
+    if speaker == "tool" or (more and any(holds_any(turn.get(name)) for name in _CALLS)):
         return SpokenTurn("tool", "used")
     if not any(name in turn for name in _CONTENT):
         raise UnusableRow("a turn without content")
     thought, text = _content(next((turn[name] for name in _CONTENT if turn.get(name) is not None), None))
-    thought = next((turn[name] for name in _THOUGHT if isinstance(turn.get(name), str) and turn[name].strip()), thought)
-    learnt = not (_is_off(turn.get("weight")) or _is_off(turn.get("train")))
+    if more and turn.get("channel") in _BEFORE_ANSWERS:
+        thought, text = text, ""
+    elif more:
+        told = (turn[name] for name in _THOUGHT if isinstance(turn.get(name), str) and turn[name].strip())
+        thought = next(told, thought)
+        learnt = not any(_is_off(turn.get(name)) for name in _SWITCHES)
     return SpokenTurn(speaker, checked_text(text, "a turn"), learnt, checked_text(thought, "a thought").strip())
 
 
@@ -192,6 +235,8 @@ def checked_text(value: Any, what: str) -> str:
         raise UnusableRow(f"{what} is not text")
     if "\0" in value:
         raise UnusableRow("a NUL character")
+    if value.isascii():
+        return value
     try:
         value.encode()
     except UnicodeEncodeError as error:

@@ -10,19 +10,47 @@ from typing import Literal, TypeAlias
 
 FinishReason: TypeAlias = Literal["stop", "length"]
 
-THOUGHTS = {"<think>": "</think>", "[THINK]": "[/THINK]", "<thinking>": "</thinking>"}
-"""The marks between which models write what they think before they answer."""
+THOUGHTS = {
+    "<think>": "</think>",  # DeepSeek, Qwen, GLM, Kimi K2, MiniMax M2, Nemotron, OLMo, ...
+    "[THINK]": "[/THINK]",  # Mistral
+    "<thinking>": "</thinking>",  # Claude, where it is asked to
+    "<thought>": "</thought>",  # EXAONE Deep, Gemini
+    "<seed:think>": "</seed:think>",  # Seed-OSS
+    "<mm:think>": "</mm:think>",  # MiniMax M3
+    "\u25c1think\u25b7": "\u25c1/think\u25b7",  # Kimi-VL, Kimi-Dev
+    "<|channel>thought": "<channel|>",  # Gemma 4
+    "<|START_THINKING|>": "<|END_THINKING|>",  # Command A
+    "<|inner_prefix|>": "<|inner_suffix|>",  # Apertus
+    "<|begin_of_thought|>": "<|end_of_thought|>",  # OpenThoughts, Sky-T1
+}
+"""The marks between which models write what they think before they answer; in any case, also with a space before >."""
 
+
+def _mark(written: str) -> str:
+    """Return the pattern of a mark."""
+    return re.escape(written).replace(">", r"\s*>")
+
+
+_THOUGHTS = {
+    mark: (re.compile(_mark(mark), re.IGNORECASE), re.compile(_mark(end), re.IGNORECASE))
+    for mark, end in THOUGHTS.items()
+}
+_MAY_BEGIN = re.compile(rf"\s*[{re.escape(''.join({mark[0] for mark in THOUGHTS}))}]")
+_ANSWER = re.compile(  # what some models put around the answer
+    r"\A\s*<\|(?:begin_of_solution|START_RESPONSE)\|>[\r\n]*(.*?)\s*(?:<\|(?:end_of_solution|END_RESPONSE)\|>\s*)?\Z",
+    re.DOTALL,
+)
 _CHANNEL = (  # of harmony; a form such as JSON may stand behind its name
     r"(?:<\|(?:end|return)\|>)?(?:<\|start\|>assistant)?<\|channel\|>{}\b[^<]*(?:<\|constrain\|>[^<]*)?<\|message\|>"
 )
 _BEFORE, _FINAL = re.compile(_CHANNEL.format("(?:analysis|commentary)")), re.compile(_CHANNEL.format("final"))
 _UNMARKED = re.compile(r"analysis(?=[A-Z]).*assistantfinal", re.DOTALL)  # harmony without its special tokens
-_CLOSING = "|".join(map(re.escape, THOUGHTS.values()))
-_END = re.compile(rf"^\s*(?:{_CLOSING})\s*$|(?<=[.!?\u3002])(?:{_CLOSING})", re.MULTILINE)
+_CLOSING = "|".join(map(_mark, THOUGHTS.values()))
+_LAST_SIGNS = {mark[-1] for mark in THOUGHTS.values()}
+_END = re.compile(rf"^\s*(?:{_CLOSING})\s*$|(?<=[.!?\u3002])(?:{_CLOSING})", re.MULTILINE | re.IGNORECASE)
 _CONTROL = re.compile(
     r"(?:<\|(?:im_(?:start|end)|eot_id|eom_id|end_of_text|endoftext|end|return|start|channel|message|user|assistant)\|>"
-    r"|<(?:start|end)_of_turn>|<\uff5cend\u2581of\u2581sentence\uff5c>|</s>)\s*\Z"
+    r"|<(?:start|end)_of_turn>|<turn\|>|<\uff5cend\u2581of\u2581sentence\uff5c>|</s>)\s*\Z"
 )
 
 
@@ -93,17 +121,22 @@ def part_thought(text: str, begun: str = "") -> tuple[str, str]:
 
     One that never ends and is empty is the mark that begins it.
     """
+    if not (begun or _MAY_BEGIN.match(text)):
+        return "", text
     start = text.lstrip()
-    for opening, closing in THOUGHTS.items():
-        if start.startswith(opening) or begun == opening:
-            thought, ended, answer = start.removeprefix(opening).partition(closing)
-            return thought.strip() or ("" if ended else opening), answer.lstrip("\r\n")
+    for mark, (opening, closing) in _THOUGHTS.items():
+        begins = opening.match(start)
+        if begins or begun == mark:
+            said = start[begins.end() :] if begins else start
+            end = closing.search(said)
+            thought, answer = (said[: end.start()], said[end.end() :].lstrip("\r\n")) if end else (said, "")
+            return thought.strip() or ("" if end else mark), _ANSWER.sub(r"\1", answer)
     if begins := _BEFORE.match(start):
         end = _FINAL.search(start)
         thought = _CONTROL.sub("", _BEFORE.sub("\n", start[: end.start() if end else None]))
         return thought.strip() or ("" if end else begins[0]), _CONTROL.sub("", start[end.end() :] if end else "")
     final = _FINAL.match(start)
-    return "", _CONTROL.sub("", start[final.end() :]) if final else text
+    return "", _CONTROL.sub("", start[final.end() :]) if final else _ANSWER.sub(r"\1", text)
 
 
 def after_thought(thought: str, answer: str, mark: str = "<think>") -> str:
@@ -111,12 +144,20 @@ def after_thought(thought: str, answer: str, mark: str = "<think>") -> str:
     return f"{mark}\n{thought}\n{THOUGHTS[mark]}\n\n{answer}" if thought else answer
 
 
+def unparted(text: str) -> str:
+    """Return what of a text shows that a thought is in it which cannot be parted; empty for nothing."""
+    if _UNMARKED.match(text):
+        return "the channels of the reply are not parted"
+    end = _END.search(text) if any(sign in text for sign in _LAST_SIGNS) else None
+    if end and not any(begins.search(text[: end.start()].strip(), 1) for begins, _ in _THOUGHTS.values()):
+        return f"{end[0].strip()} ends a thought that has no beginning"
+    return ""
+
+
 def misread(text: str) -> str:
     """Return what of a reply shows that its server or tokenizer misread its own model; empty for nothing."""
-    if (end := _END.search(text)) and max(map(text[: end.start()].strip().find, THOUGHTS)) <= 0:
-        return f"{end[0].strip()} ends a thought that has no beginning: start the server with its reasoning parser"
-    if _UNMARKED.match(text):
-        return "the channels of the reply are not parted: start the server with its reasoning parser"
+    if fault := unparted(text):
+        return f"{fault}: start the server with its reasoning parser"
     control = _CONTROL.search(text)
     if control and not (control[0].strip() == "</s>" and "<s>" in text):  # which is HTML too
         return f"the control token {control[0].strip()} ends the text: check the server's chat template and stop tokens"

@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from operator import attrgetter
 from typing import Literal, NamedTuple, TypeAlias
 
@@ -39,6 +40,7 @@ def prompt_id(text: str) -> str:
     return instruction_id(text.strip())
 
 
+@lru_cache(maxsize=8)  # a filter asks several times for the same
 def normalised(text: str) -> str:
     """Return a text without differences of case and white space."""
     return " ".join(text.casefold().split())
@@ -82,6 +84,8 @@ class Instruction:
     @property
     def user_text(self) -> str:
         """What the user says, in all turns: by this instructions are compared."""
+        if not self.context:
+            return self.text
         return "\n\n".join([*(turn.content for turn in self.context if turn.role == "user"), self.text])
 
     @property
@@ -92,8 +96,9 @@ class Instruction:
 
 def transcript(text: str, context: Sequence[Turn]) -> str:
     """Return a text after its context, every turn under its role; without a context the text alone."""
-    turns = [*context, Turn("user", text)] if context else []
-    return "\n\n".join(f"[{turn.role}]\n{turn.content}" for turn in turns) or text
+    if not context:
+        return text
+    return "\n\n".join(f"[{turn.role}]\n{turn.content}" for turn in [*context, Turn("user", text)])
 
 
 @dataclass(frozen=True, slots=True)

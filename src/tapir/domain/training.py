@@ -31,13 +31,18 @@ class Example:
 
 @dataclass(frozen=True, slots=True)
 class Preference:
-    """One pair for preference optimisation: of two answers to the same prompt, `chosen` is the better one."""
+    """One pair for preference optimisation: of two answers to the same prompt, `chosen` is the better one.
+
+    Both follow a thought, or neither: else the pair would tell thinking from not thinking.
+    """
 
     id: str
     prompt: str
     chosen: str
     rejected: str
     context: tuple[Turn, ...] = ()
+    thought: str = ""
+    rejected_thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -44,7 +44,7 @@ def held_out_sets(section: HeldOut, context: BuildContext, *, answered: bool) ->
         columns = Columns(**section.columns.model_dump())
 
         def read() -> list[Prompt]:
-            rows = read_file(path, layout=section.layout, columns=columns, turns=section.turns)
+            rows = read_file(path, layout=section.layout, columns=columns, turns=section.turns, unanswered=not answered)
             return prompts(pairs(rows, path.name), f"evaluation.file = {section.file!r}")
 
         sets.append(("file", read))  # not by its name, which may change
@@ -94,7 +94,8 @@ def read_texts(path: Path, *, answers: Literal["none", "some", "all"]) -> dict[s
     category = next((name for name in _CATEGORIES if isinstance(first.get(name), str)), "")
     questions: dict[str, BaselinePrompt] = {}
     bad: list[str] = []
-    for row in read_file(path, columns=Columns(response="" if answers == "none" else "output", category=category)):
+    columns = Columns(response="" if answers == "none" else "output", category=category)
+    for row in read_file(path, columns=columns, unanswered=answers != "all"):
         if isinstance(row, Rejected):
             bad.append(f"{row.place}: {row.reason}")
             continue

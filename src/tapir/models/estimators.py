@@ -10,13 +10,13 @@ from typing import Any, Self
 from tapir.config.curriculum import AnyDifficulty, IfdConfig, LengthConfig, PassRateConfig
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.difficulty import EstimateCost, Scale, difficulty
-from tapir.domain.instruction import Pair, instruction_id
+from tapir.domain.instruction import Pair, instruction_id, messages
 from tapir.domain.judgement import Unscored
 from tapir.domain.roles import Comparison, Estimate, Estimator, Judge, PlainRole, Student, answers
 from tapir.domain.round import Checkpoint
 from tapir.models.context import BuildContext
 from tapir.models.local.loading import LoadedCheckpoint, ModelSettings
-from tapir.models.local.template import end_of_thought
+from tapir.models.local.template import before_answer
 
 MFD = Scale(
     name="MFD",
@@ -59,7 +59,8 @@ class Ifd(LoadedCheckpoint, Estimator):
     without the instruction. Near 1 the instruction hardly helps: the student does not see how the two belong together.
     Above 1 it does harm, which speaks of a wrong answer (`curriculum.threshold.most = 1` drops those).
 
-    Both losses are over all tokens of the answer. Without the instruction it follows the token that begins a text, or,
+    Both losses are over all tokens of the answer, which follows what it follows in training (an empty thought among it,
+    where the template writes one). Without the instruction it follows the token that begins a text, or,
     where the tokenizer has none, the one that ends the text before.
     """
 
@@ -97,9 +98,8 @@ class Ifd(LoadedCheckpoint, Estimator):
         limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
         first = [next(token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if token is not None)]
         texts: dict[str, tuple[list[int], list[int]]] = {}
-        chats = [pair.instruction.messages for pair in pairs]
-        asked = tokenizer.apply_chat_template(chats, add_generation_prompt=True, tokenize=False)
-        prompts = tokenizer([text + end_of_thought(text) for text in asked], add_special_tokens=False)["input_ids"]
+        chats = [messages(x.text, x.context, pair.response.text) for pair in pairs for x in [pair.instruction]]
+        prompts = tokenizer([before_answer(tokenizer, chat) for chat in chats], add_special_tokens=False)["input_ids"]
         answers = tokenizer([pair.response.text for pair in pairs], add_special_tokens=False)["input_ids"]
         for pair, prompt, answer in zip(pairs, prompts, answers, strict=True):
             name = pair.instruction.id

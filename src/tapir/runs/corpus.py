@@ -14,9 +14,11 @@ from tapir.config.recipe import Recipe
 from tapir.data.corpus import conversation, pairs, sample, texts
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import existing
-from tapir.data.layouts import Columns, printable
+from tapir.data.layouts import Columns, Reading
 from tapir.data.readers import read_file, read_hub
+from tapir.data.records import printable
 from tapir.data.screen import unwanted
+from tapir.domain.completion import unparted
 from tapir.domain.errors import DataError, RecipeError, require
 from tapir.domain.instruction import Pair
 from tapir.domain.randomness import seed_for
@@ -71,32 +73,23 @@ def read_corpus(
     recipe: Recipe, context: BuildContext, form: StudentFormat | None, notes: list[str]
 ) -> list[Pair | Rejected]:
     """Read D, with the rows that could not be used; `notes` gets remarks on the whole of it."""
-    source = recipe.corpus
+    source, asked = recipe.corpus, recipe.answers() != "corpus"
     if isinstance(source, GymCorpusConfig):
         return list(gym_corpus(corpus_skills(recipe), size=source.size, skew=source.skew, seed=recipe.seed))
     if isinstance(source, CustomCorpusConfig):
         name, rows = source.class_, source.build(context).pairs()
-    elif isinstance(source, FileCorpusConfig):
-        path = existing("corpus.path", source.path)
-        name, columns = path.name, Columns(**source.columns.model_dump())
-        read = read_file(path, layout=source.layout, columns=columns, notes=notes, turns=source.turns)
-        rows = pairs(read, name)
     else:
-        name, columns = source.dataset, Columns(**source.columns.model_dump())
-        read = read_hub(
-            name,
-            split=source.split,
-            revision=source.revision,
-            layout=source.layout,
-            columns=columns,
-            notes=notes,
-            turns=source.turns,
-        )
+        how: Reading = {"layout": source.layout, "columns": Columns(**source.columns.model_dump())}
+        how |= {"turns": source.turns, "unanswered": asked}
+        if isinstance(source, FileCorpusConfig):
+            path = existing("corpus.path", source.path)
+            name, read = path.name, read_file(path, notes=notes, **how)
+        else:
+            name = source.dataset
+            read = read_hub(name, split=source.split, revision=source.revision, notes=notes, **how)
         rows = pairs(read, name)
-    if form:
-        rows = (_plain(row, form, answered=recipe.answers() != "teacher") for row in rows)
+    rows = (_plain(row, form, answered=recipe.answers() != "teacher") for row in rows)
     corpus = sample(list(rows), source.limit, seed_for(recipe.seed, "corpus"))
-    asked = recipe.answers() != "corpus"
     if not any(isinstance(row, Pair) and (asked or row.response.text.strip()) for row in corpus):
         reason = next((getattr(row, "reason", "empty response") for row in corpus), "that it is empty")
         raise DataError(
@@ -106,16 +99,20 @@ def read_corpus(
     return corpus
 
 
-def _plain(row: Pair | Rejected, form: StudentFormat, *, answered: bool) -> Pair | Rejected:
-    """Return a row, rejected with the reason where the student's tokenizer or template cannot hold a text in use."""
+def _plain(row: Pair | Rejected, form: StudentFormat | None, *, answered: bool) -> Pair | Rejected:
+    """Return a row, rejected with the reason where a text in use cannot be learnt as it is.
+
+    The student's tokenizer or template cannot hold it, or a thought is in it that cannot be parted.
+    """
     if not isinstance(row, Pair):
         return row
     x, y = row.instruction, row.response
-    texts = [*(turn["content"] for turn in x.messages), *((y.text, y.thought) if answered else ())]
-    token = next(filter(None, map(form.special, texts)), "")
-    if fault := f"special token {token}" if token else form.fault(x):
-        return Rejected(x.origin.source, fault, printable(x.transcript))
-    return row
+    fault = unparted(y.text) if answered else ""
+    if form and not fault:
+        texts = [*(turn["content"] for turn in x.messages), *((y.text, y.thought) if answered else ())]
+        token = next(filter(None, map(form.special, texts)), "")
+        fault = f"special token {token}" if token else form.fault(x)
+    return Rejected(x.origin.source, fault, printable(x.transcript)) if fault else row
 
 
 def prompt_set(recipe: Recipe, labels: Sequence[str] = ()) -> PromptSet:

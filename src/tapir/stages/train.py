@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from tapir.data.files import write_json
-from tapir.data.run.rows import ContrastRow, MixtureRow
+from tapir.data.run.rows import AnswerRow, ContrastRow, MixtureRow
 from tapir.domain.difficulty import Difficulty
 from tapir.domain.judgement import Unscored
 from tapir.domain.randomness import seed_for
@@ -69,16 +69,24 @@ def contrast(
     context: StageContext,
     mixture: Sequence[MixtureRow],
     scored: Mapping[str, Difficulty | Unscored],
-    answered: Mapping[str, str],
+    answered: Mapping[str, AnswerRow],
     least: float | None,
 ) -> list[Preference]:
     """Return preferences of y (or y') over ỹ where the gap is at least `least`; none where that is None."""
     if least is None:
         return []
     rows = [
-        ContrastRow(row.id, row.instruction, row.response, answered[row.id], score.gap, row.context)
+        _contrast(row, score.gap, answered[row.id])
         for row in mixture
         if isinstance(score := scored.get(row.id), Difficulty) and score.gap >= least and row.id in answered
     ]
     kept = context.store.once(context.path("contrasts"), ContrastRow, lambda: rows)
-    return [Preference(row.id, row.instruction, row.chosen, row.rejected, row.context) for row in kept]
+    return [
+        Preference(row.id, row.instruction, row.chosen, row.rejected, row.context, row.thought, row.rejected_thought)
+        for row in kept
+    ]
+
+
+def _contrast(row: MixtureRow, gap: float, answer: AnswerRow) -> ContrastRow:
+    thoughts = (row.thought, answer.thought) if row.thought and answer.thought else ("", "")
+    return ContrastRow(row.id, row.instruction, row.response, answer.text or "", gap, row.context, *thoughts)

@@ -51,12 +51,12 @@ def _tokenize_pairs(
 ) -> list[_Pair]:
     """Return the pairs as tokens, without those whose answers are equal or one of which is too long."""
     usable = [pair for pair in preferences if pair.rejected.strip() and pair.rejected.strip() != pair.chosen.strip()]
-    chosen = tokenize([Example(pair.id, pair.prompt, pair.chosen, pair.context) for pair in usable], tokenizer)
-    rejected = tokenize([Example(pair.id, pair.prompt, pair.rejected, pair.context) for pair in usable], tokenizer)
+    better = [Example(pair.id, pair.prompt, pair.chosen, pair.context, pair.thought) for pair in usable]
+    worse = [Example(pair.id, pair.prompt, pair.rejected, pair.context, pair.rejected_thought) for pair in usable]
     pairs = [
-        _Pair(better, worse)
-        for better, worse in zip(chosen, rejected, strict=True)
-        if isinstance(better, Encoded) and isinstance(worse, Encoded)
+        _Pair(chosen, rejected)
+        for chosen, rejected in zip(tokenize(better, tokenizer), tokenize(worse, tokenizer), strict=True)
+        if isinstance(chosen, Encoded) and isinstance(rejected, Encoded)
     ]
     fitting = [pair for pair in pairs if max(len(side.input_ids) for side in pair) <= max_length]
     if len(fitting) < len(preferences):

@@ -153,7 +153,11 @@ class ExternalTrainer:
         write_records(
             data, (record(each.prompt, after_thought(each.thought, each.answer), each.context) for each in job.examples)
         )
-        pairs = (preference(layout, pair.prompt, pair.chosen, pair.rejected, pair.context) for pair in job.preferences)
+        sides = (
+            (pair, after_thought(pair.thought, pair.chosen), after_thought(pair.rejected_thought, pair.rejected))
+            for pair in job.preferences
+        )
+        pairs = (preference(layout, pair.prompt, better, worse, pair.context) for pair, better, worse in sides)
         write_records(preferences, pairs)
         return {
             "base": job.base.path,

@@ -90,6 +90,7 @@ def turns_of(text: str) -> tuple[Turn, ...]:
     return tuple(Turn(roles[turn[0]], turn[2:]) for turn in text.split("|") if turn)
 
 
+HH = "\n\nHuman: a\n\nAssistant: b\n\nHuman: c\n\nAssistant: "
 TALK = [{"role": "system", "content": "s"}, user("a"), assistant("b"), user("c"), assistant("d")]
 
 
@@ -165,13 +166,60 @@ def test_of_a_conversation_the_first_answer_or_all_can_be_learnt_each_after_what
         ({"system_prompt": "s", "conversations": TALK}, "s:s|u:a|a:b", "c", "d"),
         ({"messages": None, "conversation": TALK[1:3]}, "", "a", "b"),
         ({"prompt": "a", "completion": "b", "conversation": "no. 7"}, "", "a", "b"),
+        ({"id": "1", "data": ["a", "b", "c", "d"]}, "u:a|a:b", "c", "d"),
+        ({"conversations": ["a", "b", "c"]}, "", "a", "b"),
+        ({"chosen": HH + "d", "rejected": HH + "e"}, "u:a|a:b", "c", "d"),
+        ({"prompt": HH, "chosen": " d", "rejected": " e"}, "u:a|a:b", "c", " d"),
+        ({"prompt": "Human: is it?", "chosen": "b", "rejected": "c"}, "", "Human: is it?", "b"),
+        ({"question": "a", "answer": "b", "id": 1}, "", "a", "b"),
+        ({"query": "a", "response": "b", "type": "x"}, "", "a", "b"),
+        ({"problem": "a", "solution": "b", "answer": "7"}, "", "a", "b"),
+        ({"prompt": "a", "response": "b"}, "", "a", "b"),
+        ({"instruction": "a", "context": "c", "response": "b"}, "", "a\n\nc", "b"),
+        ({"instruction": "a", "context": [], "output": "b", "answer": "c"}, "", "a", "b"),
+        ({"data": [{"question": "a", "answer": "b"}], "version": 2}, "", "a", "b"),
+        ({"prompt": TALK[:2], "ground_truth": "b"}, "s:s", "a", ""),
+        ({"input": TALK[:4], "output": "d", "reasoning": "on"}, "s:s|u:a|a:b", "c", "d"),
+        ({"input": "a", "output": "b", "category": "math"}, "", "a", "b"),
+        ({"inputs": "a", "targets": "b"}, "", "a", "b"),
+        ({"problem": "a", "answer": 72}, "", "a", ""),
+        ({"system": "s", "question": "a", "chosen": "b", "rejected": "c"}, "s:s", "a", "b"),
+        ({"system": "s", "input": "a", "chosen": "b", "rejected": "c"}, "s:s", "a", "b"),
+        ({"prompt": json.dumps(TALK[:2])}, "", json.dumps(TALK[:2]), ""),
+        ({"messages": TALK, "question": "a", "answer": "b"}, "s:s|u:a|a:b", "c", "d"),
     ],
 )
 def test_context_is_found_in_every_usual_layout(
     row: dict[str, Any], context: str, text: str, response: str, tmp_path: Path
 ) -> None:
-    found = list(read_file(lines(tmp_path, json.dumps(row))))
-    assert found == [Row(text, response, "corpus.jsonl:1", context=turns_of(context))]
+    (found,) = read_file(lines(tmp_path, json.dumps(row)))
+    assert isinstance(found, Row)
+    assert (found.text, found.response, found.context) == (text, response, turns_of(context))
+
+
+@pytest.mark.parametrize(
+    ("turns", "text", "response"),
+    [
+        ([*TALK, user("e")], "e", ""),
+        ([*TALK, user("e"), user("f")], "e\n\nf", ""),
+        (["a", "b", "c"], "c", ""),
+        (TALK, "c", "d"),
+        ([*TALK, user(" ")], "c", "d"),
+        ([user("a")], "a", ""),
+    ],
+)
+def test_a_question_at_the_end_of_a_conversation_is_a_row_where_answers_are_still_to_come(
+    turns: list[Any], text: str, response: str, tmp_path: Path
+) -> None:
+    path = lines(tmp_path, json.dumps({"messages": turns}))
+    (row,) = read_file(path, unanswered=True)
+    assert isinstance(row, Row)
+    assert (row.text, row.response) == (text, response)
+    for row in read_file(path, unanswered=True, turns="first"):
+        assert isinstance(row, Row)
+        assert row.text.startswith("a")
+    every = list(read_file(path, unanswered=True, turns="all"))
+    assert [row.text for row in every if isinstance(row, Row)][-1] == text
 
 
 @pytest.mark.parametrize(
@@ -203,6 +251,11 @@ def test_a_row_that_is_more_than_text_is_dropped_with_what_it_has(
         ([assistant("b"), user("a")], "the assistant speaks first"),
         ([user("a"), {"role": "tool", "content": "t"}, assistant("b")], "a tool is used"),
         ([user("a"), {"role": "assistant", "content": "", "tool_calls": [1]}], "a tool is used"),
+        ([{"role": "system", "content": "s", "functions": '[{}, {"name": 1}]'}, *TALK[1:3]], "a tool is used"),
+        (
+            [user("a"), assistant("") | {"function_calls": "f()"}, {"role": "environment", "content": 1}],
+            "a tool is used",
+        ),
         ([user("a"), assistant("<think>t"), user("b"), assistant("c")], "no answer in the conversation"),
         ([user("a"), assistant("b") | {"weight": "0.0"}], "an answer of weight 0"),
         ([user("a"), assistant("b") | {"train": "False"}], "an answer of weight 0"),
@@ -213,7 +266,8 @@ def test_a_row_that_is_more_than_text_is_dropped_with_what_it_has(
         ([user(5), assistant("b")], "a turn is not text"),
         ([user([{"type": "image"}]), assistant("b")], "a turn is not text"),
         ([user("\ud800"), assistant("b")], "a lone surrogate"),
-        (["a", "b"], "a turn is no object and no pair"),
+        (["a", 5], "a turn is no object and no pair"),
+        ([["a", "b", "c"]], "a turn is no object and no pair"),
         (7, "the conversation is not a list"),
         (None, "no instruction"),
     ],
@@ -248,6 +302,34 @@ def test_a_thought_is_apart_from_the_answer_wherever_it_stands(answer: Any, tmp_
     assert second == Row("c", "b", "corpus.jsonl:1 turn 2", context=turns_of("u:a|a:b"), thought="t")
 
 
+def test_what_an_assistant_says_on_a_channel_before_the_final_one_is_its_thought(tmp_path: Path) -> None:
+    said = [assistant("t") | {"channel": "analysis"}, assistant("b") | {"channel": "final"}]
+    path = lines(tmp_path, json.dumps({"messages": [user("a"), *said, user("c"), *said]}))
+    (row,) = read_file(path)
+    assert row == Row("c", "b", "corpus.jsonl:1", context=turns_of("u:a|a:b"), thought="t")
+
+
+@pytest.mark.parametrize(
+    ("row", "columns"),
+    [
+        ({"messages": TALK, "thought": " t\n"}, Columns()),
+        ({"messages": [*TALK[:4], assistant("<think>t</think>d")], "thought": "another"}, Columns()),
+        ({"instruction": "c", "output": "d", "thought": "t"}, Columns()),
+        ({"Question": "c", "CoT": "t", "A": "d"}, Columns(instruction="Question", response="A", thought="CoT")),
+        ({"prompt": "c", "completion": "d", "thought": "t"}, Columns()),
+    ],
+)
+def test_a_thought_in_a_column_of_its_own_is_that_of_the_last_answer(
+    row: dict[str, Any], columns: Columns, tmp_path: Path
+) -> None:
+    notes: list[str] = []
+    found = list(read_file(lines(tmp_path, json.dumps(row)), columns=columns, turns="all", notes=notes))
+    told = [(each.text, each.response, each.thought) for each in found if isinstance(each, Row)]
+    assert told[-1] == ("c", "d", "t")
+    assert not any(thought for _, _, thought in told[:-1])
+    assert notes == []
+
+
 def test_an_answer_whose_thought_stands_apart_is_taken_as_it_is(tmp_path: Path) -> None:
     answer = assistant("<think> is a tag") | {"reasoning_content": "t"}
     (row,) = read_file(lines(tmp_path, json.dumps({"messages": [user("a"), answer]})))
@@ -258,8 +340,16 @@ def test_an_answer_whose_thought_stands_apart_is_taken_as_it_is(tmp_path: Path) 
     assert (pair.response.text, pair.response.thought) == ("<think> is a tag", "t")
 
 
-def test_a_completion_that_its_label_rejects_is_not_learnt(tmp_path: Path) -> None:
-    path = lines(tmp_path, json.dumps({"prompt": "a", "completion": "b", "label": False}))
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"prompt": "a", "completion": "b", "label": False},
+        {"instruction": "a", "output": "b", "kto_tag": False},
+        {"conversations": TALK, "kto_tag": False},
+    ],
+)
+def test_a_completion_that_its_label_rejects_is_not_learnt(row: dict[str, Any], tmp_path: Path) -> None:
+    path = lines(tmp_path, json.dumps(row))
     assert bad(list(read_file(path))) == [("corpus.jsonl:1", "a completion that its label rejects")]
 
 

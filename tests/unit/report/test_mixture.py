@@ -109,7 +109,7 @@ def test_llama_factory_finds_every_file(out: Path) -> None:
 
 def test_preferences_go_along_where_the_run_has_them(tmp_path: Path) -> None:
     store = build_run(tmp_path / "run", done=1)
-    pairs = [ContrastRow("a" * 16, "Why?", "because \u2028", "dunno", 5.5)]
+    pairs = [ContrastRow("a" * 16, "Why?", "because \u2028", "dunno", 5.5, thought="Hm.", rejected_thought="So?")]
     store.write("round-1/contrasts", ContrastRow, pairs)
     folder = tmp_path / "out"
     export_mixture(store, folder)
@@ -117,6 +117,8 @@ def test_preferences_go_along_where_the_run_has_them(tmp_path: Path) -> None:
         "prompt": [{"role": "user", "content": "Why?"}],
         "chosen": [{"role": "assistant", "content": "because \u2028"}],
         "rejected": [{"role": "assistant", "content": "dunno"}],
+        "thought": "Hm.",
+        "rejected_thought": "So?",
         "id": "a" * 16,
         "gap": 5.5,
         "round": 1,

@@ -19,7 +19,8 @@ from tapir.data.files import read_json
 from tapir.data.run.rows import CorpusRow
 from tapir.data.run.store import RunStore
 from tapir.domain.errors import DataError, RecipeError, RoleError, RunMismatch, TrainingError
-from tapir.domain.roles import Roles
+from tapir.domain.instruction import Pair
+from tapir.domain.roles import Rejected, Roles
 from tapir.runs import session
 from tapir.runs.build import build_roles
 from tapir.runs.corpus import forbidden
@@ -101,13 +102,13 @@ def test_a_template_can_be_mended_until_the_first_training(tmp_path: Path) -> No
 
 
 def test_a_corpus_whose_answers_stand_in_an_unread_column_is_refused_before_anything_else(tmp_path: Path) -> None:
-    dolly = [{"instruction": f"Add 2 and {number}.", "context": "", "response": "So many."} for number in range(9)]
-    (tmp_path / "dolly.json").write_text(json.dumps(dolly), encoding="utf-8")
-    corpus = {"kind": "file", "path": str(tmp_path / "dolly.json")}
+    rows = [{"instruction": f"Add 2 and {number}.", "passage": "", "reply": "So many."} for number in range(9)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows), encoding="utf-8")
+    corpus = {"kind": "file", "path": str(tmp_path / "rows.json")}
     with pytest.raises(DataError, match="none of its 9 rows is an instruction with an answer") as caught:
         plan(recipe(tmp_path, corpus=corpus))
     assert "corpus.columns" in caught.value.remedy
-    assert "columns not read: context, response" in caught.value.remedy
+    assert "columns not read: passage, reply" in caught.value.remedy
     assert plan(recipe(tmp_path, corpus=corpus | {"answers": "teacher"}))
 
 
@@ -219,6 +220,26 @@ def test_rows_with_a_special_token_of_the_student_are_dropped_before_anything_is
         corpus={"kind": "file", "path": str(tmp_path / "rows.json"), "answers": "teacher"},
     )
     assert session.check(asked)[0] == "corpus: 3 instructions"  # an answer that is replaced matters to nobody
+
+
+@pytest.mark.parametrize("answers", ["corpus", "missing", "teacher"])
+def test_of_conversations_the_teacher_answers_what_is_open_and_no_answer_has_a_thought_in_it(
+    answers: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    texts = [["Add 1.", "2"], ["Add 2.", "Add what to 2?", "One."], ["Add 3.", "3 and 1, so 4.\n</think>\n\n4"]]
+    (tmp_path / "talks.json").write_text(json.dumps([{"data": each} for each in texts]), encoding="utf-8")
+    corpus = {"kind": "file", "path": str(tmp_path / "talks.json"), "answers": answers, "limit": 0}
+    asked = roles(tmp_path, corpus=corpus)
+    found = {row.instruction.text: row.response.text for row in asked.corpus() if isinstance(row, Pair)}
+    opened = {"Add 2.": "Add what to 2?"} if answers == "corpus" else {"One.": ""}
+    third = {"Add 3.": texts[2][1]} if answers == "teacher" else {}
+    assert found == {"Add 1.": "2"} | opened | third
+    asked = roles(tmp_path, corpus=corpus, evaluation={"kind": "judged", "file": corpus["path"], "held_out": 0})
+    prompts = [prompt.instruction.text for benchmark in asked.benchmarks for prompt in benchmark.prompts()]
+    assert prompts[1] == ("One." if answers == "teacher" else "Add 2.")
+    reasons = [row.reason for row in asked.corpus() if isinstance(row, Rejected)]
+    assert reasons == ([] if answers == "teacher" else ["</think> ends a thought that has no beginning"])
 
 
 def test_an_evaluation_file_with_a_bad_row_is_refused_before_anything_is_measured(tmp_path: Path) -> None:

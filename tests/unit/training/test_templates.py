@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
 import pytest
+from transformers import PreTrainedTokenizerBase
 
+from support.recording import RecordingProgress
 from support.templates import ENDS, TEMPLATES, tokenizer
 from support.training import NANO
-from tapir.domain.errors import RoleError
-from tapir.domain.instruction import Instruction, Origin, Turn
+from tapir.config.toml import parse
+from tapir.domain.errors import RecipeError, RoleError
+from tapir.domain.instruction import Instruction, Origin, Turn, messages
 from tapir.domain.round import Checkpoint
-from tapir.domain.training import Example
+from tapir.domain.training import Example, Preference
 from tapir.models.local.loading import ModelSettings, load_tokenizer
-from tapir.models.local.template import ReplyReader, dated, split_example, template_fault
+from tapir.models.local.template import ReplyReader, before_answer, dated, split_example, template_fault
 from tapir.training.dataset import Encoded, encode, highlight_loss_mask, tokenize
+from tapir.training.dpo import _tokenize_pairs
 from tapir.training.format import TokenizedFormat
 
 SYSTEM, TALK = Turn("system", "Answer in one word."), (Turn("user", "Calculate 1 + 1."), Turn("assistant", "2"))
@@ -135,6 +140,32 @@ def test_a_kept_thought_stands_between_the_marks_that_the_template_knows() -> No
     assert "<think>\nHm.\n</think>\n\n7" in highlight_loss_mask(example((), thought="Hm."), student)[1][0]
     student.chat_template += "{# [THINK] #}"
     assert "[THINK]\nHm.\n[/THINK]\n\n7" in highlight_loss_mask(example((), thought="Hm."), student)[1][0]
+
+
+@pytest.mark.parametrize("family", ["qwen3", "r1", "chatml"])
+def test_of_a_preference_both_thoughts_are_learnt_after_the_same_prompt(family: str) -> None:
+    student = tokenizer(family, thinks=True)
+    pair = Preference("a" * 16, "Calculate 3 + 4.", "7", "8", thought="3 and 4 are 7.", rejected_thought="One more.")
+    ((better, worse),) = _tokenize_pairs([pair], student, 10_000, RecordingProgress())
+    start = better.answer_start
+    assert better.input_ids[:start] == worse.input_ids[: worse.answer_start]
+    assert "3 and 4 are 7." in student.decode(better.input_ids[start:])
+    assert "One more." in student.decode(worse.input_ids[start:])
+
+
+@pytest.mark.parametrize(("family", "thinks"), MODES)
+def test_what_stands_before_an_answer_to_measure_is_what_stands_before_it_in_training(family: str, thinks: Any) -> None:
+    student = tokenizer(family, thinks=thinks, date="2026-11-30")
+    (prompt, _), (learnt, _) = highlight_loss_mask(example(TALK), student)
+    assert before_answer(student, messages("Calculate 3 + 4.", TALK, "7")) == prompt + learnt.partition("7")[0]
+
+
+def test_an_argument_that_says_how_a_template_is_rendered_is_refused() -> None:
+    known = {*inspect.signature(PreTrainedTokenizerBase.apply_chat_template).parameters, "messages"}
+    for name in known - {"tools", "documents", "kwargs"}:
+        with pytest.raises(RecipeError, match=rf"student\.template.*: {name} is no variable of a chat template"):
+            parse({"student": {"template": {name: True, "reasoning_effort": "low"}}})
+    assert parse({"student": {"template": {"reasoning_effort": "low"}}}).student.template
 
 
 def test_a_thought_too_long_to_train_on_is_not_cut_from_its_answer() -> None:

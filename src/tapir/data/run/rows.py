@@ -165,7 +165,10 @@ class MixtureRow:
 
 @dataclass(frozen=True, slots=True)
 class ContrastRow:
-    """contrasts.parquet: preference pairs of the round; `rejected` is the student's own answer."""
+    """contrasts.parquet: preference pairs of the round; `rejected` is the student's own answer.
+
+    The thoughts are what is learnt before each of the two: both sides have one, or neither.
+    """
 
     id: str
     instruction: str
@@ -173,6 +176,8 @@ class ContrastRow:
     rejected: str
     gap: float
     context: tuple[Turn, ...] = ()
+    thought: str = ""
+    rejected_thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)

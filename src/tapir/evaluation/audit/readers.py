@@ -15,8 +15,8 @@ from itertools import chain, combinations, islice
 from pathlib import Path
 from typing import Any, TypeAlias
 
-from tapir.data.layouts import Record
 from tapir.data.readers import records
+from tapir.data.records import Record
 from tapir.data.run.reviews import ReviewFile
 from tapir.data.run.store import is_run
 from tapir.domain.errors import DataError

@@ -76,6 +76,7 @@ class _PendingRequest(Generic[KeyT]):
     length: int
     worst_case: float
     task: str
+    thinks: bool = False  # a second call with more room, which the first reply speaks for
     attempt: int = 1  # batches it has been in, the present or next one counted
     batch: str = ""  # where it is now; empty where it is not submitted
 
@@ -120,7 +121,8 @@ class _BatchStream(Generic[KeyT]):
                 else:
                     worst_case = budget.worst_case(self._config, request.bodies[0], request.max_tokens)
                     place = self._save_body(escape_line_breaks(request.bodies[0]))
-                    self.pending[name] = _PendingRequest([key], *place, worst_case, request.purpose.task)
+                    task, thinks = request.purpose.task, request.thinks
+                    self.pending[name] = _PendingRequest([key], *place, worst_case, task, thinks)
 
     def find_submitted(self) -> None:
         """Find the batches that pending requests are in already; of several with a request the latest one counts."""
@@ -269,7 +271,8 @@ class _BatchStream(Generic[KeyT]):
     def _empty_error(self, output: _Output) -> RoleError | None:
         """Return why all of a batch failed, where that is not the fault of single requests."""
         batch, failures = output.batch, list(output.failures.values())
-        refused = [failure.message for failure in failures if failure.kind == "bad-request"]
+        counted = [failure for name, failure in output.failures.items() if not self.pending[name].thinks]
+        refused = [failure.message for failure in counted if failure.kind == "bad-request"]
         complete = batch.status == "completed" and failures
         if output.replies or (complete and len(refused) < BAD_REQUESTS):
             return None

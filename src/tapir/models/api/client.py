@@ -131,8 +131,9 @@ class ApiClient:
             bodies = [body(endpoint.config, request) for endpoint in endpoints]
             digests = [digest(sent, request.sample) for sent in bodies]
             purpose = self.purpose(request.task)
-            room = request.sampling.max_tokens + request.sampling.thinking_tokens
-            queued.append(QueuedRequest(bodies, digests, room, purpose))
+            thought = request.sampling.thinking_tokens
+            room = request.sampling.max_tokens + thought
+            queued.append(QueuedRequest(bodies, digests, room, purpose, thinks=thought > 0))
         known = self.ledger.find([name for row in queued for name in dict.fromkeys(row.digests)])
         for (key, _), row in zip(batch, queued, strict=True):
             reply = next((known[name] for name in row.digests if name in known), None)

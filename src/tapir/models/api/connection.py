@@ -87,12 +87,18 @@ class EndpointClient:
         self.fatal: RoleError | None = None
         self.reply_tokens = 200.0  # mean of the replies so far, for the limits
         self._bad_requests = self._replies = 0
+        self._contexts: dict[str, int] = {}  # by model
         self._told: set[str] = set()
         self._idle_timeout = config.idle_timeout if config.stream else None
         key = read_key(name, config)
         spellings = (key, json.dumps(key)[1:-1], key.replace("/", r"\/"), urllib.parse.quote(key, safe=""))
         self._spellings = [*dict.fromkeys(map(str.encode, spellings))] if key else []  # as JSON or an address has it
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
+
+    @property
+    def context(self) -> int:
+        """Tokens of a prompt and its reply together, at most, where the server tells them; else 0."""
+        return self._contexts.get(self.config.model, 0)
 
     def wait(self, now: float) -> float:
         """Return the seconds until a call may start: 0 or less is now, infinite is when another one ends."""
@@ -130,10 +136,16 @@ class EndpointClient:
             content = content.replace(spelling, _KEY)
         return content
 
-    async def call(self, call: Call, body: bytes) -> Completion | CallError:
-        """Send a chat completion request, read its reply, and teach the limits from it."""
+    async def call(self, call: Call, body: bytes, *, thinks: bool = False) -> Completion | CallError:
+        """Send a chat completion request, read its reply, and teach the limits from it.
+
+        That one which `thinks` is refused says only that it is too long: one like it was accepted before.
+        """
         response = await self._post(body)
-        result = response if isinstance(response, CallError) else self._read_completion(response, body)
+        if isinstance(response, CallError):
+            result: Completion | CallError = response
+        else:
+            result = self._read_completion(response, body, counted=not thinks)
         now = asyncio.get_running_loop().time()
         if isinstance(result, Completion):
             self._record_success(result, call, now)
@@ -191,7 +203,9 @@ class EndpointClient:
             raise self._unusable(self._http_error(response).failure.message)
         try:
             content = json.loads(response.content)
-            return [str(model["id"]) for model in (content if isinstance(content, list) else content["data"])]
+            models = content if isinstance(content, list) else content["data"]
+            self._contexts = {str(model["id"]): _context(model) for model in models}
+            return [str(model["id"]) for model in models]
         except (ValueError, LookupError, TypeError):
             return None
 
@@ -251,7 +265,7 @@ class EndpointClient:
         again = None if again is None else min(again, _LONGEST_PAUSE)
         return CallError(Failure(kind, message, usage=read_usage(json_or_none(content))), again)
 
-    def _read_completion(self, response: _Response, body: bytes) -> Completion | CallError:
+    def _read_completion(self, response: _Response, body: bytes, *, counted: bool = True) -> Completion | CallError:
         if response.status in OK:
             reply = read_reply(response.content, body)
             if isinstance(reply, Completion):
@@ -264,7 +278,7 @@ class EndpointClient:
         message = error.failure.message
         if error.failure.kind == "refused":
             self.fatal = self.fatal or self._unusable(message)
-        elif error.failure.kind == "bad-request" and not FILTER.search(response.content):
+        elif counted and error.failure.kind == "bad-request" and not FILTER.search(response.content):
             self._bad_requests += 1
             if self._bad_requests >= BAD_REQUESTS and not self._replies:
                 refused = f"refused the first {self._bad_requests} requests, last: {message}"
@@ -319,6 +333,12 @@ class EndpointClient:
             f"endpoints.{self.name}: {self.config.base_url} cannot be used for model {self.config.model!r}: {message}",
             remedy=known or f"Check {key}the model's name, base_url and extra fields; then the same command goes on.",
         )
+
+
+def _context(model: Mapping[str, object]) -> int:
+    """Return the tokens that a model takes, as servers name them in their lists of models; 0 where they do not."""
+    told = map(model.get, ("max_model_len", "context_length", "context_window", "max_context_length"))
+    return next((tokens for tokens in told if isinstance(tokens, int)), 0)
 
 
 def read_key(name: str, endpoint: EndpointConfig) -> str:

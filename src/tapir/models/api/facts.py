@@ -110,12 +110,14 @@ def _takes_name(client: ApiClient, endpoint: EndpointClient) -> bool:
 
 def _ask(client: ApiClient, endpoint: EndpointClient, schema: Schema | None, most: int) -> Completion | Failure:
     messages = [Message(role="user", content=_QUESTION)]
+    replies: list[Completion | Failure] = []
     for room in (0, ROOM_FOR_THOUGHT):
         request = Request(messages, Sampling(temperature=False, max_tokens=most, thinking_tokens=room), schema)
-        ((_, reply),) = client.stream([endpoint.name], [("", request)])
-        if not (isinstance(reply, Completion) and reply.all_thought):
+        replies += (reply for _, reply in client.stream([endpoint.name], [("", request)]))
+        if not (isinstance(replies[-1], Completion) and replies[-1].all_thought):
             break
-    return reply
+    refused = isinstance(replies[-1], Failure) and replies[-1].kind == "bad-request"
+    return replies[0] if refused else replies[-1]
 
 
 def _near(models: Sequence[str], wanted: str) -> str:

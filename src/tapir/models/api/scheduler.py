@@ -87,6 +87,7 @@ class QueuedRequest:
     sent: float = 0.0  # when the last of them was
     raced: bool = False
     done: bool = False
+    thinks: bool = False  # a second call with more room, which the first reply speaks for
 
 
 @dataclass(slots=True)
@@ -272,7 +273,7 @@ class Scheduler:
         request, place = flight.request, flight.place
         endpoint = self.endpoints[place]
         try:
-            result = await endpoint.call(flight.call, request.bodies[place])
+            result = await endpoint.call(flight.call, request.bodies[place], thinks=request.thinks)
         except asyncio.CancelledError:
             self._settle(request, place, Failure("timeout", "the call was given up"), None)
             raise

@@ -109,23 +109,34 @@ class ApiSession:
     ) -> Iterator[tuple[KeyT, Completion | Failure]]:
         """Yield the replies to requests, in the order they come; see `ApiClient.stream`.
 
-        A model that thinks may spend all its tokens on that: such a call is made once more, with room for a thought.
+        A model that thinks may spend all its tokens on that: such a call is made once more, with as much room for a
+        thought as the model's context has. Where that is refused, the first reply stands.
         """
-        thinking: list[tuple[KeyT, Request]] = []
+        thinking: list[tuple[tuple[KeyT, Completion], Request]] = []
         remembered = (((key, request), request) for key, request in requests)
         for (key, request), reply in self._stream(endpoints, remembered):
-            if isinstance(reply, Completion) and reply.all_thought and reply.finish_reason == "length":
-                thinking.append(
-                    (key, replace(request, sampling=replace(request.sampling, thinking_tokens=ROOM_FOR_THOUGHT)))
-                )
+            if isinstance(reply, Completion) and (room := self._room(endpoints, request, reply)) > 0:
+                sampling = replace(request.sampling, thinking_tokens=room)
+                thinking.append(((key, reply), replace(request, sampling=sampling)))
             else:
                 yield key, reply
         if thinking:
-            again = f"asked again with {ROOM_FOR_THOUGHT:,} tokens more"
-            setting = f"endpoints.{endpoints[0]}.thinking_tokens = {ROOM_FOR_THOUGHT} saves the first call"
+            most = max(request.sampling.thinking_tokens for _, request in thinking)
+            again = f"asked again with {most:,} tokens more"
+            setting = f"endpoints.{endpoints[0]}.thinking_tokens = {most} saves the first call"
             asked = f"{len(thinking)} replies of {', '.join(endpoints)} were all thought"
             self._connected().note(f"{asked}: {again} ({setting})")
-            yield from self._stream(endpoints, thinking)
+            for (key, first), reply in self._stream(endpoints, thinking):
+                yield key, first if isinstance(reply, Failure) and reply.kind == "bad-request" else reply
+
+    def _room(self, endpoints: tuple[str, ...], request: Request, reply: Completion) -> int:
+        """Return the tokens for a thought that a second call can have; 0 or less where there is to be none."""
+        if not (reply.all_thought and reply.finish_reason == "length"):
+            return 0
+        known = [self._connected().endpoints[name] for name in endpoints]
+        used = reply.usage.prompt_tokens + request.sampling.max_tokens
+        left = [each.context - used - each.config.thinking_tokens for each in known if each.context]
+        return min([ROOM_FOR_THOUGHT, *left])
 
     def _stream(
         self, endpoints: tuple[str, ...], requests: Iterable[tuple[KeyT, Request]]

@@ -55,6 +55,13 @@ def render(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> tuple[str, str]
     return alone, tokenizer.apply_chat_template(list(chat), tokenize=False)
 
 
+def before_answer(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
+    """Return what stands before the answer of a chat where it is learnt: the prompt, an empty thought, a channel."""
+    prompt, whole = render(tokenizer, chat)
+    before, learnt = split_example(prompt, whole, "") or (prompt + end_of_thought(prompt), "")
+    return before + learnt[: max(0, learnt.find(chat[-1]["content"].strip()))]
+
+
 def template_fault(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
     """Return why a template cannot hold a chat: it fails on it, or drops a turn; "" where it can."""
     from jinja2 import TemplateError

@@ -107,7 +107,8 @@ def _preferences(run: RunReader, rounds: list[int]) -> Iterator[dict[str, Any]]:
     for number in rounds:
         for row in run.contrasts(number):
             pair = preference("messages", row.instruction, row.chosen, row.rejected, row.context)
-            yield pair | {"id": row.id, "gap": row.gap, "round": number}
+            thoughts = {"thought": row.thought, "rejected_thought": row.rejected_thought}
+            yield pair | thoughts | {"id": row.id, "gap": row.gap, "round": number}
 
 
 def export_dataset(store: RunStore, out: Path, number: int | None = None) -> list[str]:
