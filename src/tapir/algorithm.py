@@ -179,12 +179,13 @@ class Curriculum:
         if settings.refine:
             prefer = Score(roles.judge, chunk, self.task_of, "preferences").run
             stage = Refine(roles.teacher, chunk, prefer if settings.refine_keep == "judge" else None, roles.unfit)
-            pending = [self.pairs[name] for name in (*mixture.hard, *mixture.easy) if name not in self.refined]
+            drawn = (self.pairs[name] for name in (*mixture.hard, *mixture.easy) if name not in self.refined)
+            pending = [pair for pair in drawn if not (self.learns_thoughts and pair.response.thought)]
             self.refined |= stage.run(self.context, pending, self.task_of)
 
     def train(self, base: Checkpoint, mixture: Mixture, scored: Mapping[str, Difficulty | Unscored]) -> Checkpoint:
         """Fine-tune S_{r-1} on the mixture to get S_r; then on preferences where the recipe asks for them."""
-        compose = Compose("any" if self.one_pool else "hard", self.recipe.student.thinking == "keep")
+        compose = Compose("any" if self.one_pool else "hard", self.learns_thoughts)
         rows = compose.run(self.context, mixture, self.pairs, self.task_of, self.refined)
         preferences = contrast(self.context, rows, scored, self.answered, self.recipe.preferred_gap())
         examples = [Example(row.id, row.instruction, row.response, row.context, row.thought) for row in rows]
@@ -201,6 +202,11 @@ class Curriculum:
     def one_pool(self) -> bool:
         """Whether no difficulty is measured, so that all instructions are in one pool."""
         return self.recipe.curriculum.difficulty.measured_by == "nobody"
+
+    @property
+    def learns_thoughts(self) -> bool:
+        """Whether the teacher's thought is learnt before its answer, which therefore stays as it is."""
+        return self.recipe.student.thinking == "keep"
 
     @property
     def used(self) -> set[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, tzinfo
 from pathlib import Path
@@ -27,7 +27,7 @@ from tapir.domain.completion import Completion, Failure, Usage, text_or_failure,
 from tapir.domain.errors import CostLimit, RecipeError
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.domain.judgement import Unscored
-from tapir.domain.roles import Comparison, Reply, answers
+from tapir.domain.roles import Comparison, RefineRequest, Reply, answers
 from tapir.domain.round import Checkpoint
 from tapir.domain.task import TaskTag
 from tapir.models.api.protocol import Message, Request, Sampling
@@ -208,6 +208,44 @@ def test_thoughts_in_a_corpus_are_not_learnt_unless_they_are_kept(tmp_path: Path
         assert isinstance(roles.trainer, fakes.Trainer)
         thoughts = {example.thought for example in roles.trainer.jobs[0].examples}
         assert thoughts == ({"Hm, which one?"} if mode == "keep" else {""})
+
+
+class Teacher(fakes.Teacher):
+    """A teacher that thinks before every text it writes."""
+
+    def answer(self, instructions: Iterable[Instruction]) -> Iterator[Reply]:
+        for name, reply in super().answer(instructions):
+            yield name, replace(reply, reasoning="Hm, a new one.") if isinstance(reply, Completion) else reply
+
+    def refine(self, requests: Iterable[RefineRequest]) -> Iterator[Reply]:
+        for name, reply in super().refine(requests):
+            yield name, replace(reply, reasoning="Hm, to rewrite.") if isinstance(reply, Completion) else reply
+
+
+@pytest.mark.parametrize("mode", ["on", "keep"])
+def test_a_thought_that_is_learnt_stays_with_the_answer_it_led_to(mode: str, tmp_path: Path) -> None:
+    rows = [
+        {"instruction": f"{task} number {number}{last}", "output": (THOUGHT if last == "4" else "") + "right"}
+        for task in fakes.LABELS
+        for number in range(3)
+        for last in "34"
+    ]
+    (tmp_path / "rows.json").write_text(json.dumps(rows))
+    corpus = list(pairs(read_file(tmp_path / "rows.json"), "rows.json"))
+    roles = replace(fakes.roles(tmp_path / "people"), corpus=lambda: corpus, teacher=Teacher())
+    recipe = fakes.recipe(rounds=1, schedule={"kind": "constant", "share": 1.0})
+    recipe = recipe.model_copy(update={"student": recipe.student.model_copy(update={"thinking": mode})})
+    session.run(recipe, tmp_path / "run", roles=roles)
+    store = RunStore(tmp_path / "run")
+    mixed = store.read("round-1/mixture", MixtureRow)
+    kinds = {(row.refined, row.thought) for row in mixed if row.origin == "corpus"}
+    new = {row.thought for row in mixed if row.origin == "expansion"}
+    if mode == "on":
+        assert kinds == {(True, "")}
+        assert new == {""}
+    else:
+        assert kinds == {(False, "Hm, which one?"), (True, "")}
+        assert new == {"Hm, a new one."}
 
 
 @pytest.mark.parametrize("mode", ["off", "keep"])

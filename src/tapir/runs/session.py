@@ -262,6 +262,7 @@ def _manifest(recipe: Recipe, roles: Roles) -> dict[str, Any]:
         "recipe_sha256": hashlib.sha256(text.encode()).hexdigest(),
         "seed": recipe.seed,
         "date": recipe.student.date,
+        "thinking": recipe.student.thinking,
         "target": dict(roles.tagger.taxonomy.target.shares),
         "inputs": dict(roles.inputs),
         **({"models": found} if (found := _found_models(recipe, roles)) else {}),

@@ -143,6 +143,7 @@ class Expand:
             task=check.label,
             reason=reason,
             detail=detail,
+            thought=reply.reasoning if text and isinstance(reply, Completion) else "",
         )
 
     def _repeats(self, text: str, known: DuplicateIndex) -> tuple[str | None, str]:
@@ -167,7 +168,7 @@ def _learn(known: DuplicateIndex, rows: Iterable[ExpansionRow]) -> None:
 def pair_of(row: ExpansionRow, number: int) -> Pair:
     """Return the pair of a kept row."""
     origin = Origin("expansion", number, row.parents, row.source)
-    return Pair(Instruction(row.id, row.text, origin), Response(row.response, row.author))
+    return Pair(Instruction(row.id, row.text, origin), Response(row.response, row.author, row.thought))
 
 
 def seeds_by_task(pairs: Iterable[Pair], task_of: Mapping[str, str]) -> dict[str, list[Pair]]:

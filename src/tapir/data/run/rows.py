@@ -135,6 +135,7 @@ class ExpansionRow:
     task: str | None
     reason: str | None
     detail: str
+    thought: str = ""
 
 
 @dataclass(frozen=True, slots=True)
