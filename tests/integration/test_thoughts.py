@@ -6,11 +6,12 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, tzinfo
+from importlib import resources
 from pathlib import Path
 
 import pytest
 
-from support import fakes
+from support import fakes, small
 from support.command import tapir
 from support.judging import judge_section
 from support.scripted import BOOK, ENDPOINTS, Watcher, connected
@@ -18,7 +19,7 @@ from support.server import Behaviour, serving
 from tapir.config.annotators import LlmTaggerConfig
 from tapir.config.curriculum import PassRateConfig
 from tapir.config.endpoints import CallsConfig, EndpointConfig
-from tapir.config.toml import parse
+from tapir.config.toml import load, parse
 from tapir.data.corpus import pairs
 from tapir.data.readers import read_file
 from tapir.data.run.rows import AnswerRow, CorpusRow, EvaluationRow, MixtureRow
@@ -36,6 +37,8 @@ from tapir.models.estimators import PassRate
 from tapir.models.judge import LlmJudge
 from tapir.models.none import RecordedStudent
 from tapir.models.taggers.llm import LlmTagger
+from tapir.report.export.dataset import export_dataset, export_mixture
+from tapir.report.export.model import export_model
 from tapir.report.history import training_examples
 from tapir.runs import session
 from tapir.runs.corpus import taxonomy
@@ -324,15 +327,54 @@ def test_thoughts_cost_no_point_of_ifeval(tmp_path: Path) -> None:
         assert {metric["value"] for metric in results.values()} == {1.0}, results
 
 
+class Clock(datetime):
+    """Stands still on a day of the test's."""
+
+    faked = "2026-11-30"
+
+    @classmethod
+    def now(cls, tz: tzinfo | None = None) -> Clock:  # noqa: ARG003
+        return cls.fromisoformat(f"{cls.faked}T23:59:00")
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dated", [False, True], ids=["a template without a date", "a date in it that the recipe pins"])
+def test_runs_begun_on_two_days_have_the_same_tables_weights_and_exports(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, *, dated: bool
+) -> None:
+    pytest.importorskip("reasoning_gym")
+    changes = [*small.CHANGES, "curriculum.rounds=1"]
+    if dated:
+        own = (resources.files("tapir.gym") / "nano" / "chat_template.jinja").read_text("utf-8")
+        template = "{{ '<user>Today is ' + strftime_now('%d %B %Y') + '.' }}" + own
+        (tmp_path / "dated.jinja").write_text(template, encoding="utf-8")
+        changes += [f"student.chat_template={tmp_path / 'dated.jinja'}", "student.date=2024-02-29"]
+    for patched in ("tapir.runs.session.datetime", "transformers.utils.chat_template_utils.datetime"):
+        monkeypatch.setattr(patched, Clock)
+    found = []
+    for day in ("2026-11-30", "2026-12-01"):
+        monkeypatch.setattr(Clock, "faked", day)
+        session.run(load("gym", changes), tmp_path / day / "run")
+        store = RunStore(tmp_path / day / "run")
+        for name, export in (("student", export_model), ("mixture", export_mixture), ("dataset", export_dataset)):
+            export(store, tmp_path / day / name)
+            (tmp_path / day / name / "tapir-export.json").unlink()  # which names the run
+            card = (tmp_path / day / name / "README.md").read_text("utf-8")
+            (tmp_path / day / name / "README.md").write_text(card.replace(day, "the day"), encoding="utf-8")
+        files = [path for path in (tmp_path / day).rglob("*") if path.is_file()]
+        exported = {str(path.relative_to(tmp_path / day)): path.read_bytes() for path in files}
+        found.append({path: content for path, content in exported.items() if not path.startswith("run")})
+        found[-1] |= small.outcome(store.folder)
+        assert json.loads((store.folder / "manifest.json").read_text())["date"] == ("2024-02-29" if dated else day)
+    first, second = found
+    assert [path for path in first.keys() | second.keys() if first.get(path) != second.get(path)] == []
+    assert len([path for path in first if path.endswith("model.safetensors")]) == 2
+    assert len([path for path in first if path.endswith(".parquet")]) > 10
+
+
 def test_one_date_belongs_to_a_run_also_on_another_day(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    class Clock(datetime):
-        faked = "2026-11-30"
-
-        @classmethod
-        def now(cls, tz: tzinfo | None = None) -> Clock:  # noqa: ARG003
-            return cls.fromisoformat(f"{cls.faked}T23:59:00")
-
     monkeypatch.setattr("tapir.runs.session.datetime", Clock)
+    monkeypatch.setattr(Clock, "faked", "2026-11-30")
     recipe = fakes.recipe(rounds=1)
     session.run(recipe, tmp_path / "run", roles=fakes.roles(tmp_path / "people"))
     assert json.loads((tmp_path / "run" / "manifest.json").read_text())["date"] == "2026-11-30"
@@ -346,8 +388,10 @@ def test_one_date_belongs_to_a_run_also_on_another_day(tmp_path: Path, monkeypat
     assert all((tmp_path / "run" / one).read_bytes() == (tmp_path / "other" / one).read_bytes() for one in tables)
     pinned = recipe.model_copy(update={"student": recipe.student.model_copy(update={"date": "2024-02-29"})})
     assert session.dated(pinned, tmp_path / "new").student.date == "2024-02-29"
-    with pytest.raises(RecipeError, match=r"student\.date"):
-        parse({"student": {"date": "yesterday"}})
+    assert load("gym", ["student.date=2024-02-29"]).student.date == "2024-02-29"  # which is a date to TOML
+    for wrong in ("student.date=yesterday", "student.date=2024-02-29T10:00:00"):
+        with pytest.raises(RecipeError, match=r"student\.date"):
+            load("gym", [wrong])
 
 
 def test_the_pass_rate_is_that_of_answers_without_their_thoughts(tmp_path: Path) -> None:

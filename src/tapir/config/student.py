@@ -68,12 +68,13 @@ class StudentSection(Section):
             raise ValueError(f"{names} is no variable of a chat template: TAPIR sets how one is rendered{other}")
         return value
 
-    @field_validator("date", mode="after")
+    @field_validator("date", mode="before")
     @classmethod
-    def _is_a_date(cls, value: str) -> str:
-        if value:
-            date.fromisoformat(value)
-        return value
+    def _is_a_date(cls, value: object) -> object:
+        text = value.isoformat() if isinstance(value, date) else value  # TOML has dates of its own
+        if text and isinstance(text, str):
+            date.fromisoformat(text)
+        return text
 
     @property
     def gguf(self) -> Path | None:

@@ -184,9 +184,9 @@ def text_or_failure(reply: Completion | Failure) -> str | Failure:
 
 def still_thinking(reply: Completion) -> Failure:
     """Return the failure of a reply that is all thought."""
-    tokens = reply.usage.completion_tokens
+    tokens = f" of {reply.usage.completion_tokens} tokens" if reply.usage.completion_tokens else ""
     remedy = "raise thinking_tokens, or let the model think less (reasoning_effort, enable_thinking)"
-    return Failure("still thinking", f"no answer after a thought of {tokens} tokens: {remedy}", usage=reply.usage)
+    return Failure("still thinking", f"no answer after a thought{tokens}: {remedy}", usage=reply.usage)
 
 
 def usable(reply: Completion | Failure, unfit: Callable[[str], str] = always_fit) -> tuple[str | None, str | None]:

@@ -53,11 +53,12 @@ def held_out_sets(section: HeldOut, context: BuildContext, *, answered: bool) ->
 
 @dataclass(frozen=True, slots=True)
 class BaselinePrompt:
-    """A prompt with the baseline's answer."""
+    """A prompt with the baseline's answer, and the thought before it."""
 
     instruction: Instruction
     baseline: str
     category: str
+    thought: str = ""
 
 
 def read_questions(baseline: Path, prompts: Path | None) -> list[BaselinePrompt]:
@@ -100,7 +101,7 @@ def read_texts(path: Path, *, answers: Literal["none", "some", "all"]) -> dict[s
             bad.append(f"{row.place}: {row.reason}")
             continue
         instruction = Instruction.of(row.text, Origin("evaluation", source=row.place), row.context)
-        question = BaselinePrompt(instruction, row.response, row.category)
+        question = BaselinePrompt(instruction, row.response, row.category, row.thought)
         if not row.text.strip() or (answers == "all" and not row.response.strip()):
             bad.append(f"{row.place}: {'no answer' if row.text.strip() else 'no instruction'}")
         elif questions.setdefault(instruction.id, question).baseline != row.response:

@@ -13,6 +13,7 @@ from tapir.config.toml import load
 from tapir.data.files import read_json
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore, is_run
+from tapir.domain.completion import after_thought
 from tapir.domain.errors import DataError, RecipeError
 from tapir.domain.roles import Resource, Student
 from tapir.domain.round import Checkpoint
@@ -122,7 +123,8 @@ def recorded_target(path: Path, texts: Mapping[str, str], name: str, recipe: Rec
 
 
 def _recorded_answers(path: Path) -> dict[str, str]:
-    texts = {name: row.baseline for name, row in read_texts(path, answers="some").items()}
+    rows = read_texts(path, answers="some")
+    texts = {name: after_thought(row.thought, row.baseline) for name, row in rows.items()}
     if not any(texts.values()):
         raise DataError(
             f"{path} holds no answers" + (f": all {len(texts)} are empty" if texts else ""),

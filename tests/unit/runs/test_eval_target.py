@@ -16,6 +16,7 @@ from tapir.data.files import write_json
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.errors import DataError, RecipeError, TapirError
 from tapir.domain.instruction import Instruction, Origin
+from tapir.domain.roles import answers as parted_answers
 from tapir.domain.round import Checkpoint
 from tapir.models.local.generate import LocalStudent
 from tapir.models.none import RecordedStudent
@@ -140,6 +141,21 @@ def test_recorded_answers_are_found_by_the_text_of_the_instruction(tmp_path: Pat
     assert isinstance(second, Completion)
     assert (first.text, second.text, first.model) == ("4", "ripat", "outputs.json")
     assert found.name == "outputs.json"
+
+
+def test_thoughts_before_recorded_answers_are_kept_and_one_without_end_is_no_empty_answer(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "How many legs has a cat?", "output": "<think>\nIt walks.\n</think>\n\n4"},
+        {"instruction": "And a tapir?", "output": "<think>\nIt also"},
+    ]
+    target = resolve_target(answers(tmp_path, rows), "gym")
+    asked = [Instruction.of(row["instruction"], Origin("evaluation")) for row in rows]
+    ((_, found),) = parted_answers(target.student, target.checkpoint, [asked])
+    (_, first), (_, second) = found
+    assert isinstance(first, Completion)
+    assert (first.text, first.reasoning) == ("4", "It walks.")
+    assert isinstance(second, Failure)
+    assert (second.kind, second.message.split(":")[0]) == ("still thinking", "no answer after a thought")
 
 
 def test_an_answer_that_is_missing_is_a_failure_and_never_an_empty_answer(tmp_path: Path) -> None:

@@ -326,6 +326,34 @@ def test_replies_measured_before_take_the_place_of_assumptions(planned: Planned,
     assert "judge 300 (4 calls)" in reasons(result)
 
 
+def test_a_thought_that_will_not_end_is_asked_for_twice_unless_it_has_room(planned: Planned, tmp_path: Path) -> None:
+    ledger = Ledger(tmp_path / "shared.sqlite")
+    cut = Completion("", "length", Usage(700, 1024), "m", "Hm, hm")
+    replies = [cut, *(Completion("x", "stop", Usage(700, tokens), "m", "Hm.") for tokens in (1800, 300)), cut]
+    replies = [*replies, Completion("x", "stop", Usage(700, 1800), "m", "Hm.")]
+    ledger.add(
+        [Entry(bytes([n]) * 16, "m", b"{}", each, 0.0, Purpose("r", 0, "judge", "")) for n, each in enumerate(replies)]
+    )
+    ledger.close()
+    shared = {"ledger": str(tmp_path / "shared.sqlite")}
+    once = calls(planned(), "judge")
+    for room, again in ((0, 2 / 3), (700, 2 / 3), (800, 0.0)):
+        result = planned(calls=shared, judge={"max_tokens": 1024}, endpoints={"gpt": endpoint(thinking_tokens=room)})
+        cost = stage(result, "judge").cost
+        assert calls(result, "judge") == pytest.approx(once * (1 + again))
+        assert cost.written.expected == pytest.approx(1.01 * once * (1300 + again * (1024 + room)))
+        assert cost.written.most > cost.written.expected
+    assert "judge 1300 (3 calls)" in reasons(result)
+
+
+def test_a_thought_that_was_never_measured_takes_half_of_its_room(planned: Planned) -> None:
+    plain, roomy = (
+        stage(planned(endpoints={"gpt": endpoint(thinking_tokens=room)}), "judge").cost for room in (0, 800)
+    )
+    assert roomy.written.expected - plain.written.expected == pytest.approx(400 * plain.calls.expected)
+    assert roomy.written.most - plain.written.most == pytest.approx(800 * plain.calls.most)
+
+
 def test_the_hard_share_and_the_tasks_of_an_earlier_run_are_used(planned: Planned, tmp_path: Path) -> None:
     earlier = tmp_path / "earlier"
     build_run(earlier, done=1)

@@ -21,6 +21,9 @@ SCHEMA = len(_MIGRATIONS)
 _BUSY = 60.0  # seconds that one process waits for another to finish writing
 _LOOKUP = 500  # digests in one query; SQLite's limit is higher
 _DAMAGED = "Is it a ledger file, readable and writable? A damaged one can be moved away; its replies are paid again."
+_REASONING = (
+    b',"reasoning":'  # in a packed reply with a thought: most are not worth the reading of their log-probabilities
+)
 _COLUMNS = (
     "digest, model, request, reply, prompt_tokens, cached_tokens, completion_tokens, cost, run, round, stage, task,"
     " created"
@@ -130,6 +133,13 @@ class Ledger:
                 (run,),
             )
             return [Spent(Purpose(*row[:4]), row[4], Usage(*row[5:8]), row[8]) for row in rows]
+
+    def thoughts(self) -> Iterator[tuple[str, Completion]]:
+        """Yield the stage and the reply of every call whose model thought, oldest first."""
+        with self._errors():
+            for stage, reply in self._database.execute("SELECT stage, reply FROM calls ORDER BY rowid"):
+                if _REASONING in zlib.decompress(reply):
+                    yield stage, self._read(reply)
 
     def models(self) -> list[tuple[str, int, Usage, float]]:
         """Return calls, tokens and money by model."""

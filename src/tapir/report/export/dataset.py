@@ -14,6 +14,7 @@ from tapir.data.files import write_json
 from tapir.data.formats import LAYOUTS, messages, preference, write_records
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
+from tapir.domain.completion import after_thought
 from tapir.domain.instruction import Turn
 from tapir.report.export.cards import facts, write_card
 from tapir.report.export.folder import Mark, draft_folder
@@ -60,9 +61,8 @@ def _dataset_info(jsonl: Path) -> dict[str, Any]:
 
 def as_record(example: ExportedExample) -> dict[str, Any]:
     """Return a row of messages.jsonl: the conversation and its lineage."""
-    return messages(example.instruction, example.response, example.context) | {
-        name: getattr(example, name) for name in _LINEAGE
-    }
+    answer = after_thought(example.thought, example.response)
+    return messages(example.instruction, answer, example.context) | {name: getattr(example, name) for name in _LINEAGE}
 
 
 def schema() -> pa.Schema:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field
@@ -45,16 +45,37 @@ FIRST_TOKEN = 1.0
 TOKENS_PER_SECOND = 50.0
 """Tokens of one reply in a second."""
 
+THOUGHT = 0.5
+"""Length of a thought, by `thinking_tokens`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Replies:
+    """Replies in one stage of earlier runs; those that were all thought, and asked for once more, are left out.
+
+    Attributes:
+        mean: tokens of a reply, its thought included.
+        thinking: tokens of each reply with a thought.
+    """
+
+    calls: int
+    mean: float
+    thinking: Sequence[int] = ()
+
+    def cut(self, limit: float) -> float:
+        """Return the share of the replies whose thought would not end within a limit in tokens."""
+        return sum(tokens > limit for tokens in self.thinking) / self.calls
+
 
 @dataclass(frozen=True, slots=True)
 class Measurements:
-    """Number and mean tokens of replies by stage, and shares, as earlier runs measured them; None or empty else.
+    """Replies by stage, and shares, as earlier runs measured them; None or empty else.
 
     `hard` is that of the scored instructions beyond the new recipe's threshold; None where the earlier run measured
     difficulty otherwise, or where the threshold is a number of items.
     """
 
-    replies: Mapping[str, tuple[int, float]] = field(default_factory=dict)
+    replies: Mapping[str, Replies] = field(default_factory=dict)
     cached: float | None = None  # of the prompt tokens
     hard: float | None = None
     tasks: Mapping[str, float] = field(default_factory=dict)
@@ -80,8 +101,8 @@ def read_measurements(recipe: Recipe, folder: Path | None) -> Measurements:
     return Measurements(replies, cached, hard, shares, sum(kept) / len(kept) if kept else None)
 
 
-def _replies(ledgers: Sequence[Path]) -> tuple[dict[str, tuple[int, float]], float | None]:
-    calls, written = Counter[str](), Counter[str]()
+def _replies(ledgers: Sequence[Path]) -> tuple[dict[str, Replies], float | None]:
+    calls, written, thinking = Counter[str](), Counter[str](), defaultdict[str, list[int]](list)
     read = cached = 0
     for path in ledgers:
         with closing(Ledger(path)) as ledger:
@@ -90,7 +111,15 @@ def _replies(ledgers: Sequence[Path]) -> tuple[dict[str, tuple[int, float]], flo
                 written[spending.purpose.stage] += spending.usage.completion_tokens
                 read += spending.usage.prompt_tokens
                 cached += spending.usage.cached_tokens
-    replies = {stage: (number, written[stage] / number) for stage, number in calls.items()}
+            for stage, reply in ledger.thoughts():
+                if reply.all_thought:
+                    calls[stage] -= 1
+                    written[stage] -= reply.usage.completion_tokens
+                else:
+                    thinking[stage].append(reply.usage.completion_tokens)
+    replies = {
+        stage: Replies(number, written[stage] / number, thinking[stage]) for stage, number in calls.items() if number
+    }
     return replies, cached / read if read else None
 
 
@@ -154,7 +183,7 @@ def _of_the_method(recipe: Recipe) -> Iterator[str]:
 
 def _of_texts(recipe: Recipe, known: Measurements) -> Iterator[str]:
     if known.replies:
-        listed = (f"{stage} {mean:.0f} ({calls:,} calls)" for stage, (calls, mean) in known.replies.items())
+        listed = (f"{stage} {each.mean:.0f} ({each.calls:,} calls)" for stage, each in known.replies.items())
         yield f"tokens of a reply, measured on earlier calls: {', '.join(listed)}"
     parts = [f"a label has {LABEL}"] if isinstance(recipe.tagger, LabelConfig) and recipe.tagger.endpoints else []
     if isinstance(recipe.teacher, LlmTeacherConfig):
@@ -176,8 +205,8 @@ def _of_servers(recipe: Recipe, known: Measurements) -> Iterator[str]:
         share = f"{known.cached:.0%}" if known.cached else "none"
         yield f"{share} of the prompts' tokens are billed as cached{_source(known.cached or None)}"
     yield f"a call takes {FIRST_TOKEN:g} s and 1 s more for every {TOKENS_PER_SECOND:g} tokens of its reply"
-    if any(endpoint.thinking_tokens for endpoint in endpoints) and not known.replies:
-        yield "thoughts are not expected, only allowed for in the most: an earlier run's ledger tells how long they are"
+    if any(endpoint.thinking_tokens for endpoint in endpoints):
+        yield f"a thought takes {THOUGHT:.0%} of thinking_tokens where no earlier call of its stage was measured"
     if not all(endpoint.concurrency for endpoint in endpoints):
         yield f"{CONCURRENCY} calls at once where concurrency is not set"
     if any(endpoint.batch for endpoint in endpoints):

@@ -10,8 +10,9 @@ from tapir.config.annotators import LlmJudgeConfig, LlmTeacherConfig
 from tapir.config.endpoints import EndpointConfig
 from tapir.config.recipe import Recipe
 from tapir.domain.task import Taxonomy
+from tapir.models.api.protocol import ROOM_FOR_THOUGHT
 from tapir.models.prompts import PromptSet
-from tapir.runs.plan.assumptions import CONCURRENCY, FIRST_TOKEN, TOKENS_PER_SECOND, Measurements
+from tapir.runs.plan.assumptions import CONCURRENCY, FIRST_TOKEN, THOUGHT, TOKENS_PER_SECOND, Measurements
 from tapir.runs.plan.corpus import CorpusStats
 from tapir.runs.plan.steps import Kind, Requests, Step
 from tapir.runs.plan.tokens import ANSWER, NOTHING, Bounds, LabelConfig, Size, TokenEstimator, cut, filler, tokens
@@ -62,14 +63,18 @@ def call_cost(recipe: Recipe, step: Step, sizes: Mapping[Kind, Size], known: Mea
 
 
 def _cost(recipe: Recipe, stage: str, requests: Requests, size: Size, known: Measurements) -> CallCost:
-    number = requests.number
-    cost = CallCost(number * size.calls, number * size.read, number * size.written)
-    if replies := known.replies.get(stage) or known.replies.get(_SAME_STYLE.get(stage, "")):
-        tokens_written = cost.calls.expected * replies[1]
-        cost = replace(cost, written=Bounds(tokens_written, max(tokens_written, cost.written.most)))
     endpoints = [recipe.endpoints[name] for name in recipe.users()[requests.role]]  # they share the calls evenly
     thought = max(endpoint.thinking_tokens for endpoint in endpoints)
-    cost = replace(cost, written=Bounds(cost.written.expected, cost.written.most + cost.calls.most * thought))
+    calls, read = requests.number * size.calls, requests.number * size.read
+    written = requests.number * size.written + calls * Bounds(THOUGHT * thought, thought)
+    if replies := known.replies.get(stage) or known.replies.get(_SAME_STYLE.get(stage, "")):
+        limit = thought + size.written.most / size.calls.most
+        again = replies.cut(limit)  # asked for once more, with room for a thought
+        tokens_written = calls.expected * (replies.mean + again * limit)
+        most = written.most + calls.most * (limit + ROOM_FOR_THOUGHT) * bool(again)
+        written = Bounds(tokens_written, max(tokens_written, most))
+        calls, read = (each * Bounds(1 + again, 1 + bool(again)) for each in (calls, read))
+    cost = CallCost(calls, read, written)
     read, written, cached = cost.read, cost.written, cost.read.expected * (known.cached or 0.0)
     expected = sum(each.price(read.expected, cached, written.expected, batched=each.batch) for each in endpoints)
     most = sum(each.price(read.most, 0.0, written.most, batched=each.batch) for each in endpoints)
