@@ -39,12 +39,14 @@ class EventLog:
         self.progress.start(number, stage, total, done)
 
     def advance(self, items: int = 1) -> None:
-        """Report finished items; now and then log how many there are."""
+        """Report finished items; now and then log how many there are, and save what was spent."""
         self._done += items
         if time.monotonic() - self._logged > _INTERVAL:
             self._logged = time.monotonic()
             number, stage, _ = self._open
             self.store.event("progress", round=number, stage=stage, total=self._total, done=self._done)
+            if self.calls:
+                write_spending(self.store, self.calls)
         self.progress.advance(items)
 
     def finish(self) -> None:

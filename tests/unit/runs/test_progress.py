@@ -12,9 +12,24 @@ from rich.console import Console
 from tapir.cli.progress import TerminalProgress
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
+from tapir.domain.completion import Spending
 from tapir.domain.progress import SilentProgress
+from tapir.models.api.session import ApiSession
 from tapir.runs import progress as logged
 from tapir.runs.progress import EventLog
+
+
+class Paid(ApiSession):
+    """Calls to models of which some were paid for."""
+
+    def __init__(self) -> None:
+        super().__init__({})
+
+    def enter(self, number: int, stage: str) -> None:
+        self.stage = number, stage
+
+    def spent(self) -> list[Spending]:
+        return [Spending(*self.stage, "", calls=33)]
 
 
 def test_a_run_that_is_killed_in_a_stage_has_logged_how_far_it_was(
@@ -22,7 +37,7 @@ def test_a_run_that_is_killed_in_a_stage_has_logged_how_far_it_was(
 ) -> None:
     monkeypatch.setattr(logged, "_INTERVAL", -1.0)
     store = RunStore(tmp_path)
-    events = EventLog(SilentProgress(), store)
+    events = EventLog(SilentProgress(), store, Paid())
     events.start(2, "answer", 200, 64)
     events.advance(32)
     events.advance(1)
@@ -34,6 +49,7 @@ def test_a_run_that_is_killed_in_a_stage_has_logged_how_far_it_was(
         "total": 200,
         "done": 97,
     }
+    assert [(entry.stage, entry.calls) for entry in RunReader(store).spending()] == [("answer", 33)]
 
 
 def test_the_log_of_a_quick_stage_says_no_more_than_that_it_was(tmp_path: Path) -> None:
