@@ -16,15 +16,19 @@ from tapir.algorithm import Curriculum
 from tapir.config.recipe import Recipe
 from tapir.config.toml import parse
 from tapir.data.duplicates import DuplicateIndex
+from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import JudgementRow, MixtureRow, ResponseRow
 from tapir.data.run.store import RunStore
 from tapir.domain.completion import Failure
 from tapir.domain.evaluation import Prompt
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.domain.judgement import Judgement, Unscored, Verdict
-from tapir.domain.mixture import Mixture
-from tapir.domain.roles import Comparison, Reply
+from tapir.domain.mixture import Draw, Mixture
+from tapir.domain.roles import Comparison, RefineRequest, Reply
+from tapir.domain.task import TaskDistribution
+from tapir.report.rounds import read_rounds
 from tapir.stages.base import StageContext
+from tapir.stages.expand import record_draws
 from tapir.stages.judge import NULL_ANSWER
 from tapir.stages.mix import Compose
 
@@ -186,6 +190,26 @@ def test_a_rewrite_is_trained_on_unless_it_failed(tmp_path: Path) -> None:
         "17": "own",
     }
     assert not comparisons(loop)
+
+
+class Unchanging(fakes.Teacher):
+    """A teacher that gives some answers back as they were."""
+
+    def refine(self, requests: Iterable[RefineRequest]) -> Iterator[Reply]:
+        for request, (name, reply) in zip(items := list(requests), super().refine(items), strict=True):
+            same = request.pair.instruction.text.endswith("6")
+            yield name, completion(f"{request.pair.response.text}\n") if same else reply
+
+
+def test_a_rewrite_that_says_the_same_is_none_and_is_not_judged(tmp_path: Path) -> None:
+    loop, mixture = refining(tmp_path, "judge")
+    loop.roles = replace(loop.roles, teacher=Unchanging())
+    loop.refine(mixture)
+    assert trained_on(loop, mixture)["16"] == "own"
+    assert not [one for one in comparisons(loop) if one.instruction.text.endswith("16")]
+    record_draws(loop.context, Draw((), {"add": 8}, {"add": 8}), TaskDistribution({"add": 1.0}), [])
+    (round_,) = read_rounds(RunReader(loop.context.store), one_pool=False)
+    assert (round_.rewrites.unchanged, round_.rewrites.failed) == (1, 1)
 
 
 def test_the_original_stays_where_the_judge_prefers_it_or_cannot_be_read(tmp_path: Path) -> None:

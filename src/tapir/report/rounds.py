@@ -18,11 +18,13 @@ from tapir.domain.task import TaskDistribution, shares
 class Rewrites:
     """Outcomes of the answers requested from the teacher as rewrites in a round.
 
-    `failed` brought no usable text. With `refine_keep = "judge"` the others were `better`, `equal` or `worse` than the
-    original to the judge, which keeps the original of the worse ones, or `unjudged`: it could not compare them.
+    `failed` brought no usable text, `unchanged` the same one. With `refine_keep = "judge"` the others were `better`,
+    `equal` or `worse` than the original to the judge, which keeps the original of the worse ones, or `unjudged`: it
+    could not compare them.
     """
 
     failed: int = 0
+    unchanged: int = 0
     better: int = 0
     equal: int = 0
     worse: int = 0
@@ -87,17 +89,18 @@ def _round(run: RunReader, number: int, earlier: _Earlier, pool: int | None) -> 
     expansions = [(row.id, row.reason) for row in run.expansions(number)]
     earlier.expansions |= {name for name, reason in expansions if reason is None}
     new_pool = len(earlier.expansions - {row.id for row in scored})
-    tasks, hard, refined, new = Counter[str](), 0, 0, 0
+    tasks, hard, refined, kept, new = Counter[str](), 0, 0, 0, 0
+    rewritten = {row.id: row.text is not None for row in run.refinements(number)}
     gaps: list[float] = []
     for row in run.mixture(number):
         tasks[row.task] += 1
         hard += row.pool == "hard"
         refined += row.refined
+        kept += rewritten.get(row.id, False) and not row.refined
         new += row.id not in earlier.trained
         earlier.trained.add(row.id)
         if (gap := earlier.gaps.get(row.id)) is not None and math.isfinite(gap):
             gaps.append(gap)
-    failed = sum(row.text is None for row in run.refinements(number))
     verdicts = Counter(preferences(run, number).values())
     draws = run.draws(number)
     counts = {row.task: 0 for row in draws} | tasks
@@ -117,7 +120,11 @@ def _round(run: RunReader, number: int, earlier: _Earlier, pool: int | None) -> 
         hard_pool=(parts["hard"] if pool is None else pool) + new_pool,
         easy_pool=parts["easy"],
         refined=refined,
-        rewrites=Rewrites(failed, **verdicts),
+        rewrites=Rewrites(
+            failed=len(rewritten) - sum(rewritten.values()),
+            unchanged=kept - verdicts["worse"] - verdicts["unjudged"],
+            **verdicts,
+        ),
         expanded=sum(reason is None for _, reason in expansions),
         dropped=Counter(reason for _, reason in expansions if reason is not None),
     )

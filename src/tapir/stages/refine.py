@@ -21,7 +21,7 @@ Scorer: TypeAlias = Callable[
 
 @dataclass(frozen=True, slots=True)
 class Refine:
-    """The teacher rewrites y to y'; a failed rewrite leaves y in use."""
+    """The teacher rewrites y to y'; a rewrite that failed or says the same leaves y in use."""
 
     teacher: Teacher
     chunk: int
@@ -38,7 +38,8 @@ class Refine:
                 yield name, [RefinementRow(name, task_of[name], text, self.teacher.name, failure)]
 
         rows = run_items(context, Work("refine", "refinements", self.chunk), RefinementRow, items, do)
-        rewrites = {row.id: row.text for row in rows if row.text is not None}
+        before = {name: pair.response.text.strip() for name, pair in items}
+        rewrites = {row.id: row.text for row in rows if row.text is not None and row.text.strip() != before[row.id]}
         if self.prefer is None:
             return rewrites
         answers = {name: AnswerRow(name, text, "stop", 0, None) for name, text in rewrites.items()}
