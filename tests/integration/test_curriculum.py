@@ -17,9 +17,9 @@ from tapir.config.recipe import Recipe
 from tapir.config.toml import parse
 from tapir.data.duplicates import DuplicateIndex
 from tapir.data.run.reader import RunReader
-from tapir.data.run.rows import JudgementRow, MixtureRow, ResponseRow
+from tapir.data.run.rows import JudgementRow, MixtureRow, RefinementRow, ResponseRow
 from tapir.data.run.store import RunStore
-from tapir.domain.completion import Failure
+from tapir.domain.completion import Completion, Failure
 from tapir.domain.evaluation import Prompt
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.domain.judgement import Judgement, Unscored, Verdict
@@ -199,6 +199,27 @@ class Unchanging(fakes.Teacher):
         for request, (name, reply) in zip(items := list(requests), super().refine(items), strict=True):
             same = request.pair.instruction.text.endswith("6")
             yield name, completion(f"{request.pair.response.text}\n") if same else reply
+
+
+class Talkative(fakes.Teacher):
+    """A teacher that says what it did."""
+
+    def refine(self, requests: Iterable[RefineRequest]) -> Iterator[Reply]:
+        for name, reply in super().refine(requests):
+            if isinstance(reply, Completion) and name == fakes.instruction("add", 12).id:
+                yield name, completion(f"{reply.text}\nThis rewritten answer is better.")
+            else:
+                yield name, reply
+
+
+def test_a_rewrite_that_speaks_of_itself_failed(tmp_path: Path) -> None:
+    loop, mixture = refining(tmp_path, "always")
+    loop.roles = replace(loop.roles, teacher=Talkative())
+    loop.refine(mixture)
+    assert trained_on(loop, mixture)["12"] == "own"
+    rows = loop.context.store.read("round-0/refinements", RefinementRow)
+    (row,) = (one for one in rows if one.id == fakes.instruction("add", 12).id)
+    assert (row.text, row.failure) == (None, "speaks of the rewriting: 'rewritten answer'")
 
 
 def test_a_rewrite_that_says_the_same_is_none_and_is_not_judged(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeAlias
@@ -18,6 +19,22 @@ Scorer: TypeAlias = Callable[
     [StageContext, Sequence[Pair], Mapping[str, AnswerRow]], Mapping[str, Difficulty | Unscored]
 ]
 
+_REWRITING = re.compile(
+    r"\b(?:re-?written|revised|refined|original)\s+(?:answer|response|instructions?)\b"
+    r"|\b(?:address|follow|meet|adher|fulfil)\w*\s+(?:to\s+)?(?:all\s+)?(?:of\s+)?the\s+(?:given\s+)?instructions?\b",
+    re.IGNORECASE,
+)
+
+
+def speaks_of_rewriting(text: str, pair: Pair) -> str:
+    """Return why a rewrite is no answer but speaks of itself ("This rewritten answer ..."); empty where it does not.
+
+    Small models do so although the prompt forbids it. Words that the instruction or its answer has prove nothing.
+    """
+    known = f"{pair.instruction.transcript}\n{pair.response.text}".lower()
+    found = next((each[0] for each in _REWRITING.finditer(text) if each[0].lower() not in known), "")
+    return f"speaks of the rewriting: {found!r}" if found else ""
+
 
 @dataclass(frozen=True, slots=True)
 class Refine:
@@ -31,10 +48,13 @@ class Refine:
     def run(self, context: StageContext, pairs: Sequence[Pair], task_of: Mapping[str, str]) -> dict[str, str]:
         """Return the kept rewrites by id."""
         items = [(pair.instruction.id, pair) for pair in pairs]
+        pair_of = dict(items)
 
         def do(pending: Iterator[tuple[str, Pair]]) -> Iterator[tuple[str, list[RefinementRow]]]:
             for name, reply in self.teacher.refine(RefineRequest(pair, task_of[name]) for name, pair in pending):
                 text, failure = usable(reply, self.unfit)
+                if text is not None and (talk := speaks_of_rewriting(text, pair_of[name])):
+                    text, failure = None, talk
                 yield name, [RefinementRow(name, task_of[name], text, self.teacher.name, failure)]
 
         rows = run_items(context, Work("refine", "refinements", self.chunk), RefinementRow, items, do)
