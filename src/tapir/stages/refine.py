@@ -21,7 +21,7 @@ Scorer: TypeAlias = Callable[
 
 _REWRITING = re.compile(
     r"\b(?:re-?written|revised|refined|original)\s+(?:answer|response|instructions?)\b"
-    r"|\b(?:address|follow|meet|adher|fulfil)\w*\s+(?:to\s+)?(?:all\s+)?(?:of\s+)?the\s+(?:given\s+)?instructions?\b",
+    r"|\b(?:this|the)\s+(?:answer|response)\b[^.\n]{0,40}\b(?:address|follow|meet|adher|fulfil)\w*[^.\n]{0,20}\binstructions?\b",
     re.IGNORECASE,
 )
 

@@ -17,9 +17,12 @@ def pair(instruction: str = "Who climbed it first?", answer: str = "Hillary and 
     [
         ("Hillary.\nThis rewritten answer adheres to all the given instructions.", "rewritten answer"),
         ("Hillary.\n\nThe re-written response is as given above.", "re-written response"),
-        ("Hillary.\nThis answer directly addresses the instruction.", "addresses the instruction"),
+        ("Hillary.\nThis answer directly addresses the instruction.", "This answer directly addresses the instruction"),
         ("Here is the revised answer: Hillary.", "revised answer"),
-        ("Hillary. It follows all of the given instructions.", "follows all of the given instructions"),
+        (
+            "Hillary. The response meets all of the given instructions.",
+            "The response meets all of the given instructions",
+        ),
     ],
 )
 def test_a_rewrite_that_speaks_of_itself_is_known(text: str, words: str) -> None:
@@ -28,7 +31,7 @@ def test_a_rewrite_that_speaks_of_itself_is_known(text: str, words: str) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["Hillary and Norgay.", "Follow the recipe, then the instructions of the oven.", "The original was lost.", ""],
+    ["Hillary and Norgay.", "Always follow the instructions on the label.", "The original was lost.", ""],
 )
 def test_an_answer_is_none(text: str) -> None:
     assert not speaks_of_rewriting(text, pair())
