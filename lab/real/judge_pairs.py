@@ -4,8 +4,10 @@
     python lab/real/judge_pairs.py pandalm.jsonl OUT --rows 60 > qwen.jsonl
     tapir audit qwen.jsonl
 
-A sample of the labelled pairs is judged in both orders, the same for every judge; other judges' verdicts about it stand
-beside. Replies stay in OUT/ledger.sqlite: a second call asks for what is missing only.
+A sample of the labelled pairs is judged, the same for every judge; other judges' verdicts about it stand beside. The
+judges are the modes of `judge.mode` (pairwise asks in both orders), each with a rationale and, as "terse", with scores
+alone; each is read as written and, as "expected", over the score's log-probabilities. What each took goes to the
+standard error. Replies stay in OUT/ledger.sqlite: a second call asks for what is missing only.
 """
 
 from __future__ import annotations
@@ -13,16 +15,50 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 from trial import MODEL, NAMES, build_context
 
 from tapir.config.annotators import LlmJudgeConfig
+from tapir.domain.completion import Completion
 from tapir.domain.instruction import Instruction, Origin
 from tapir.domain.judgement import Unscored
 from tapir.domain.roles import Comparison
+from tapir.models.api.protocol import Schema
 from tapir.models.judge import LlmJudge
+from tapir.models.replies import Scores, read_scores
+
+JUDGES = ("pairwise", "pairwise-terse", "single", "single-terse")
+TERSE = """\
+Weigh all of the above, but write nothing of it. Reply with one JSON object and nothing else, a number from 1 to 10 in
+place of each N:
+"""
+
+
+class Judge(LlmJudge):
+    """A judge that may write scores alone, read as written or as expected."""
+
+    terse = False
+    as_written = False
+
+    @cached_property
+    def form(self) -> tuple[str, Schema | None]:
+        """The text that says how to reply, and the schema."""
+        if not self.terse:
+            return super().form
+        marks, schema = self.end()
+        return TERSE + marks, schema
+
+    def read(self, reply: Completion, rationale: str = "") -> Scores | Unscored:
+        """Return the scores of a reply."""
+        if self.as_written:
+            return read_scores(reply.text, self.names, self.style)
+        return super().read(reply, rationale)
 
 
 def sample(rows: list[dict[str, Any]], size: int, seed: int) -> dict[str, list[dict[str, Any]]]:
@@ -38,11 +74,13 @@ def sample(rows: list[dict[str, Any]], size: int, seed: int) -> dict[str, list[d
 
 
 def main() -> None:
-    """Judge the sample and print its rows, people's and other judges' first."""
+    """Judge the sample and print the rows, those of people and of other judges first."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("pairs", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--rows", type=int, default=60)
+    parser.add_argument("--judges", default=",".join(JUDGES))
+    parser.add_argument("--max-tokens", type=int, default=512, help="longest verdict")
     parser.add_argument("--url", default="http://127.0.0.1:8080/v1")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--slots", type=int, default=4)
@@ -55,26 +93,46 @@ def main() -> None:
     for about in pairs.values():
         for row in about:
             print(json.dumps(row))
-    texts = {name: (rows[0]["answer_a"], rows[0]["answer_b"]) for name, rows in pairs.items()}
-    context = build_context(options)
-    judge = LlmJudge.build(LlmJudgeConfig(kind="llm", endpoints=NAMES), context)
+    for kind in options.judges.split(","):
+        for as_written in (True, False):
+            for row in judge_all(pairs, options, kind, as_written=as_written):
+                print(json.dumps(row), flush=True)
+
+
+def judge_all(
+    pairs: dict[str, list[dict[str, Any]]], options: argparse.Namespace, kind: str, *, as_written: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield the rows of one judge, which asks for log-probabilities however it is read."""
+    mode, _, form = kind.partition("-")
+    context, begun = build_context(options), time.monotonic()
+    section = LlmJudgeConfig.model_validate(
+        {"kind": "llm", "endpoints": NAMES, "mode": mode, "expected_score": True, "max_tokens": options.max_tokens}
+    )
+    judge = Judge.build(section, context)
+    judge.terse, judge.as_written = form == "terse", as_written
+    name = f"{kind} {'written' if as_written else 'expected'}"
     asked = [
-        Comparison(Instruction.of(rows[0]["instruction"], Origin("corpus")), *texts[name])
-        for name, rows in pairs.items()
+        Comparison(Instruction.of(rows[0]["instruction"], Origin("corpus")), rows[0]["answer_a"], rows[0]["answer_b"])
+        for rows in pairs.values()
     ]
     try:
-        for name, verdict in judge.judge(asked):
-            row = {**pairs[name][0], "judge": options.model}
-            row.pop("label", None)
+        for item, verdict in judge.judge(asked):
+            row = {key: value for key, value in pairs[item][0].items() if key != "label"} | {"judge": name}
             if isinstance(verdict, Unscored):
-                print(json.dumps({**row, "unreadable": verdict.reason}))
+                yield {**row, "unreadable": verdict.reason}
                 continue
-            for each in verdict:  # answer_a stood in the place of the reference, answer_b in that of the student
-                order = "ab" if each.order == "reference-first" else "ba"
-                scores = {"score_a": each.reference, "score_b": each.student, "scale": [1, 10]}
-                print(json.dumps({**row, **scores, "order": order}), flush=True)
+            for each in verdict:  # answer_a stood in the place of the reference, answer_b in that of the student's
+                order = {"reference-first": {"order": "ab"}, "student-first": {"order": "ba"}}.get(each.order, {})
+                yield {**row, "score_a": each.reference, "score_b": each.student, "scale": [1, 10], **order}
     finally:
         context.session.close()
+        report(name, context.session.counts, time.monotonic() - begun)  # type: ignore[attr-defined]
+
+
+def report(name: str, counts: dict[str, int], seconds: float) -> None:
+    """Say what a judge took."""
+    tokens: Sequence[str] = [f"{counts[key]} tokens {key}" for key in ("read", "written")]
+    print(f"{name}: {counts['calls']} calls, {', '.join(tokens)}, {seconds:.0f} s", file=sys.stderr)
 
 
 if __name__ == "__main__":

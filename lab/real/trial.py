@@ -67,6 +67,7 @@ class TrialSession(ApiSession):
         for key, reply in replies:
             self.counts["calls"] += 1
             if isinstance(reply, Completion):
+                self.counts["read"] += reply.usage.prompt_tokens
                 self.counts["written"] += reply.usage.completion_tokens
                 self.counts["cut"] += reply.finish_reason == "length"
             yield key, reply
