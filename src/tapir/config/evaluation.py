@@ -51,8 +51,8 @@ class HeldOut(Readable, EvaluationConfig):
     """Files of other evaluation sets (JSON, JSONL, ...): what repeats one of their prompts is not trained on either."""
 
     def idle(self) -> Mapping[str, str]:
-        """Without a file there are no rows to lay out."""
-        return {} if self.file else {"layout": "file", "columns": "file"}
+        """Without a file there are no rows to read."""
+        return {} if self.file else dict.fromkeys(("layout", "columns", "turns"), "file")
 
     def files(self) -> dict[str, str]:
         """Return the file of prompts and the protected sets."""

@@ -178,13 +178,13 @@ class Recipe(Section):
 
 def _identity(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Return the tables without the keys that a run may go on with other values of."""
-    endpoints = tree.get("endpoints", {})
+    endpoints, student = tree.get("endpoints", {}), tree.get("student", {})
     tables = {
         "corpus": _without(tree.get("corpus", {}), FileCorpusConfig.operational),
         "evaluation": _without(tree.get("evaluation", {}), OPERATIONAL),
         "endpoints": {name: _without(each, EndpointConfig.operational) for name, each in endpoints.items()},
         "calls": _without(tree.get("calls", {}), CallsConfig.operational),
-        "student": _without(tree.get("student", {}), VllmStudentConfig.operational),
+        "student": _without(student, VllmStudentConfig.operational if student.get("kind") == "vllm" else frozenset()),
         "training": _without(tree.get("training", {}), SftConfig.operational),
     }
     return _without(tree, Recipe.operational) | tables

@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from tapir.config.base import Section, suggestion
 from tapir.config.recipe import Recipe
-from tapir.config.validation import explain, kind_of, outdated_keys, sections
+from tapir.config.validation import explain, idle_keys, kind_of, outdated_keys, sections
 from tapir.domain.errors import RecipeError
 
 
@@ -61,9 +61,26 @@ def _validate(content: dict[str, Any], changed: Collection[str] = ()) -> Recipe:
                 remedy = f"`tapir recipe show {_nearest_recipe(content)}` prints its keys with their meaning,"
                 remedy += " `tapir recipe schema` those of every kind."
                 raise RecipeError("\n".join(map(explain, error.errors())), remedy=remedy) from error
-            for key in keys:
-                *tables, last = key.split(".")
-                del reduce(getitem, tables, content)[last]
+            _remove(keys, content)
+
+
+def without_idle(content: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tables of a recipe, which an earlier version may have written, without the keys that have no effect."""
+    tables = copy.deepcopy(dict(content))
+    while True:
+        try:
+            Recipe.model_validate(tables)
+        except ValidationError as error:
+            if keys := idle_keys(error):
+                _remove(keys, tables)
+                continue
+        return tables
+
+
+def _remove(keys: Iterable[str], content: dict[str, Any]) -> None:
+    for key in keys:
+        *tables, last = key.split(".")
+        del reduce(getitem, tables, content)[last]
 
 
 def _nearest_recipe(content: Mapping[str, Any]) -> str:

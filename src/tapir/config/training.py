@@ -121,8 +121,9 @@ class SftConfig(Section):
     """Preference optimisation on the pairs that judging yields; without this table there is none."""
 
     def idle(self) -> Mapping[str, str]:
-        """Full fine-tuning has no adapter."""
-        return {"lora": "method"} if self.method == "full" else {}
+        """Full fine-tuning has no adapter, and a constant rate does not rise."""
+        idle = {"lora": "method"} if self.method == "full" else {}
+        return idle | ({"warmup_share": "scheduler"} if self.scheduler == "constant" else {})
 
     @model_validator(mode="after")
     def _falls_over_its_span(self) -> SftConfig:

@@ -71,6 +71,16 @@ def outdated_keys(error: ValidationError, changed: Collection[str]) -> list[str]
     return [key for key in outdated if not any(f"{name}.".startswith(f"{key}.") for name in changed)]
 
 
+def idle_keys(error: ValidationError) -> list[str]:
+    """Return keys without effect."""
+    return [
+        _locate(problem["loc"]).below(key)
+        for problem in error.errors()
+        if problem["type"] == "no_effect"
+        for key in problem["ctx"]["idle"]
+    ]
+
+
 def _outdated(problem: ErrorDetails, changed: Collection[str]) -> Iterator[str]:
     spot = _locate(problem["loc"])
     if problem["type"] == "no_effect":

@@ -20,7 +20,7 @@ from tapir.algorithm import Curriculum
 from tapir.config.corpus import GymCorpusConfig
 from tapir.config.endpoints import AUTO
 from tapir.config.recipe import Recipe
-from tapir.config.toml import load, parse
+from tapir.config.toml import load, parse, without_idle
 from tapir.data.corpus import CorpusFilter, pair_of
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import disk_errors, locked, read_json, write_json
@@ -149,7 +149,12 @@ def stored_recipe(folder: Path, changes: Iterable[str] = ()) -> Recipe:
     """
     if not is_run(folder):
         raise StoreError(f"{folder} is not a run directory", remedy="Name the folder of a run, e.g. runs/gym.")
-    return parse(read_json(folder / "recipe.json", _RESTORE), changes)
+    return parse(stored_tables(folder), changes)
+
+
+def stored_tables(folder: Path) -> dict[str, Any]:
+    """Return the tables of that recipe."""
+    return without_idle(read_json(folder / "recipe.json", _RESTORE))
 
 
 def preflight(recipe: Recipe, folder: Path | None = None) -> Roles:
@@ -199,7 +204,7 @@ def claim(recipe: Recipe, folder: Path, roles: Roles) -> None:
         if not is_run(folder) or not (folder / CHECKSUMS).exists():  # nothing was done yet
             write_json(folder / "manifest.json", _manifest(recipe, roles))
             write_json(folder / "recipe.json", recipe.resolved())  # last: it makes the folder a run
-        manifest, stored = (read_json(folder / name, _RESTORE) for name in ("manifest.json", "recipe.json"))
+        manifest, stored = read_json(folder / "manifest.json", _RESTORE), stored_tables(folder)
         differing, taxonomy = recipe.differences(stored), roles.tagger.taxonomy
         if manifest["target"] != dict(taxonomy.target.shares):
             differing.append(f"the shares in the taxonomy {taxonomy.name}")

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from support.recipes import api, endpoint, refusal, refusal_of
 from tapir.config.corpus import GymCorpusConfig
-from tapir.config.toml import as_toml, load, parse
+from tapir.config.toml import as_toml, load, parse, without_idle
 
 # Kinds
 
@@ -138,6 +138,8 @@ def test_samples_that_would_all_be_the_same_are_refused() -> None:
     [
         ({"tagger": {"max_tokens": 9}}, "tagger: max_tokens has no effect with endpoints = []"),
         (api(evaluation={"kind": "judged", "layout": "alpaca"}), 'evaluation: layout has no effect with file = ""'),
+        (api(evaluation={"kind": "judged", "turns": "all"}), 'evaluation: turns has no effect with file = ""'),
+        ({"training": {"scheduler": "constant", "warmup_share": 0.2}}, "warmup_share has no effect with scheduler"),
         ({"curriculum": {"novelty": {"rouge": 0.5}}}, 'curriculum.novelty: rouge has no effect with rule = "exact"'),
         ({"curriculum": {"refine": False, "refine_keep": "judge"}}, "refine_keep has no effect with refine = false"),
         (
@@ -156,6 +158,24 @@ def test_samples_that_would_all_be_the_same_are_refused() -> None:
 )
 def test_a_key_without_effect_is_refused_with_what_makes_it_so(content: dict[str, Any], said: str) -> None:
     assert said in refusal(content)
+
+
+def test_a_recipe_of_an_earlier_version_is_read_without_the_keys_that_have_no_effect() -> None:
+    now = parse(api(evaluation={"kind": "judged"}, training={"scheduler": "constant"}))
+    before = now.resolved()
+    before["training"]["warmup_share"], before["evaluation"]["turns"] = 0.05, "last"
+    assert now.differences(before) != []
+    assert without_idle(before) == now.resolved()
+    assert without_idle(before | {"unknown": 1}) == now.resolved() | {"unknown": 1}
+    assert before["evaluation"]["turns"] == "last"
+
+
+def test_a_student_of_ones_own_with_other_options_is_another_student() -> None:
+    custom = {"kind": "custom", "class": "mine:Student", "model": "nano"}
+    one, other = (parse({"student": custom | {"options": {"a": a}}}) for a in (1, 2))
+    assert one.differences(other.resolved()) == ["student.options.a: 2 -> 1"]
+    vllm, restarted = (parse({"student": {"kind": "vllm", "options": [option]}}) for option in ("-a", "-b"))
+    assert vllm.differences(restarted.resolved()) == []
 
 
 # Changes of kind

@@ -52,6 +52,14 @@ def test_every_skill_gives_short_instructions_whose_exact_answers_score_full_mar
             assert world.score(item, f"{item.answer} {world.FINAL_MARK} rubbish") < 0.99
 
 
+def test_a_word_that_spells_nan_is_right_and_the_number_is_wrong() -> None:
+    words = (world.item("spell_backward", 1, index) for index in range(2000))
+    word = next(item for item in words if "nan" in item.answer.casefold())
+    assert world.score(word, word.answer) == 1.0
+    for answer in ("nan", "-NaN", "nan+nanj"):
+        assert world.score(world.item("complex_arithmetic", 1, 0), answer) == 0.0
+
+
 def test_most_instructions_are_short_and_levels_get_harder_by_giving_more_to_work_through() -> None:
     lengths = [len(item.question) for name in NAMES for level in TRAIN_LEVELS for item in some(name, level)]
     assert sum(length <= 200 for length in lengths) / len(lengths) > 0.9

@@ -103,7 +103,7 @@ def is_finished(run: StudyRun, study: Path) -> bool:
     rounds = run.recipe.curriculum.alpha().rounds
     if not (folder / f"round-{rounds}" / "metrics.json").exists():
         return False
-    return not dated(run, study).differences(read_json(folder / "recipe.json"))
+    return not dated(run, study).differences(session.stored_tables(folder))
 
 
 def dated(run: StudyRun, study: Path, known: Sequence[StudyRun] = ()) -> Recipe:
@@ -219,10 +219,10 @@ def execute_all(
     it is the same; the other arguments are those of `tapir.runs.study.execute`.
     """
     for run in runs:
-        path = run.folder(folder) / "recipe.json"
-        differing = dated(run, folder).differences(read_json(path)) if path.exists() else []
+        path = run.folder(folder)
+        differing = dated(run, folder).differences(session.stored_tables(path)) if is_run(path) else []
         remedy = "Give the changed variant another name, remove that folder, or choose another with --out."
-        require_same(path.parent, "a run of another recipe", differing, remedy=remedy)
+        require_same(path, "a run of another recipe", differing, remedy=remedy)
     pending = [run for run in runs if not is_finished(run, folder)]
     known = [*runs, *(run for run in known if run not in runs)]
     queue = RunQueue(folder, known, threads, report, len(runs), pending)
