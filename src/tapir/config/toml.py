@@ -65,7 +65,7 @@ def _validate(content: dict[str, Any], changed: Collection[str] = ()) -> Recipe:
 
 
 def without_idle(content: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the tables of a recipe, which an earlier version may have written, without the keys that have no effect."""
+    """Return the tables of a recipe without the keys that have no effect; an earlier version may have written some."""
     tables = copy.deepcopy(dict(content))
     while True:
         try:

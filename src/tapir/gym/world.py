@@ -103,7 +103,7 @@ def score(target: GymItem, reply: str) -> float:
     What follows the last `####` is graded, or the whole reply.
     """
     answer = reply.rsplit(FINAL_MARK, 1)[-1].strip()
-    # A distance to "nan" is no distance: one scorer gives it full marks. In words it is right ("naN" is "Nan" backward).
+    # A distance to "nan" is no distance, but one scorer gives it full marks; in words it is right.
     if not answer or ("nan" in answer.casefold() and "nan" not in target.answer.casefold()):
         return 0.0
     try:
