@@ -18,7 +18,6 @@ import random
 import sys
 import time
 from collections.abc import Iterator, Sequence
-from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,30 +28,16 @@ from tapir.domain.completion import Completion
 from tapir.domain.instruction import Instruction, Origin
 from tapir.domain.judgement import Unscored
 from tapir.domain.roles import Comparison
-from tapir.models.api.protocol import Schema
 from tapir.models.judge import LlmJudge
 from tapir.models.replies import Scores, read_scores
 
 JUDGES = ("pairwise", "pairwise-terse", "single", "single-terse")
-TERSE = """\
-Weigh all of the above, but write nothing of it. Reply with one JSON object and nothing else, a number from 1 to 10 in
-place of each N:
-"""
 
 
 class Judge(LlmJudge):
-    """A judge that may write scores alone, read as written or as expected."""
+    """A judge whose scores may be read as written, though it asked for their log-probabilities."""
 
-    terse = False
     as_written = False
-
-    @cached_property
-    def form(self) -> tuple[str, Schema | None]:
-        """The text that says how to reply, and the schema."""
-        if not self.terse:
-            return super().form
-        marks, schema = self.end()
-        return TERSE + marks, schema
 
     def read(self, reply: Completion, rationale: str = "") -> Scores | Unscored:
         """Return the scores of a reply."""
@@ -106,10 +91,17 @@ def judge_all(
     mode, _, form = kind.partition("-")
     context, begun = build_context(options), time.monotonic()
     section = LlmJudgeConfig.model_validate(
-        {"kind": "llm", "endpoints": NAMES, "mode": mode, "expected_score": True, "max_tokens": options.max_tokens}
+        {
+            "kind": "llm",
+            "endpoints": NAMES,
+            "mode": mode,
+            "rationale": form != "terse",
+            "expected_score": True,
+            "max_tokens": options.max_tokens,
+        }
     )
     judge = Judge.build(section, context)
-    judge.terse, judge.as_written = form == "terse", as_written
+    judge.as_written = as_written
     name = f"{kind} {'written' if as_written else 'expected'}"
     asked = [
         Comparison(Instruction.of(rows[0]["instruction"], Origin("corpus")), rows[0]["answer_a"], rows[0]["answer_b"])

@@ -32,7 +32,6 @@ FULL = SftConfig(
     learning_rate=3e-3,
     batch_size=8,
     scheduler="constant",
-    warmup_share=0.0,
     weight_decay=0.0,
     max_length=64,
     save_every=100,

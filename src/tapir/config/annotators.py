@@ -91,6 +91,8 @@ class LlmJudgeConfig(Section):
     """Names of the endpoints that serve it."""
     mode: Literal["pairwise", "single"] = "pairwise"
     """pairwise: both answers in one prompt, in both orders; single: each answer alone."""
+    rationale: bool = True
+    """Write a rationale before the scores; without one a verdict costs its prompt and hardly more."""
     samples: Count = 1
     """Verdicts averaged for each prompt."""
     temperature: SentTemperature = 0.0

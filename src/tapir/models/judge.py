@@ -156,6 +156,9 @@ class ScoreClient(JudgeClient[ItemT, Scores]):
     @cached_property
     def form(self) -> tuple[str, Schema | None]:
         """The text that says how to reply, and the schema of a reply as JSON."""
+        if not self.section.rationale:
+            marks, schema = self.end()
+            return self.prompts[f"reply-scores-{self.style}"].fill(form=marks), schema
         reply = self.prompts[f"reply-{self.kind}-{self.style}"].fill()
         return reply, self._schema(rationale={"type": "string"}) if self.style == "json" else None
 

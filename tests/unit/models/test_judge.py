@@ -72,6 +72,18 @@ def test_alone_each_answer_is_judged_without_the_other(style: Style) -> None:
     assert user(script.asked[0]).endswith(BOOK[f"reply-single-{style}"].fill())
 
 
+@in_both_styles
+@pytest.mark.parametrize(("single", "names"), [(False, ["score_a", "score_b"]), (True, ["score"])])
+def test_without_a_rationale_the_scores_alone_are_asked_for(style: Style, names: list[str], *, single: bool) -> None:
+    script = Script(lambda _: written(style, **dict.fromkeys(names, 5)), json=style == "json")
+    found = verdict(judge(script, single=single, rationale=False), Q)
+    assert {one[:2] for one in scored(found)} == {(5, 5)}
+    for asked in script.asked:
+        assert all(user(asked).count(name) == (2 if style == "tagged" else 1) for name in names)
+        assert "rationale" not in user(asked)
+        assert (asked.schema.content["required"] if asked.schema else names) == names
+
+
 def test_alone_the_reference_is_the_same_call_whichever_student_it_is_compared_with() -> None:
     script = Script(lambda _: written("tagged", score=5))
     for answer in ("first student", "second student"):

@@ -24,7 +24,7 @@ from tapir.models.api.session import LEDGER
 from tapir.models.estimators import cost_of
 from tapir.runs.plan.corpus import CorpusStats
 from tapir.runs.plan.rounds import Assumptions
-from tapir.runs.plan.tokens import ANSWER, LABEL, NEW_INSTRUCTION, UNREADABLE, VERDICT, LabelConfig
+from tapir.runs.plan.tokens import ANSWER, LABEL, NEW_INSTRUCTION, UNREADABLE, LabelConfig, verdict_tokens
 from tapir.runs.session import stored_recipe
 
 HARD = 0.3
@@ -189,7 +189,7 @@ def _of_texts(recipe: Recipe, known: Measurements) -> Iterator[str]:
     if isinstance(recipe.teacher, LlmTeacherConfig):
         parts = [f"an answer or a rewritten one has {ANSWER} tokens", f"a new instruction {NEW_INSTRUCTION}", *parts]
     if isinstance(recipe.judge, LlmJudgeConfig):
-        parts.append(f"a verdict has {VERDICT}")
+        parts.append(f"a verdict has {verdict_tokens(recipe.judge)}")
         yield "the student answers differently in every round (a comparison that was paid for is not paid again)"
         most = recipe.student.max_new_tokens
         yield f"the student's answer is as long as the answer it is compared with; at most its {most} tokens"

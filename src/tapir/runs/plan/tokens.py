@@ -32,6 +32,9 @@ VERDICT = 145
 """Tokens of a verdict: rationale and scores. 2,400 pairwise verdicts of Qwen2.5-7B on MT-Bench: mean 89.8 words, 130
 by `tokens`; single grades of GPT-4 there: 177, of GPT-4o mini: 256. The form of our replies adds about 15."""
 
+SCORES = 16
+"""Tokens of a verdict without a rationale."""
+
 LABEL = 8
 """Tokens of one label in the form asked for."""
 
@@ -137,7 +140,7 @@ class TokenEstimator:
 
     def verdict(self, section: annotators.LlmJudgeConfig, shown: Answer, most: int) -> Size:
         """Return the size of a verdict on a pair's response and the answer `shown`, which has `most` tokens at most."""
-        written = min(VERDICT, section.max_tokens)
+        written = min(verdict_tokens(section), section.max_tokens)
         recorder = Recorder(self.schemas, filler(written))
         judge = LlmJudge(recorder, self.prompts, section, "")
         tasks = cycle(self.target.labels)  # for the rubrics: each is shown as often as any other
@@ -183,6 +186,11 @@ class TokenEstimator:
         server = Recorder(self.schemas)
         list(LlmTagger(server, self.prompts, section, self.target).tag(pair.instruction for pair in self.sample))
         return _one_call(server, LABEL, section.max_tokens)
+
+
+def verdict_tokens(judge: annotators.LlmJudgeConfig) -> int:
+    """Return the tokens that a verdict is assumed to have."""
+    return VERDICT if judge.rationale else SCORES
 
 
 def _one_call(server: Recorder, written: int, most: int, longer: float = 0.0) -> Size:
