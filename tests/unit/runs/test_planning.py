@@ -113,6 +113,14 @@ def test_a_reference_judged_alone_is_paid_once(planned: Planned) -> None:
     assert calls(compared, "compare pass-rate") == pytest.approx(4 * SIZE)
 
 
+def test_a_verdict_without_a_rationale_is_planned_as_its_scores(planned: Planned) -> None:
+    with_one, without = planned(), planned(judge={"rationale": False})
+    longer, shorter = (stage(result, "judge").cost.written.expected for result in (with_one, without))
+    assert (longer, shorter) == pytest.approx((2 * SIZE * 1.01 * 145, 2 * SIZE * 1.01 * 16))
+    assert "a verdict has 145" in reasons(with_one)
+    assert "a verdict has 16" in reasons(without)
+
+
 def test_what_has_no_answer_is_answered_by_the_teacher(planned: Planned) -> None:
     assert "respond" not in names(planned())
     missing = planned(corpus={"answers": "missing"})
