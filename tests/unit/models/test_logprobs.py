@@ -74,7 +74,7 @@ def test_a_score_in_json_gives_an_expectation_too() -> None:
 @pytest.mark.parametrize(
     ("tokens", "written"),
     [
-        ((token("1", _1=0.9, _2=0.1), token("0", _0=1.0)), 10),
+        ((token("1", _1=0.9, _2=0.1), Token("0")), 10),
         ((token("8", _8=0.5, _7=0.5), Token("."), token("5", _5=1.0)), 8.5),
         ((Token("8.5", (("8.5", -0.5), ("8", -1.0))),), 8.5),
         ((token("8", _8=0.5, _7=0.5), Token(".0")), 8),
@@ -113,7 +113,15 @@ def test_a_score_is_found_among_tokens_that_spell_another_part_of_the_reply_othe
 
 def test_a_one_that_may_begin_a_ten_is_left_out() -> None:
     assert tagged(token("9", _9=0.6, _1=0.3, _8=0.1)) == pytest.approx((9 * 0.6 + 8 * 0.1) / 0.7)
-    assert tagged(token("1", _1=0.5, _2=0.5)) == 1
+
+
+def test_what_follows_a_one_says_how_much_of_it_begins_a_ten() -> None:
+    one = token("1", _1=0.5, _8=0.3, _2=0.2)
+    ten = tagged(one, token("0", **{"_0": 0.9, "_</": 0.1}))
+    assert ten == pytest.approx(10 * 0.5 * 0.9 + 1 * 0.5 * 0.1 + 8 * 0.3 + 2 * 0.2)
+    text = (Token("<score>"), one, token("</score>", **{"_</score>": 0.75, "_0": 0.25}))
+    assert value(*text) == pytest.approx(10 * 0.5 * 0.25 + 1 * 0.5 * 0.75 + 8 * 0.3 + 2 * 0.2)
+    assert tagged(token("1", _1=0.5, _2=0.5)) == pytest.approx(1.5)
 
 
 def test_a_one_counts_where_the_tokenizer_writes_ten_in_one_token() -> None:
