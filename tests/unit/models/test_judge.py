@@ -75,7 +75,8 @@ def test_alone_each_answer_is_judged_without_the_other(style: Style) -> None:
 @in_both_styles
 @pytest.mark.parametrize(("single", "names"), [(False, ["score_a", "score_b"]), (True, ["score"])])
 def test_without_a_rationale_the_scores_alone_are_asked_for(style: Style, names: list[str], *, single: bool) -> None:
-    script = Script(lambda _: written(style, **dict.fromkeys(names, 5)), json=style == "json")
+    said = written(style, "", **dict.fromkeys(names, 5.0))
+    script = Script(lambda _: said, json=style == "json")
     found = verdict(judge(script, single=single, rationale=False), Q)
     assert {one[:2] for one in scored(found)} == {(5, 5)}
     for asked in script.asked:
