@@ -51,6 +51,7 @@ class TerminalProgress(SilentProgress):
         self._total = self._done = self._before = 0
         self._label = self._metrics = ""
         self._began = self._printed = 0.0
+        self._seen: list[tuple[float, int]] = []  # when a line was printed, and how many items were done
 
     def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
         """Show the start of a stage of which `done` items are there already."""
@@ -58,6 +59,7 @@ class TerminalProgress(SilentProgress):
         self._label = f"round {number}/{self._rounds}  {stage}" if number else f"{before}{stage}"
         self._total, self._done, self._before, self._metrics = total, done, done, ""
         self._began = self._printed = time.monotonic()
+        self._seen = [(self._began, done)]
         if self._console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description:<26}"),
@@ -80,6 +82,7 @@ class TerminalProgress(SilentProgress):
             self._progress.update(self._task, completed=self._done, meter=self._suffix())
         elif time.monotonic() - self._printed > _INTERVAL:
             self._printed = time.monotonic()
+            self._seen.append((self._printed, self._done))
             text = f"{self._label}  {self._done}/{self._total}  {self._time_left()}  {self._suffix()}"
             print_line(self._console, text.rstrip())
 
@@ -126,11 +129,16 @@ class TerminalProgress(SilentProgress):
                 signal.signal(number, handler)
 
     def _time_left(self) -> str:
-        """Return an estimate once a twentieth of the work is done: the first replies come late and all at once."""
-        new, left = self._done - self._before, self._total - self._done
-        if new * _FIRST_ESTIMATE < new + left:
+        """Return an estimate once a twentieth of the work is done: the first replies come late and all at once.
+
+        The later half of the lines decides: what the ledger holds is there at once, what is new is not.
+        """
+        (then, before), (now, done) = self._seen[(len(self._seen) - 1) // 2], self._seen[-1]
+        if (done - self._before) * _FIRST_ESTIMATE < self._total - self._before:
             return ""
-        return f"about {duration((time.monotonic() - self._began) / new * left)} left"
+        if done == before:
+            then, before = self._seen[0]
+        return f"about {duration((now - then) / (done - before) * (self._total - done))} left"
 
     def _suffix(self) -> str:
         return f"{self._metrics}  {self._meter()}".strip()
