@@ -158,7 +158,8 @@ def test_a_teacher_of_ones_own_labels_or_is_refused_before_anything_is_spent(cor
 def test_the_scale_of_a_class_that_is_no_longer_installed_is_its_name(tmp_path: Path) -> None:
     store = RunStore(tmp_path / "run")
     store.write("round-0/estimates", EstimateRow, [EstimateRow("a", "surprise", 1.0, "", None)])
-    scale = read_scale(RunReader(store), DIFFICULTY | {"class": "gone:Surprise"})
+    plan = {"difficulty": DIFFICULTY | {"class": "gone:Surprise"}, "threshold": {"value": 6.0}}
+    scale = read_scale(RunReader(store), parse({"curriculum": plan}).curriculum)
     assert scale is not None
     assert scale.name == scale.axis == "surprise"
 

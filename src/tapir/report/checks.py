@@ -5,12 +5,9 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
-from tapir.config.curriculum import CompetenceScheduleConfig
-from tapir.config.toml import parse
+from tapir.config.curriculum import CurriculumConfig
 from tapir.domain.difficulty import Scale
-from tapir.domain.errors import RecipeError
 from tapir.domain.evaluation import Evaluation
 from tapir.domain.task import TaskDistribution
 from tapir.models.estimators import MFD
@@ -30,7 +27,7 @@ class Check:
 
 
 def checks(
-    recipe: Mapping[str, Any],
+    plan: CurriculumConfig,
     rounds: Sequence[RoundSummary],
     evaluations: Sequence[Evaluation],
     corpus_shares: Mapping[str, float],
@@ -41,11 +38,11 @@ def checks(
 
     Without a `scale` of difficulty there is one pool and no hard part.
     """
-    result = list(_hardness(recipe, rounds, scale)) if rounds and scale else []
+    result = list(_hardness(plan, rounds, scale)) if rounds and scale else []
     if rounds:
         low = [each.minimum for each in rounds]
         result.append(Check("Every task keeps a share in every round (smallest share)", min(low) > 0, _percent(low)))
-    if rounds and recipe["curriculum"]["target"]["shares"] != "pool":
+    if rounds and plan.target.shares != "pool":
         result.append(_closer(rounds, corpus_shares))
     if trainings and all(len(training.loss) >= _ENOUGH for training in trainings):
         ends = [training.ends for training in trainings if training.ends]
@@ -59,22 +56,18 @@ def checks(
     return result
 
 
-def _hardness(recipe: Mapping[str, Any], rounds: Sequence[RoundSummary], scale: Scale) -> Iterator[Check]:
+def _hardness(plan: CurriculumConfig, rounds: Sequence[RoundSummary], scale: Scale) -> Iterator[Check]:
     """Check whether the hard shares are those planned, and whether the examples get harder where they should.
 
     A hard share that follows the student's competence is planned round by round: it is read from what the round
     requested from the hard pool. What is hard is measured anew each time, so that no rise is claimed.
     """
-    try:
-        plan = parse(recipe).curriculum
-    except RecipeError:
-        return  # of another version
-    alpha = plan.alpha()
-    if plan.variant == "multi-round" and isinstance(plan.schedule, CompetenceScheduleConfig):
+    if plan.schedule.kind == "competence":
         claim = "The share of hard examples follows the student's competence (planned)"
         yield _follows(claim, rounds, [each.wanted / plan.size for each in rounds])
         return
     claim = "The share of hard examples follows the schedule (planned)"
+    alpha = plan.alpha()
     yield _follows(claim, rounds, [alpha.share(each.number) for each in rounds])
     if len(rounds) > 1 and _rises(alpha.shares[: len(rounds)]):
         yield _harder(rounds, scale)

@@ -7,14 +7,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import combinations
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
-from pydantic import TypeAdapter, ValidationError
 
 from tapir.config.base import CustomConfig
-from tapir.config.curriculum import AnyDifficulty
+from tapir.config.curriculum import CurriculumConfig
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import EstimateRow
 from tapir.domain.difficulty import Scale
@@ -23,43 +21,26 @@ from tapir.domain.evaluation import EvalResult
 from tapir.evaluation.statistics import bootstrap, rank_correlation
 from tapir.models.estimators import scale_of
 
-_DIFFICULTY: TypeAdapter[AnyDifficulty] = TypeAdapter(AnyDifficulty)
 LEAST = 3  # two instructions are always in perfect order or in perfect disorder
 _RESAMPLES = 1_000
 _FEWEST = 100
 _WORK = 10_000_000  # rows drawn for one interval: from 10,000 instructions on there are fewer resamples
 
 
-def section_of(difficulty: object) -> AnyDifficulty | None:
-    """Return `curriculum.difficulty` of a run folder as a section; None for one that this version does not know."""
-    try:
-        return _DIFFICULTY.validate_python(difficulty)
-    except ValidationError:
-        return None
-
-
-def scale_named(name: str, difficulty: object) -> Scale:
-    """Return the scale of an estimator by the name that stands in its table: a kind of difficulty, or a class's own.
-
-    `difficulty` is `curriculum.difficulty` of the run, which may name this class and has settings that a scale shows.
-    """
-    section, shipped = section_of(difficulty), section_of(name)
-    if shipped:
-        return scale_of(section if section and section.kind == name else shipped) or Scale.unknown(name)
-    if isinstance(section, CustomConfig):
+def scale_named(name: str, plan: CurriculumConfig) -> Scale:
+    """Return the scale of an estimator by the name in its table: a kind of difficulty, or that of a custom class."""
+    for section in (plan.difficulty, *plan.compared()):
         with suppress(RecipeError, AttributeError):  # a class that is not installed here, or has no scale
-            implementation = section.load()
-            if implementation.name == name:
+            if name == (section.load().name if isinstance(section, CustomConfig) else section.kind):
                 return scale_of(section) or Scale.unknown(name)
     return Scale.unknown(name)
 
 
-def read_scale(run: RunReader, difficulty: object) -> Scale | None:
-    """Return the scale that a run with this `curriculum.difficulty` was scored on; None where nothing is measured."""
+def read_scale(run: RunReader, plan: CurriculumConfig) -> Scale | None:
+    """Return the scale that a run with this curriculum was scored on; None where nothing is measured."""
     if row := next(run.estimates(0), None):
-        return scale_named(row.estimator, difficulty)
-    section = section_of(difficulty)
-    return Scale.unknown("custom") if section is None or isinstance(section, CustomConfig) else scale_of(section)
+        return scale_named(row.estimator, plan)
+    return Scale.unknown("custom") if isinstance(plan.difficulty, CustomConfig) else scale_of(plan.difficulty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,18 +68,17 @@ class Agreement:
 
 
 def read_agreements(
-    run: RunReader, recipe: Mapping[str, Any], scale: Scale | None, charged: Mapping[str, float]
+    run: RunReader, plan: CurriculumConfig, scale: Scale | None, charged: Mapping[str, float]
 ) -> list[Agreement]:
     """Correlate every two estimators that were measured on the corpus before round 1.
 
     `scale` is that of the estimator that the rounds go by, `charged` its values by instruction id.
     """
     columns: dict[str, Mapping[str, float]] = {scale.name: charged} if scale and charged else {}
-    difficulty = recipe["curriculum"].get("difficulty", "mfd")
     tables = run.comparisons()
-    for name in dict.fromkeys((*filter(tables.get, recipe["curriculum"].get("compare", ())), *tables)):
+    for name in dict.fromkeys((*filter(tables.get, plan.compare), *tables)):
         rows = run.read(tables[name], EstimateRow)
-        columns[scale_named(name, difficulty).name] = {row.id: row.value for row in rows if row.value is not None}
+        columns[scale_named(name, plan).name] = {row.id: row.value for row in rows if row.value is not None}
     return [_agreement(first, second, columns) for first, second in combinations(columns, 2)]
 
 

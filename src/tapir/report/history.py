@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from operator import attrgetter
 
+from tapir.config.curriculum import CurriculumConfig
+from tapir.config.toml import parse, without_idle
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import EstimateRow, JudgementRow
 from tapir.data.run.store import RunStore
@@ -74,9 +76,10 @@ def _facts(run: RunReader, name: str) -> Iterator[tuple[str, str]]:
         yield f"answer of {response.author}", _text(response.text, response.failure)
     for tag in _about(name, run.tags()):
         yield "task", f"{tag.task or tag.failure} (confidence {tag.confidence:.2f})"
+    plan = parse(without_idle(run.recipe)).curriculum
     for number in run.rounds():
         yield from _expansion(run, number, name)
-        yield from _scores(run, number, name)
+        yield from _scores(run, plan, number, name)
         yield from _training(run, number, name)
         yield from _evaluation(run, number, name)
 
@@ -90,7 +93,7 @@ def _expansion(run: RunReader, number: int, name: str) -> Iterator[tuple[str, st
         yield "task", str(row.task)
 
 
-def _scores(run: RunReader, number: int, name: str) -> Iterator[tuple[str, str]]:
+def _scores(run: RunReader, plan: CurriculumConfig, number: int, name: str) -> Iterator[tuple[str, str]]:
     place = f"round {number}"
     for answer in _about(name, run.answers(number)):
         if answer.thought:
@@ -98,16 +101,15 @@ def _scores(run: RunReader, number: int, name: str) -> Iterator[tuple[str, str]]
         yield f"{place}: student's answer", _text(answer.text, answer.failure)
     for row in _about(name, run.judgements(number)):
         yield f"{place}: {row.judge} ({row.order})", _judgement(row, "teacher", "student")
-    difficulty = run.recipe["curriculum"].get("difficulty", "mfd")
     for estimate in _about(name, run.estimates(number)):
-        scale = scale_named(estimate.estimator, difficulty)
+        scale = scale_named(estimate.estimator, plan)
         yield f"{place}: {scale.name}", _estimate(estimate, scale)
     for table in run.comparisons(number).values():
         for estimate in _about(name, run.read(table, EstimateRow)):
-            scale = scale_named(estimate.estimator, difficulty)
+            scale = scale_named(estimate.estimator, plan)
             yield f"compared: {scale.name}", _estimate(estimate, scale)
     for scored in _about(name, run.difficulty(number)):
-        scale = read_scale(run, difficulty) or MFD
+        scale = read_scale(run, plan) or MFD
         if scored.gap is None:
             gap = "none"
         else:

@@ -10,10 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from importlib import resources
 from statistics import fmean
-from typing import Any
+from typing import Literal
 
 import numpy as np
 
+from tapir.config.base import CustomConfig
+from tapir.config.recipe import Recipe
+from tapir.config.student import StudentSection
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import JudgementRow
 from tapir.evaluation.audit.panel import leads
@@ -62,7 +65,7 @@ class _Judgements:
         return leads({name: votes for name, votes in shown if votes})
 
 
-def alarms(run: RunReader, recipe: Mapping[str, Any], ungraded: int = 0, graded: int = 0) -> list[Alarm]:
+def alarms(run: RunReader, recipe: Recipe, ungraded: int = 0, graded: int = 0) -> list[Alarm]:
     """Return every check that applies to the run's way of measuring, as far as the run has come.
 
     The judge left `ungraded` of the held-out answers without a grade.
@@ -70,37 +73,36 @@ def alarms(run: RunReader, recipe: Mapping[str, Any], ungraded: int = 0, graded:
     reasons = [row.unscored or "no reason" if row.value is None else "" for row in run.estimates(0)]
     missing = Counter(filter(None, reasons))
     checks = [_missing("Instructions without a difficulty", missing, len(reasons))] if reasons else []
-    if recipe["judge"]["kind"] == "none":
+    if recipe.judge.kind == "none":
         return checks
-    verifier = recipe["judge"]["kind"] == "gym"
+    verifier = recipe.judge.kind == "gym"
     checks.insert(0, _independence(recipe, verifier=verifier))
     judgements = _Judgements(judged_pairs(run, run.rounds("judgements")))
     checks += [*_readability(judgements, verifier=verifier), *_spread(judgements)]
-    if recipe["judge"].get("expected_score"):
+    if getattr(recipe.judge, "expected_score", False):
         checks += _as_written(judgements)
     checks += [*_position(judgements), *_length(judgements), *_canary(run)]
-    if recipe.get("evaluation", {}).get("kind") == "judged" and (n := ungraded + graded):
+    if recipe.evaluation.needs_judge and (n := ungraded + graded):
         figure = _percent(ungraded / n) + (f" ({ungraded:,})" if ungraded else "")
         checks.append(_alarm("Held-out answers without a grade", ungraded / n, n, figure))
     return checks
 
 
-def models(recipe: Mapping[str, Any], role: str) -> list[str]:
-    """Return the models that fill a role, or its kind where it calls none."""
-    endpoints = recipe.get("endpoints", {})
-    names = recipe[role].get("endpoints") or ()
-    called = dict.fromkeys(str(endpoints[name]["model"]) for name in names if name in endpoints)
-    return list(called) or [str(recipe[role].get("model") or recipe[role].get("class") or recipe[role]["kind"])]
+def models(recipe: Recipe, role: Literal["teacher", "judge"]) -> list[str]:
+    """Return the models that fill a role, or its class or kind where it calls none."""
+    section = recipe.teacher if role == "teacher" else recipe.judge
+    called = dict.fromkeys(recipe.endpoints[name].model for name in recipe.users().get(role, ()))
+    return list(called) or [section.class_ if isinstance(section, CustomConfig) else section.kind]
 
 
-def answering(student: Mapping[str, Any]) -> str:
+def answering(student: StudentSection) -> str:
     """Return how a student answers, as in "greedily, in at most 112 tokens, at once"."""
-    warm, mode = student.get("temperature"), student.get("thinking", "off")
-    thoughts = f"after at most {student.get('thinking_tokens'):,} tokens of thought" if mode != "off" else "at once"
-    kept = " that is learnt" if mode == "keep" else ""
-    variables = "".join(f", {name} = {json.dumps(value)}" for name, value in (student.get("template") or {}).items())
-    how = f"at temperature {warm:g}" if warm else "greedily"
-    return f"{how}, in at most {student['max_new_tokens']:,} tokens, {thoughts}{kept}{variables}"
+    thinks = student.thinking != "off"
+    thoughts = f"after at most {student.thinking_tokens:,} tokens of thought" if thinks else "at once"
+    kept = " that is learnt" if student.thinking == "keep" else ""
+    variables = "".join(f", {name} = {json.dumps(value)}" for name, value in student.template.items())
+    how = f"at temperature {student.temperature:g}" if student.temperature else "greedily"
+    return f"{how}, in at most {student.max_new_tokens:,} tokens, {thoughts}{kept}{variables}"
 
 
 def _alarm(name: str, value: float, n: int, figure: str = "") -> Alarm:
@@ -109,7 +111,7 @@ def _alarm(name: str, value: float, n: int, figure: str = "") -> Alarm:
     return Alarm(name, value, figure or _percent(value), n, raised, check["meaning"])
 
 
-def _independence(recipe: Mapping[str, Any], *, verifier: bool) -> Alarm:
+def _independence(recipe: Recipe, *, verifier: bool) -> Alarm:
     """Check whether teacher and judge are the same model (METHOD 4.12)."""
     judge, teacher = models(recipe, "judge"), models(recipe, "teacher")
     both = [name for name in judge if name in teacher]
@@ -123,7 +125,7 @@ def _independence(recipe: Mapping[str, Any], *, verifier: bool) -> Alarm:
         )
     if both and verifier:
         meaning = "Teacher and judge are the same world: its scorer compares with exact answers, so nothing is lost."
-    elif recipe["teacher"]["kind"] == "none":
+    elif recipe.teacher.kind == "none":
         figure = f"{', '.join(judge)} judges the corpus"
         both, meaning = [], "No teacher wrote anything: the answers are those of the corpus."
     return Alarm("Independence of the judge", None, figure, 0, bool(both) and not verifier, meaning)

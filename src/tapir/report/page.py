@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from base64 import b64encode
-from collections.abc import Mapping
 from dataclasses import asdict
 from functools import cache
 from hashlib import sha256
@@ -14,7 +13,8 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tapir.config.toml import as_toml, load, parse, shipped
+from tapir.config.recipe import Recipe
+from tapir.config.toml import as_toml, load, shipped
 from tapir.data.files import write_text
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
@@ -48,21 +48,21 @@ def render(store: RunStore, summary: Summary) -> str:
 
     run = RunReader(store)
     specs, chosen, paid = charts.charts(summary), choose_sample(run), costs(summary)
-    scripts, plan = [_vega(), _file("page.js")], summary.recipe["curriculum"]
+    scripts = [_vega(), _file("page.js")]
     content = {
         "summary": summary,
         "corpus": summary.corpus,
         "headline": _headline(summary),
         "charts": specs,
-        "facts": _facts(run, summary, paid),
+        "facts": _facts(summary, paid),
         "versions": summary.manifest["packages"],
         "mfd": summary.scale == MFD,
         "judge": ", ".join(models(summary.recipe, "judge")),
         "raised": [alarm for alarm in summary.alarms if alarm.raised],
         "costs": paid,
-        "external": summary.recipe["training"].get("kind") == "command",
+        "external": summary.recipe.training.kind == "command",
         "recorded": recorded_fields(summary.trainings),
-        "competence": plan["variant"] == "multi-round" and plan.get("schedule", {}).get("kind") == "competence",
+        "competence": summary.recipe.curriculum.schedule.kind == "competence",
         "limit": charts.limit(summary),
         "beyond": charts.beyond(summary),
         "distances": _distances(summary),
@@ -144,16 +144,16 @@ def _headline(summary: Summary) -> dict[str, Any] | None:
     return result | {"first": first.overall, "last": last.overall}
 
 
-def _facts(run: RunReader, summary: Summary, paid: Costs | None) -> dict[str, str]:
+def _facts(summary: Summary, paid: Costs | None) -> dict[str, str]:
     """Return the facts under the title."""
-    planned, done = run.planned_rounds, len(summary.rounds)
+    planned, done = summary.recipe.curriculum.alpha().rounds, len(summary.rounds)
     facts = {
         "rounds": str(planned) if done == planned else f"{done} of {planned}",
         "corpus": f"{summary.corpus.size:,} instructions",
-        "examples a round": f"{summary.recipe['curriculum']['size']:,}",
+        "examples a round": f"{summary.recipe.curriculum.size:,}",
         "working time": duration(summary.seconds),
-        "the student answers": answering(summary.recipe["student"]),
-        "seed": str(summary.recipe["seed"]),
+        "the student answers": answering(summary.recipe.student),
+        "seed": str(summary.recipe.seed),
         "versions": f"tapir {summary.manifest['tapir']}, Python {summary.manifest['python']}",
     }
     if summary.scale != MFD:
@@ -191,11 +191,10 @@ def _drops(summary: Summary) -> list[tuple[str, str, int, float]]:
     return [(place, reason, count, count / most) for place, reason, count in counts]
 
 
-def recipe_text(recipe: Mapping[str, object]) -> tuple[str, str]:
+def recipe_text(recipe: Recipe) -> tuple[str, str]:
     """Return the resolved recipe as TOML with the command that runs it."""
-    parsed = parse(recipe)
-    same = next((name for name in shipped() if load(name) == parsed), None)
-    return as_toml(parsed), f"tapir run {same or 'recipe.toml'}"
+    same = next((name for name in shipped() if load(name) == recipe), None)
+    return as_toml(recipe), f"tapir run {same or 'recipe.toml'}"
 
 
 def _percent(share: float, digits: int = 1) -> str:

@@ -11,6 +11,10 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any
 
+from tapir.config.corpus import Selection
+from tapir.config.curriculum import CurriculumConfig
+from tapir.config.recipe import Recipe
+from tapir.config.toml import parse, without_idle
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import DifficultyRow, DropRow
 from tapir.data.run.store import RunStore
@@ -69,7 +73,7 @@ def _screened(run: RunReader) -> Counter[str]:
     return Counter(filter(None, (unwanted(text).partition(": ")[0] for text in texts)))
 
 
-def read_corpus(run: RunReader) -> CorpusSummary:
+def read_corpus(run: RunReader, recipe: Recipe) -> CorpusSummary:
     """Count the tables of the corpus; of their texts only the examples are kept."""
     dropped, dropped_rows = Counter[str](), list[DropRow]()
     for drop in run.drops():
@@ -86,6 +90,7 @@ def read_corpus(run: RunReader) -> CorpusSummary:
             texts[row.id] = _shorten(row.text)
     responses = [(row.text is not None, row.failure or "no reason") for row in run.responses()]
     unanswered = Counter(failure.partition(":")[0] for answered, failure in responses if not answered)
+    screened = isinstance(recipe.corpus, Selection) and recipe.corpus.screen == "report"
     return CorpusSummary(
         size=size,
         dropped=dropped,
@@ -97,7 +102,7 @@ def read_corpus(run: RunReader) -> CorpusSummary:
         ],
         answered=len(responses) - unanswered.total(),
         unanswered=unanswered,
-        screened=_screened(run) if run.recipe["corpus"].get("screen") == "report" else {},
+        screened=_screened(run) if screened else {},
     )
 
 
@@ -131,7 +136,7 @@ class Summary:
         ungraded: held-out answers that could not be judged and do not count, by benchmark and round.
     """
 
-    recipe: Mapping[str, Any]
+    recipe: Recipe
     manifest: Mapping[str, Any]
     finished: bool
     corpus: CorpusSummary
@@ -169,36 +174,36 @@ class Summary:
 def summarise(store: RunStore) -> Summary:
     """Read everything that is finished in a run directory."""
     run = RunReader(store)
-    recipe = run.recipe
-    scale = read_scale(run, recipe["curriculum"].get("difficulty", "mfd"))
+    recipe = parse(without_idle(run.recipe))
+    scale = read_scale(run, recipe.curriculum)
     first = list(run.difficulty(1))
     gaps = {row.id: row.gap for row in first if row.gap is not None and math.isfinite(row.gap)}
     corpus = {row.id for row in run.corpus()}  # held-out instructions are tagged in the same table
     tasks = Counter(row.task for row in run.tags() if row.task is not None and row.id in corpus)
     rounds, evaluations = read_rounds(run, one_pool=scale is None), run.metrics()
-    trainings, corpus_shares = read_trainings(run, recipe), shares(tasks)
+    trainings, corpus_shares = read_trainings(run, recipe.training), shares(tasks)
     graded = [(row.benchmark, number, row.score) for number in run.rounds() for row in run.evaluation(number)]
     ungraded = Counter((benchmark, number) for benchmark, number, score in graded if score is None)
     return Summary(
         recipe=recipe,
         manifest=run.manifest,
-        finished=any(evaluation.round == run.planned_rounds for evaluation in evaluations),
-        corpus=read_corpus(run),
+        finished=any(evaluation.round == recipe.curriculum.alpha().rounds for evaluation in evaluations),
+        corpus=read_corpus(run, recipe),
         corpus_shares=corpus_shares,
         scale=scale,
         parts=Counter(row.part for row in first),
         gaps=list(gaps.values()),
-        cut=_cut(recipe, first),
+        cut=_cut(recipe.curriculum, first),
         tagger=read_tagger(run),
         rounds=rounds,
         evaluations=evaluations,
-        checks=checks(recipe, rounds, evaluations, corpus_shares, trainings, scale),
+        checks=checks(recipe.curriculum, rounds, evaluations, corpus_shares, trainings, scale),
         seconds=working_time(run),
         ungraded=ungraded,
         alarms=alarms(run, recipe, ungraded.total(), len(graded) - ungraded.total()),
         spending=run.spending(),
         trainings=trainings,
-        agreements=read_agreements(run, recipe, scale, gaps),
+        agreements=read_agreements(run, recipe.curriculum, scale, gaps),
     )
 
 
@@ -217,16 +222,15 @@ def tasks_of(evaluations: Sequence[Evaluation]) -> list[str]:
     return sorted({task for evaluation in evaluations for task in evaluation.tasks})
 
 
-def _cut(recipe: Mapping[str, Any], rows: Sequence[DifficultyRow]) -> Cut:
+def _cut(plan: CurriculumConfig, rows: Sequence[DifficultyRow]) -> Cut:
     """Return δ itself, or the largest gap that was not hard where a quantile or budget decided; and the hopeless."""
-    threshold = recipe["curriculum"].get("threshold")
-    if threshold is None:
-        return Cut(0.0)  # nothing is measured, so nothing is split
-    most = float(threshold.get("most", 0.0)) or math.inf  # the first version had no limit
-    if threshold["rule"] == "delta":
-        return Cut(float(threshold["value"]), most)
+    if plan.difficulty.measured_by == "nobody":
+        return Cut(0.0)
+    threshold = plan.difficulty_threshold()
+    if threshold.rule == "delta":
+        return Cut(threshold.value, threshold.most)
     below = [row.gap for row in rows if row.part in {"easy", "withheld"} and row.gap is not None]
-    return Cut(max(0.0, *below) if below else 0.0, most)
+    return Cut(max(0.0, *below) if below else 0.0, threshold.most)
 
 
 def sum_spending(entries: Iterable[Spending]) -> Spending:

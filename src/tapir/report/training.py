@@ -8,6 +8,7 @@ from dataclasses import dataclass, fields, replace
 from statistics import fmean
 from typing import Any, TypeAlias
 
+from tapir.config.training import AnyTraining
 from tapir.data.run.reader import RunReader
 from tapir.domain.errors import StoreError
 from tapir.domain.training import TaggerReport
@@ -67,9 +68,8 @@ def format_loss(loss: float) -> str:
     return f"{loss:.3f}" if abs(loss) >= _SMALL or not loss else f"{loss:.2g}"
 
 
-def read_trainings(run: RunReader, recipe: Mapping[str, Any]) -> list[Training]:
-    """Read every finished training of a run with this recipe, in order."""
-    plan = recipe.get("training", {})  # a training program does not report what it left out
+def read_trainings(run: RunReader, plan: AnyTraining) -> list[Training]:
+    """Read every finished training of a run with this section of the recipe, in order."""
     contents = ((number, run.json(f"round-{number}/training.json", _REMEDY)) for number in run.rounds())
     return [_training(run, number, content, plan) for number, content in contents if content is not None]
 
@@ -80,7 +80,7 @@ def recorded_fields(trainings: Sequence[Training]) -> frozenset[str]:
     return frozenset(name for name in names if any(getattr(each, name) not in (None, ()) for each in trainings))
 
 
-def _training(run: RunReader, number: int, content: Mapping[str, Any], plan: Mapping[str, Any]) -> Training:
+def _training(run: RunReader, number: int, content: Mapping[str, Any], plan: AnyTraining) -> Training:
     try:
         loss, preference_loss = (_curve(content.get(key, ())) for key in ("loss", "preference_loss"))
         logged = len(content.get("loss", ())) + len(content.get("preference_loss", ()))
@@ -95,8 +95,8 @@ def _training(run: RunReader, number: int, content: Mapping[str, Any], plan: Map
         loss=loss,
         preference_loss=preference_loss,
         not_numbers=logged - len(loss) - len(preference_loss),
-        too_long=too_long if too_long or plan.get("kind") != "command" else None,
-        cut=cut if cut or plan.get("too_long") == "cut" else None,
+        too_long=too_long if too_long or plan.kind != "command" else None,  # a program does not report what it left out
+        cut=cut if cut or getattr(plan, "too_long", "") == "cut" else None,
         unfit=len(content.get("unfit", ())) or None,
         **amounts | {name: int(amounts[name]) for name in _COUNTS if amounts[name]} | {"preferences": preferences},
     )

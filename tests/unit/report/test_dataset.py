@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
-from support.runs import SPENDING, build_run
+from support.runs import OVER_API, SPENDING, build_run
 from support.small import environment
-from tapir.data.files import read_json, write_json
+from tapir.config.toml import parse
+from tapir.data.files import write_json
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import ExpansionRow, MixtureRow
 from tapir.data.run.store import RunStore
@@ -126,5 +127,6 @@ def test_the_snippet_of_the_card_runs_as_it_is(out: Path, card: str, tmp_path: P
 def test_a_corpus_of_ones_own_is_named_by_its_class(tmp_path: Path) -> None:
     store = build_run(tmp_path / "run", done=1)
     path = store.folder / "recipe.json"
-    write_json(path, read_json(path) | {"corpus": {"kind": "custom", "class": "mine.data:Corpus"}})
+    recipe = parse(OVER_API | {"corpus": {"kind": "custom", "class": "mine.data:Corpus"}})
+    write_json(path, recipe.resolved())
     assert facts(RunReader(store), 1, [1])["corpus"] == "mine.data:Corpus"

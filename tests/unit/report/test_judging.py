@@ -6,12 +6,12 @@ import random
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 
 from support.runs import ENDPOINTS, OVER_API
+from tapir.config.recipe import Recipe
 from tapir.config.toml import parse
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import AnswerRow, CorpusRow, ExpansionRow, JudgementRow, ResponseRow
@@ -19,8 +19,8 @@ from tapir.data.run.store import RunStore
 from tapir.report.judging import Alarm, alarms
 from tapir.report.summary import Summary
 
-RECIPE = parse(OVER_API).resolved()
-GYM = parse({}).resolved()
+RECIPE = parse(OVER_API)
+GYM = parse({})
 BOTH = ("student-first", "reference-first")
 UNSCORED = "Unscored items"
 FAILED = "Calls that failed"
@@ -81,7 +81,7 @@ def run_of(folder: Path, rows: Sequence[JudgementRow], canary: Sequence[Judgemen
     return store
 
 
-def found(store: RunStore, recipe: dict[str, Any] = RECIPE) -> dict[str, Alarm]:
+def found(store: RunStore, recipe: Recipe = RECIPE) -> dict[str, Alarm]:
     return {one.name: one for one in alarms(RunReader(store), recipe)}
 
 
@@ -123,7 +123,7 @@ def test_scores_without_log_probabilities_are_noticed_where_they_were_asked_for(
         return one.student + doubt, one.teacher + doubt
 
     store = run_of(tmp_path, judged(partly))
-    recipe = {**RECIPE, "judge": {**RECIPE["judge"], "expected_score": True}}
+    recipe = parse(OVER_API, ["judge.expected_score=true"])
     check = found(store, recipe)["Scores without log-probabilities"]
     written = sum(quality(name).student_length / 400 < share for name in ITEMS)
     assert (check.raised, check.n, check.value) == (noticed, 4 * len(ITEMS), written / len(ITEMS))
@@ -231,6 +231,8 @@ def test_held_out_answers_without_a_grade_are_noticed(tmp_path: Path) -> None:
     assert (one.name, one.value, one.n, one.raised) == (UNGRADED, 0.03, 100, True)
     assert not alarms(RunReader(store), RECIPE, ungraded=2, graded=98)[-1].raised
     assert alarms(RunReader(store), GYM, ungraded=3, graded=97)[-1].name != UNGRADED  # the gym grades exactly
+    alpaca = parse(OVER_API | {"evaluation": {"kind": "alpaca_eval", "baseline": "outputs.json"}})
+    assert alarms(RunReader(store), alpaca, ungraded=3, graded=97)[-1] == one
 
 
 @pytest.mark.parametrize(
@@ -245,11 +247,10 @@ def test_a_judge_that_is_the_teacher_is_noticed(
     tmp_path: Path, teacher: list[str], judge: list[str], figure: str, *, beyond: bool
 ) -> None:
     third = ENDPOINTS["small"] | {"model": "a-third-model"}
-    recipe = RECIPE | {
-        "endpoints": ENDPOINTS | {"twin": ENDPOINTS["large"], "third": third},
-        "teacher": {"kind": "llm", "endpoints": teacher},
-        "judge": {"kind": "llm", "endpoints": judge},
-    }
+    endpoints = ENDPOINTS | {"twin": ENDPOINTS["large"], "third": third}
+    used = {name: endpoints[name] for name in {*teacher, *judge}}
+    people = {role: {"kind": "llm", "endpoints": names} for role, names in (("teacher", teacher), ("judge", judge))}
+    recipe = parse(OVER_API | people | {"tagger": {"endpoints": teacher}, "endpoints": used})
     one = found(RunStore(tmp_path), recipe)[INDEPENDENCE]
     assert (one.figure, one.raised) == (figure, beyond)
 

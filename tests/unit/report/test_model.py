@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from conftest import SmallRun
-from support.runs import build_run
+from support.runs import OVER_API, build_run
 from support.small import environment
 from tapir.data.files import read_json, write_json
 from tapir.data.run.reader import RunReader
@@ -171,7 +171,7 @@ def test_a_base_on_the_hub_keeps_its_name(adapted: RunStore, tmp_path: Path) -> 
     shutil.copytree(adapted.folder, store.folder)
     recipe = read_json(store.folder / "recipe.json")
     recipe["student"] |= {"model": "owner/model", "revision": "v2"}
-    recipe["corpus"] = {"kind": "hub", "dataset": "owner/corpus"}
+    recipe |= OVER_API | {"corpus": {"kind": "hub", "dataset": "owner/corpus"}}
     write_json(store.folder / "recipe.json", recipe)
     config = store.round(2) / "checkpoint" / "adapter_config.json"
     write_json(config, read_json(config) | {"base_model_name_or_path": "owner/model"})
@@ -183,6 +183,19 @@ def test_a_base_on_the_hub_keeps_its_name(adapted: RunStore, tmp_path: Path) -> 
     assert header["datasets"] == ["owner/corpus"]
     assert 'from_pretrained("owner/model", revision="v2")' in snippet(text)
     assert read_json(folder / "adapter_config.json")["base_model_name_or_path"] == "owner/model"
+
+
+def test_the_student_of_a_single_round_is_exported(run: RunStore, tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "run")
+    shutil.copytree(run.folder, store.folder)
+    shutil.rmtree(store.round(2))
+    recipe = read_json(store.folder / "recipe.json")
+    for key in ("rounds", "schedule", "repeats", "rescoring", "continue_from"):
+        del recipe["curriculum"][key]
+    recipe["curriculum"]["variant"] = "single-round"
+    write_json(store.folder / "recipe.json", recipe)
+    assert export_model(store, tmp_path / "out")[0] == "S_1 of gym"
+    assert "What the student learnt from in round 1, each" in (tmp_path / "out" / "README.md").read_text()
 
 
 def test_weights_of_another_format_become_safetensors(run: RunStore, tmp_path: Path) -> None:

@@ -151,7 +151,7 @@ def test_a_very_long_text_is_cut_and_says_so(tmp_path: Path) -> None:
 
 def test_the_settings_are_a_recipe_that_runs_again() -> None:
     recipe = parse({"name": "mine", "seed": 3, "curriculum": {"size": 70, "target": {"shares": "room"}}})
-    text, command = page.recipe_text(recipe.resolved())
+    text, command = page.recipe_text(recipe)
     assert command == "tapir run recipe.toml"
     assert parse(tomllib.loads(text)) == recipe
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from support.runs import TASKS
 from support.trainings import PARAMETERS, STEPS, TRAINABLE, adapter, older
 from tapir.config.toml import parse
+from tapir.config.training import ExternalTrainingConfig, SftConfig
 from tapir.data.files import write_json
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import ContrastRow
@@ -28,8 +29,8 @@ from tapir.report.training import Training, format_loss, read_tagger, read_train
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
 
-SFT: dict[str, Any] = {"training": {"kind": "sft", "too_long": "drop"}}
-PROGRAM: dict[str, Any] = {"training": {"kind": "command"}}
+SFT = SftConfig()
+PROGRAM = ExternalTrainingConfig(kind="command", command=("train",))
 FALLS = "The loss falls in every training (mean of its first and last quarter)"
 SILENT = {"steps": 0, "loss": [], "tokens": 0, "answer_tokens": 0, "too_long": [], "cut": [], "parameters": 0}
 ODD = ("NaN", "Infinity", "-Infinity", "null", '"</script>"', "true")
@@ -83,7 +84,7 @@ def test_a_program_that_tells_nothing_is_not_shown_as_zeros(tmp_path: Path) -> N
 
 def test_cut_examples_are_told_where_the_recipe_cuts(tmp_path: Path) -> None:
     store = run_of(tmp_path, older(1) | {"cut": ["0" * 16]}, older(2) | {"cut": []})
-    cutting = {"training": {"too_long": "cut"}}
+    cutting = SftConfig(too_long="cut")
     assert [one.cut for one in read_trainings(RunReader(store), cutting)] == [1, 0]
     assert [one.cut for one in read_trainings(RunReader(store), SFT)] == [1, None]
 
@@ -122,7 +123,7 @@ def test_a_loss_is_written_with_digits_that_say_something(loss: float, text: str
 
 
 def learns(*trainings: Training) -> list[Check]:
-    return checks(parse({}).resolved(), [], [], {}, trainings)
+    return checks(parse({}).curriculum, [], [], {}, trainings)
 
 
 def test_the_loss_falls_where_it_falls_in_every_training_and_too_few_log_points_are_not_judged() -> None:

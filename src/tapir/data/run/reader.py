@@ -55,12 +55,6 @@ class RunReader:
         """Versions, id and digests of the run."""
         return dict(read_json(self.folder / "manifest.json", _NOT_A_RUN))
 
-    @property
-    def planned_rounds(self) -> int:
-        """N, by the recipe."""
-        plan = self.recipe["curriculum"]
-        return 1 if plan["variant"] == "single-round" else int(plan["rounds"])
-
     def rounds(self, table: str = "") -> list[int]:
         """Return the rounds that have begun, or those with this finished table, in order; 0 is before round 1."""
         names = (path.name.removeprefix("round-") for path in self.folder.glob("round-*"))

@@ -7,6 +7,7 @@ import re
 import shutil
 from pathlib import Path
 
+from tapir.config.toml import parse, without_idle
 from tapir.data.files import write_json
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
@@ -41,7 +42,8 @@ def export_model(
             f"S_{student.round} was trained in full: there is no adapter",
             remedy="Leave --adapter out: export the model.",
         )
-    seen = range(1, student.round + 1)[-1 if run.recipe["curriculum"]["continue_from"] == "warm-up" else 0 :]
+    plan = parse(without_idle(run.recipe)).curriculum
+    seen = range(1, student.round + 1)[-1 if plan.continue_from == "warm-up" else 0 :]
     card = facts(run, student.round, seen)
     with draft_folder(out, Mark.of(run, "model", [student.round])) as draft:
         if adapter:
