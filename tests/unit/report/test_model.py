@@ -198,6 +198,20 @@ def test_the_student_of_a_single_round_is_exported(run: RunStore, tmp_path: Path
     assert "What the student learnt from in round 1, each" in (tmp_path / "out" / "README.md").read_text()
 
 
+def test_the_student_of_the_warm_up_is_exported_with_a_card_that_names_no_rounds(run: RunStore, tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "run")
+    shutil.copytree(run.folder, store.folder)
+    for name in ("checkpoint", "training.json"):
+        (store.round(1) / name).rename(store.round(0) / name)
+    recipe = read_json(store.folder / "recipe.json")
+    recipe["curriculum"]["warmup_epochs"] = 1.0
+    write_json(store.folder / "recipe.json", recipe)
+    assert export_model(store, tmp_path / "out", 0)[0] == "S_0 of gym"
+    card = (tmp_path / "out" / "README.md").read_text()
+    assert "no round has trained it" in card
+    assert "in rounds" not in card
+
+
 def test_weights_of_another_format_become_safetensors(run: RunStore, tmp_path: Path) -> None:
     import torch
 

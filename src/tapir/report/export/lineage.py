@@ -110,7 +110,7 @@ def _trained(run: RunReader, rounds: Sequence[int]) -> dict[_Key, _Trained]:
     trained: dict[_Key, _Trained] = {}
     wanted = {row.id for number in rounds for row in run.mixture(number)}
     gaps: dict[str, float | None] = {}
-    for number in range(1, max(rounds) + 1):
+    for number in range(1, max(rounds, default=0) + 1):
         gaps.update((row.id, row.gap) for row in run.difficulty(number) if row.id in wanted)
         if number in rounds:
             for row in run.mixture(number):
