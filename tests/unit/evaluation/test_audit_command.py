@@ -74,6 +74,16 @@ def test_what_cannot_be_computed_is_said(tmp_path: Path, lines: list[dict[str, A
     assert "nan" not in output.casefold()
 
 
+def test_recordings_of_constant_answers_alone_have_nothing_to_match(tmp_path: Path) -> None:
+    rows = [{"id": f"q{number}", "score_a": 1, "score_b": 5, "label": "b"} for number in range(3)]
+    constant = write_lines(tmp_path, [row | {"constant": "a"} for row in rows], "constant.jsonl")
+    other = write_lines(tmp_path, rows, "other.jsonl")
+    for names in ((constant, other), (other, constant)):
+        with pytest.raises(DataError, match=r"nothing in constant.jsonl can be matched") as error:
+            tapir(names[0], "--labels", names[1])
+        assert error.value.remedy
+
+
 @pytest.mark.parametrize(
     ("name", "why"),
     [

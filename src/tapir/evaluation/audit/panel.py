@@ -196,6 +196,11 @@ def _count_matches(recordings: Sequence[Recording], labels: Sequence[Recording],
     sides = (recordings, labels) if labels else (recordings[:-1], recordings[-1:])
     left, right = (list(dict.fromkeys(chain.from_iterable(map(_judged, group)))) for group in sides)
     names = [" and ".join(recording.name for recording in group) for group in sides]
+    if not (left and right):
+        raise DataError(
+            f"nothing in {names[bool(left)]} can be matched: one answer of every pair is constant",
+            remedy="Constant answers are measured apart from agreement: name recordings that judge other answers, too.",
+        )
     both = set(left) & set(right)
     if not both:
         raise DataError(
