@@ -136,6 +136,15 @@ def forbidden(recipe: Recipe, roles: Roles) -> DuplicateIndex:
     return index
 
 
+def nothing_left(reasons: Counter[str]) -> DataError:
+    """Return the error for a corpus of which every row was dropped, with the reasons and their counts."""
+    counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
+    return DataError(
+        f"nothing is left of the corpus: {counts}",
+        remedy="Bring a larger corpus or lower evaluation.held_out, in a new folder; drops.parquet names each row.",
+    )
+
+
 def screened(recipe: Recipe, corpus: Iterable[Pair | Rejected]) -> list[str]:
     """Return a line for each reason why answers are hardly wanted in training, where the recipe has them reported."""
     if getattr(recipe.corpus, "screen", "") != "report":

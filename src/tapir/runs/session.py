@@ -26,7 +26,7 @@ from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import disk_errors, locked, read_json, write_json
 from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
 from tapir.data.run.store import CHECKSUMS, RunStore, claim_folder, is_run
-from tapir.domain.errors import DataError, StoreError, StoreFull, require_same
+from tapir.domain.errors import StoreError, StoreFull, require_same
 from tapir.domain.instruction import Pair
 from tapir.domain.progress import Progress, SilentProgress
 from tapir.domain.roles import Rejected, Roles
@@ -36,7 +36,7 @@ from tapir.models.taggers.embedding import EmbeddingTagger
 from tapir.models.taggers.encoder import EncoderTagger
 from tapir.report.summary import Summary, summarise
 from tapir.runs.build import build_roles, check_installed, locate_student
-from tapir.runs.corpus import forbidden, held_out_conversations, novelty, screened
+from tapir.runs.corpus import forbidden, held_out_conversations, nothing_left, novelty, screened
 from tapir.runs.endpoints import find_models
 from tapir.runs.progress import EventLog, open_calls, open_resources, record_session
 from tapir.stages.base import StageContext
@@ -182,7 +182,7 @@ def check(recipe: Recipe) -> list[str]:
     unreadable = Counter(row.reason for row in rows if isinstance(row, Rejected))
     held = {prompt.instruction.id for benchmark in roles.benchmarks for prompt in benchmark.prompts()}
     if all(isinstance(row, Rejected) or row.instruction.id in held for row in rows):
-        raise _nothing_left(unreadable + Counter({"in an evaluation set": len(rows) - unreadable.total()}))
+        raise nothing_left(unreadable + Counter({"in an evaluation set": len(rows) - unreadable.total()}))
     lines = [f"corpus: {len(rows) - unreadable.total():,} instructions"]
     lines += [f"  {count:,} rows dropped: {reason}" for reason, count in unreadable.most_common()]
     lines += [f"  {note}" for note in [*roles.notes, *screened(recipe, rows)]]
@@ -305,16 +305,8 @@ def _corpus(recipe: Recipe, roles: Roles, store: RunStore, excluded: DuplicateIn
         store.once("corpus", CorpusRow, lambda: [row for row in rows if isinstance(row, CorpusRow)])
     pairs = [pair_of(row) for row in store.each("corpus", CorpusRow)]
     if not pairs:
-        raise _nothing_left(Counter(row.reason for row in store.each("drops", DropRow)))
+        raise nothing_left(Counter(row.reason for row in store.each("drops", DropRow)))
     return pairs
-
-
-def _nothing_left(reasons: Counter[str]) -> DataError:
-    counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
-    return DataError(
-        f"nothing is left of the corpus: {counts}",
-        remedy="Bring a larger corpus or lower evaluation.held_out, in a new folder; drops.parquet names each row.",
-    )
 
 
 def recipe_of(source: Recipe | Mapping[str, Any] | str) -> Recipe:

@@ -19,7 +19,7 @@ from tapir.cli.plan import _cell, _count, _money, plan_lines
 from tapir.config.recipe import Recipe
 from tapir.config.toml import as_toml, parse
 from tapir.domain.completion import Completion, Usage
-from tapir.domain.errors import MissingExtra, RecipeError, StoreError
+from tapir.domain.errors import DataError, MissingExtra, RecipeError, StoreError
 from tapir.models.api.ledger import Entry, Ledger, Purpose
 from tapir.runs import session
 from tapir.runs.build import check_installed
@@ -79,6 +79,11 @@ def reasons(result: Plan) -> str:
 def calls(result: Plan, name: str, number: int = 0) -> float:
     """Expected calls, without the 1 % that are repeated because a reply cannot be read."""
     return stage(result, name, number).cost.calls.expected / 1.01
+
+
+def test_a_plan_says_that_all_of_the_corpus_is_held_out(rows: Path) -> None:
+    with pytest.raises(DataError, match=r"nothing is left of the corpus: in an evaluation set \(54\), empty response"):
+        plan(recipe_of(rows, evaluation={"held_out": 200}))
 
 
 # Stages and calls follow from the method
