@@ -10,7 +10,6 @@ from typing import Any
 
 from tapir.config.recipe import Recipe
 from tapir.config.toml import load
-from tapir.data.files import read_json
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore, is_run
 from tapir.domain.completion import after_thought
@@ -96,16 +95,14 @@ def resolve_judged(
 
 
 def _of_run(folder: Path, recipe: Recipe, number: int | None) -> EvalTarget:
-    store = RunStore(folder)
-    rounds = recipe.curriculum.alpha().rounds
-    trained = [each for each in range(1, rounds + 1) if (store.round(each) / "checkpoint").exists()]
-    there = trained if number is None else [0, *trained]
-    chosen = RunReader(store).choose(there, number, "trained student (--round 0 takes it as it was before)")[-1]
-    path = store.round(chosen) / "checkpoint"
-    checkpoint = Checkpoint(str(path) if path.exists() else prepare_student(recipe).path, chosen)
-    run = read_json(folder / "manifest.json").get("run")  # another run may have taken the folder's place since
-    facts = {"student": str(folder), "run": run, "round": chosen}
-    return _answered_by(recipe, checkpoint, f"{folder.resolve().name}/S_{chosen}", facts)
+    run = RunReader(RunStore(folder))
+    trained = run.trained_rounds()
+    there = [each for each in trained if each] if number is None else sorted({0, *trained})
+    chosen = run.choose(there, number, "trained student (--round 0 takes it as it was before)")[-1]
+    own = str(run.store.round(chosen) / "checkpoint") if chosen in trained else prepare_student(recipe).path
+    run_id = run.manifest.get("run")  # another run may have taken the folder's place since
+    facts = {"student": str(folder), "run": run_id, "round": chosen}
+    return _answered_by(recipe, Checkpoint(own, chosen), f"{folder.resolve().name}/S_{chosen}", facts)
 
 
 def _answered_by(recipe: Recipe, checkpoint: Checkpoint, name: str, facts: Mapping[str, Any]) -> EvalTarget:

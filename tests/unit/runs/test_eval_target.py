@@ -36,6 +36,7 @@ def run(folder: Path, *rounds: int, planned: int = 3, name: str = "r1") -> Path:
     write_json(folder / "manifest.json", {"run": name})
     for number in rounds:
         (folder / f"round-{number}" / "checkpoint").mkdir(parents=True)
+        write_json(folder / f"round-{number}" / "training.json", {})
     return folder
 
 
@@ -72,7 +73,7 @@ def test_any_round_of_it_can_be_chosen_and_0_is_the_student_before_it(tmp_path: 
     folder = run(tmp_path / "mine", 1, 2)
     assert resolve_target(str(folder), "gym", number=1).checkpoint.path.endswith("round-1/checkpoint")
     assert resolve_target(str(folder), "gym", number=0).checkpoint == Checkpoint(str(NANO), 0)
-    (folder / "round-0" / "checkpoint").mkdir(parents=True)
+    run(folder, 0)
     warm = resolve_target(str(folder), "gym", number=0)
     assert warm.checkpoint == Checkpoint(str(folder / "round-0" / "checkpoint"), 0)
     assert warm.name == "mine/S_0"
@@ -86,6 +87,15 @@ def test_a_round_that_is_not_there_is_said_so(tmp_path: Path) -> None:
     assert f"round -1 of {folder} has no trained student" in refused(DataError, str(folder), -1)
     message = refused(DataError, str(run(tmp_path / "other")))
     assert "has no trained student (--round 0 takes it as it was before) yet" in message
+
+
+def test_a_round_whose_training_is_not_finished_has_no_student(tmp_path: Path) -> None:
+    folder = run(tmp_path / "mine", 0, 1, 2)
+    for number in (0, 2):
+        (folder / f"round-{number}" / "training.json").unlink()
+    assert resolve_target(str(folder), "gym").name == "mine/S_1"
+    assert resolve_target(str(folder), "gym", number=0).checkpoint == Checkpoint(str(NANO), 0)
+    assert "rounds with one: 0, 1" in refused(DataError, str(folder), 2)
 
 
 def test_settings_of_a_run_can_be_changed_and_are_then_other_facts(tmp_path: Path) -> None:

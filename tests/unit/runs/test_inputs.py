@@ -23,7 +23,7 @@ from tapir.domain.instruction import Pair
 from tapir.domain.roles import Rejected, Roles
 from tapir.runs import session
 from tapir.runs.build import build_roles
-from tapir.runs.corpus import forbidden
+from tapir.runs.corpus import forbidden, taxonomy
 from tapir.runs.plan import plan
 
 
@@ -51,6 +51,12 @@ def test_files_are_known_by_their_role_and_content_and_not_by_their_place(tmp_pa
     (tmp_path / "there" / "more.json").write_text(json.dumps(rows(13)), encoding="utf-8")
     changed = roles(tmp_path / "there").inputs
     assert {key for key in changed if changed[key] != here.inputs[key]} == {"evaluation.file"}
+
+
+def test_a_taxonomy_in_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "t.toml").write_text('name = "mine"\nversion = "1"\n[shares]\nMath = 1.0\n', encoding="utf-8")
+    assert taxonomy(recipe(tmp_path, curriculum={"target": {"taxonomy": "~/t.toml"}})).labels == ("Math",)
 
 
 def test_what_is_measured_has_the_same_name_wherever_its_file_lies(tmp_path: Path) -> None:
