@@ -18,7 +18,7 @@ from tapir.domain.difficulty import Difficulty, Split, competence, undivided
 from tapir.domain.evaluation import Evaluation
 from tapir.domain.instruction import Pair
 from tapir.domain.judgement import Unscored
-from tapir.domain.mixture import Draw, Mixture, Pool, easy_ids, hard_ids
+from tapir.domain.mixture import Draw, Mixture, Pool, easy_ids, hard_ids, resample
 from tapir.domain.roles import Roles
 from tapir.domain.round import Checkpoint, RoundPlan
 from tapir.domain.training import Example
@@ -27,9 +27,9 @@ from tapir.stages.base import StageContext
 from tapir.stages.evaluate import Evaluate
 from tapir.stages.expand import Expand, pair_of, record_draws, seeds_by_task
 from tapir.stages.judge import Canary, EstimateDifficulty, Score
-from tapir.stages.mix import Compose, Mix, Resample
+from tapir.stages.mix import compose, mix_round
 from tapir.stages.refine import Refine
-from tapir.stages.select import Select
+from tapir.stages.select import select
 from tapir.stages.tag import FitTagger, Tag
 from tapir.stages.train import Train, contrast
 
@@ -128,7 +128,7 @@ class Curriculum:
         """Find the hard seeds, D_S = {MFD > δ}."""
         if self.one_pool:
             return undivided(list(self.pairs))
-        return Select(self.recipe.curriculum.difficulty_threshold()).run(self.context, list(scored), scored)
+        return select(self.context, self.recipe.curriculum.difficulty_threshold(), scored)
 
     def plan_round(self, number: int, split: Split, evaluations: Sequence[Evaluation]) -> RoundPlan:
         """Set n, α_r and P(t): fixed as in the paper, or adjusted to what the student can do (not in the paper)."""
@@ -149,7 +149,8 @@ class Curriculum:
     def resample(self, plan: RoundPlan, split: Split) -> Draw:
         """Count how many hard examples of each task the round needs; what the hard pool lacks is a shortfall."""
         fresh = (name for name in hard_ids(split, self.pairs) if name not in self.used)
-        return Resample().run(self.context, plan, self.pool(fresh), self.pool(easy_ids(split)))
+        hard, easy, target = self.pool(fresh), self.pool(easy_ids(split)), plan.target if plan.balanced else None
+        return resample(hard, easy, plan.size, plan.hard_share, target)
 
     def expand(self, plan: RoundPlan, need: Draw, split: Split) -> None:
         """Have the teacher write the shortfall from hard seeds of the same task; kept ones join the hard pool."""
@@ -169,7 +170,7 @@ class Curriculum:
     def mix(self, plan: RoundPlan, split: Split) -> Mixture:
         """Draw round(α·n) examples from the hard pool and the rest from the easy pool, both by P(t)."""
         hard, easy = self.pool(hard_ids(split, self.pairs)), self.pool(easy_ids(split))
-        mixture = Mix().run(self.context, plan, hard, easy)
+        mixture = mix_round(self.context, plan, hard, easy)
         self.trained |= {*mixture.hard, *mixture.easy}
         return mixture
 
@@ -185,8 +186,8 @@ class Curriculum:
 
     def train(self, base: Checkpoint, mixture: Mixture, scored: Mapping[str, Difficulty | Unscored]) -> Checkpoint:
         """Fine-tune S_{r-1} on the mixture to get S_r; then on preferences where the recipe asks for them."""
-        compose = Compose("any" if self.one_pool else "hard", self.learns_thoughts)
-        rows = compose.run(self.context, mixture, self.pairs, self.task_of, self.refined)
+        pool, thoughts = "any" if self.one_pool else "hard", self.learns_thoughts
+        rows = compose(self.context, mixture, self.pairs, self.task_of, self.refined, hard=pool, thoughts=thoughts)
         preferences = contrast(self.context, rows, scored, self.answered, self.recipe.preferred_gap())
         examples = [Example(row.id, row.instruction, row.response, row.context, row.thought) for row in rows]
         rounds = self.recipe.curriculum.alpha().rounds

@@ -30,7 +30,7 @@ from tapir.report.rounds import read_rounds
 from tapir.stages.base import StageContext
 from tapir.stages.expand import record_draws
 from tapir.stages.judge import NULL_ANSWER
-from tapir.stages.mix import Compose
+from tapir.stages.mix import compose
 
 
 @dataclass
@@ -177,7 +177,7 @@ def refining(folder: Path, keep: str) -> tuple[Curriculum, Mixture]:
 
 
 def trained_on(loop: Curriculum, mixture: Mixture) -> dict[str, str]:
-    rows: list[MixtureRow] = Compose().run(loop.context, mixture, loop.pairs, loop.task_of, loop.refined)
+    rows: list[MixtureRow] = compose(loop.context, mixture, loop.pairs, loop.task_of, loop.refined)
     assert all(row.refined == (row.response != "own") for row in rows)
     return {row.instruction.split()[-1]: row.response for row in rows}
 
@@ -228,7 +228,7 @@ def test_a_rewrite_that_says_the_same_is_none_and_is_not_judged(tmp_path: Path) 
     loop.refine(mixture)
     assert trained_on(loop, mixture)["16"] == "own"
     assert not [one for one in comparisons(loop) if one.instruction.text.endswith("16")]
-    record_draws(loop.context, Draw((), {"add": 8}, {"add": 8}), TaskDistribution({"add": 1.0}), [])
+    record_draws(loop.context, Draw({"add": 8}, {"add": 8}), TaskDistribution({"add": 1.0}), [])
     (round_,) = read_rounds(RunReader(loop.context.store), one_pool=False)
     assert (round_.rewrites.unchanged, round_.rewrites.failed) == (1, 1)
 

@@ -46,9 +46,8 @@ class Pool:
 
 @dataclass(frozen=True, slots=True)
 class Draw:
-    """Ids drawn without repetition, by task: what was wanted and what the pool gave."""
+    """Items of a pool for a round, by task: what is wanted and what the pool gives."""
 
-    ids: tuple[str, ...]
     wanted: Mapping[str, int]
     got: Mapping[str, int]
 
@@ -103,8 +102,8 @@ def hard_count(size: int, share: float) -> int:
     return int(np.floor(round(share * size, 9) + 0.5))
 
 
-def draw(pool: Pool, wanted: Sequence[int] | Counts, seed: int) -> Draw:
-    """Draw `wanted[t]` items of every task t, or all there are, at random and without repetition.
+def draw(pool: Pool, wanted: Sequence[int] | Counts, seed: int) -> tuple[str, ...]:
+    """Draw the ids of `wanted[t]` items of every task t, or all there are, at random and without repetition.
 
     The same seed prefers the same items, whatever else is in the pool.
     """
@@ -114,11 +113,7 @@ def draw(pool: Pool, wanted: Sequence[int] | Counts, seed: int) -> Draw:
     starts = np.concatenate(([0], np.cumsum(pool.available)[:-1]))
     rank = np.arange(order.size) - starts[pool.tasks[order]]
     chosen = order[rank < limit[pool.tasks[order]]]
-    return Draw(
-        ids=tuple(pool.ids[index] for index in chosen),
-        wanted=as_mapping(pool.labels, np.asarray(wanted, np.int64)),
-        got=as_mapping(pool.labels, limit),
-    )
+    return tuple(pool.ids[index] for index in chosen)
 
 
 def hard_counts(hard: Counts, easy: Counts, size: int, share: float, target: TaskDistribution | None) -> Counts:
@@ -173,9 +168,10 @@ def mixture_counts(
     return inside, outside
 
 
-def resample(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution | None, seed: int) -> Draw:
-    """Draw what a round of `size` examples needs from the hard pool, by P(t) if there is a target."""
-    return draw(hard, hard_counts(hard.available, easy.available, size, share, target), seed)
+def resample(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution | None) -> Draw:
+    """Count what a round of `size` examples needs from the hard pool, by P(t) if there is a target, and what it has."""
+    wanted = hard_counts(hard.available, easy.available, size, share, target)
+    return Draw(as_mapping(hard.labels, wanted), as_mapping(hard.labels, np.minimum(wanted, hard.available)))
 
 
 def mix(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution | None, seed: int) -> Mixture:
@@ -186,8 +182,8 @@ def mix(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistributio
     inside, outside = mixture_counts(hard.available, easy.available, size, share, target)
     hard_wanted = hard_count(size, share)
     return Mixture(
-        hard=draw(hard, inside, seed).ids,
-        easy=draw(easy, outside, seed).ids,
+        hard=draw(hard, inside, seed),
+        easy=draw(easy, outside, seed),
         wanted_hard=hard_wanted,
         wanted_easy=size - hard_wanted,
         counts=as_mapping(hard.labels, inside + outside),

@@ -105,7 +105,7 @@ def expand(
     progress: Watcher | None = None,
 ) -> list[ExpansionRow]:
     """The rows of one round whose hard pool lacks `wanted`; "list" has no hard seed."""
-    need = Draw((), wanted=wanted, got=dict.fromkeys(wanted, 0))
+    need = Draw(wanted=wanted, got=dict.fromkeys(wanted, 0))
     place = StageContext(RunStore(folder), progress or Watcher(), ROUND, SEED)
     stage = Expand(writer, Tagger(), ATTEMPTS, knowing(HELD), unfit)
     return stage.run(place, need, {"add": seeds("add"), "spell": seeds("spell")}, known or knowing(OLD))
@@ -287,14 +287,14 @@ def test_a_tagger_that_leaves_out_a_text_leaves_it_untagged(tmp_path: Path) -> N
 
     place = StageContext(RunStore(tmp_path), Watcher(), ROUND, SEED)
     stage = Expand(Writer(say=lambda *_: ["add the rivers", "add the hills"]), Forgetful(), 1, knowing())
-    rows = stage.run(place, Draw((), {"add": 1}, {"add": 0}), {"add": seeds("add")}, knowing())
+    rows = stage.run(place, Draw({"add": 1}, {"add": 0}), {"add": seeds("add")}, knowing())
     assert {row.text: row.reason for row in rows} == {"add the rivers": "not tagged", "add the hills": None}
 
 
 def test_the_draws_table_counts_what_was_written_for_each_task(tmp_path: Path) -> None:
     wanted = {"add": 3, "spell": 1, "list": 2}
     rows = expand(tmp_path, Writer(say=lambda task, _: [f"{task} the rivers", f"{task} the hills"]), wanted)
-    need = Draw((), wanted=wanted, got={"add": 1, "spell": 0, "list": 2})
+    need = Draw(wanted=wanted, got={"add": 1, "spell": 0, "list": 2})
     target = TaskDistribution({"add": 0.5, "spell": 0.25, "list": 0.25})
     context = StageContext(RunStore(tmp_path), Watcher(), ROUND, SEED)
     found = record_draws(context, need, target, rows)
