@@ -12,6 +12,7 @@ from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import CorpusRow, DifficultyRow, MixtureRow, ResponseRow
 from tapir.data.run.store import RunStore
 from tapir.domain.errors import DataError
+from tapir.domain.instruction import Turn
 from tapir.report.export.lineage import examples
 
 
@@ -25,10 +26,10 @@ def test_each_distinct_pair_stands_there_once_with_all_its_rounds(api_run: RunSt
         for row in mixture(api_run, number):
             rounds.setdefault((row.id, row.response), []).append(number)
     found = list(examples(RunReader(api_run), [1, 2, 3]))
-    assert {(one.id, one.response): list(one.rounds) for one in found} == rounds
+    assert {(one.id, one.messages[-1].content): list(one.rounds) for one in found} == rounds
     assert len(found) == len(rounds)
     last = {(row.id, row.response): row.pool for number in (1, 2, 3) for row in mixture(api_run, number)}
-    assert {(one.id, one.response): one.pool for one in found} == last
+    assert {(one.id, one.messages[-1].content): one.pool for one in found} == last
 
 
 def test_an_expansion_names_its_parents_and_the_corpus_its_place(api_run: RunStore) -> None:
@@ -77,7 +78,7 @@ def test_folders_of_a_server_do_not_leave_with_the_names_of_models(tmp_path: Pat
     )
     one = next(examples(RunReader(store), [1]))
     assert (one.source, one.author) == ("train row 3", "llama-70b")
-    assert (one.instruction, one.response) == ("Why?", "So.")
+    assert one.messages == (Turn("user", "Why?"), Turn("assistant", "So."))
 
 
 def test_a_round_that_is_not_there_is_named_with_those_that_are_if_any(tmp_path: Path, api_run: RunStore) -> None:

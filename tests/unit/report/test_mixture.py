@@ -54,7 +54,9 @@ def loaded(kind: str, path: Path, **options: object) -> Any:
 )
 def test_our_own_reader_reads_back_what_was_written(gym_run: RunStore, out: Path, name: str, layout: Format) -> None:
     read = [(row.text, row.response) for row in read_file(out / name, layout=layout) if isinstance(row, Row)]
-    written = [(one.instruction.strip(), one.response) for one in examples(RunReader(gym_run), [1, 2, 3])]
+    written = [
+        (one.messages[-2].content.strip(), one.messages[-1].content) for one in examples(RunReader(gym_run), [1, 2, 3])
+    ]
     assert read == [pair for pair in written if "\0" not in pair[0]]  # which no corpus may have
     assert len(read) > len(written) - 3
 
@@ -89,7 +91,7 @@ def test_datasets_loads_conversations_with_their_lineage(gym_run: RunStore, out:
     written = list(examples(RunReader(gym_run), [1, 2, 3]))
     assert read.num_rows == len(written)
     for row, one in zip(read, written, strict=True):
-        assert [turn["content"] for turn in row["messages"]] == [one.instruction, one.response]
+        assert [turn["content"] for turn in row["messages"]] == [turn.content for turn in one.messages]
         assert [turn["role"] for turn in row["messages"]] == ["user", "assistant"]
         assert (row["id"], row["task"], row["pool"], row["origin"]) == (one.id, one.task, one.pool, one.origin)
         assert (row["parents"], row["rounds"]) == (list(one.parents), list(one.rounds))

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class TableRow(Protocol):
-    """A dataclass of strings, numbers, truth values, tuples of strings and tuples of turns."""
+    """A dataclass of strings, numbers, truth values, and tuples of strings, of whole numbers or of turns."""
 
     __dataclass_fields__: ClassVar[dict[str, Any]]
 
@@ -37,6 +37,7 @@ def schema_of(row: type[TableRow]) -> pa.Schema:
         float: pa.float64(),
         bool: pa.bool_(),
         tuple[str, ...]: pa.list_(pa.string()),
+        tuple[int, ...]: pa.list_(pa.int64()),
         tuple[Turn, ...]: pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())])),
     }
     types |= {kind | None: types[kind] for kind in (str, int, float)}
@@ -44,17 +45,22 @@ def schema_of(row: type[TableRow]) -> pa.Schema:
     return pa.schema([(field.name, types[hints[field.name]]) for field in dataclasses.fields(row)])
 
 
-def write_rows(path: Path, row: type[RowT], rows: Iterable[RowT]) -> None:
-    """Replace a Parquet table atomically; equal rows give equal bytes, and few of them are in memory at once."""
+def write_rows(path: Path, row: type[RowT], rows: Iterable[RowT]) -> int:
+    """Replace a Parquet table atomically, and return how many rows there were.
+
+    Equal rows give equal bytes, and few of them are in memory at once.
+    """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     schema = schema_of(row)
-    source = iter(rows)
+    source, count = iter(rows), 0
     with replacing(path) as draft, pq.ParquetWriter(draft, schema, compression="zstd") as table:
         while group := list(islice(source, _GROUP)):
             columns = {name: [getattr(item, name) for item in group] for name in schema.names}
             table.write_table(pa.table(columns, schema=schema))
+            count += len(group)
+    return count
 
 
 def read_rows(path: Path, row: type[RowT]) -> Iterator[RowT]:

@@ -4,27 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
+from dataclasses import asdict
 from importlib import resources
-from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tapir.data.files import write_json
-from tapir.data.formats import LAYOUTS, messages, preference, write_records
+from tapir.data.formats import LAYOUTS, preference, write_records
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
-from tapir.domain.completion import after_thought
-from tapir.domain.instruction import Turn
+from tapir.data.run.tables import read_rows, write_rows
 from tapir.report.export.cards import facts, write_card
 from tapir.report.export.folder import Mark, draft_folder
 from tapir.report.export.lineage import ExportedExample, examples
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-_GROUP = 2048  # rows in memory at once while a table is written
-_LINEAGE = [field.name for field in fields(ExportedExample) if field.name not in {"instruction", "response", "context"}]
 _SIZES = ((1_000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"), (1_000_000, "100K<n<1M"))
 
 
@@ -34,72 +27,39 @@ def export_mixture(store: RunStore, out: Path, number: int | None = None) -> lis
     rounds = run.choose(run.rounds("mixture"), number, "training data")
     with draft_folder(out, Mark.of(run, "mixture", rounds)) as draft:
         draft.mkdir()
-        jsonl = draft / "messages.jsonl"
-        rows = write_records(jsonl, map(as_record, examples(run, rounds)))
+        table = draft / "messages.parquet"  # read again below: cheaper than to gather the lineage once more
+        rows = write_rows(table, ExportedExample, examples(run, rounds))
+        write_records(draft / "messages.jsonl", map(_as_record, read_rows(table, ExportedExample)))
         for layout in ("alpaca", "sharegpt"):
-            write_records(draft / f"{layout}.json", _convert(layout, jsonl))
-        write_table(draft / "messages.parquet", _records(jsonl))
+            write_records(draft / f"{layout}.json", _convert(layout, read_rows(table, ExportedExample)))
         pairs = write_records(draft / "preferences.jsonl", _preferences(run, rounds))
         if not pairs:
             (draft / "preferences.jsonl").unlink()
-        write_json(draft / "dataset_info.json", _dataset_info(jsonl))
+        write_json(draft / "dataset_info.json", _dataset_info(read_rows(table, ExportedExample)))
         write_card(draft, "mixture-card.md.j2", rows=rows, rounds=rounds, pairs=pairs)
     plural = "s" * (len(rounds) > 1)
     return [f"{rows:,} examples of round{plural} {', '.join(map(str, rounds))}"]
 
 
-def _dataset_info(jsonl: Path) -> dict[str, Any]:
+def _dataset_info(rows: Iterable[ExportedExample]) -> dict[str, Any]:
     """Return what LLaMA-Factory has to know of the files; it takes only columns that are there for granted."""
     shipped = resources.files("tapir.report.export") / "dataset_info.json"
     info: dict[str, Any] = json.loads(shipped.read_text(encoding="utf-8"))
-    rows = [[turn["role"] for turn in record["messages"]] for record in _records(jsonl)]
-    systems, pairs = any(roles[0] == "system" for roles in rows), any(roles.count("user") > 1 for roles in rows)
+    chats = [[turn.role for turn in example.messages] for example in rows]
+    systems, pairs = any(roles[0] == "system" for roles in chats), any(roles.count("user") > 1 for roles in chats)
     there = {"system": "system"} if systems else {}
     info["tapir_alpaca"]["columns"] |= there | ({"history": "history"} if pairs else {})
     return info
 
 
-def as_record(example: ExportedExample) -> dict[str, Any]:
-    """Return a row of messages.jsonl: the conversation and its lineage."""
-    answer = after_thought(example.thought, example.response)
-    return messages(example.instruction, answer, example.context) | {name: getattr(example, name) for name in _LINEAGE}
+def _as_record(example: ExportedExample) -> dict[str, Any]:
+    return asdict(example) | {"messages": [turn._asdict() for turn in example.messages]}
 
 
-def schema() -> pa.Schema:
-    """Return the columns of messages.parquet, and of every table of the exported data set."""
-    import pyarrow as pa
-
-    text = pa.string()
-    turn = pa.struct([("role", text), ("content", text)])
-    columns = dict.fromkeys(["messages", *_LINEAGE], text)
-    columns |= {"messages": pa.list_(turn), "parents": pa.list_(text), "rounds": pa.list_(pa.int64())}
-    return pa.schema(list((columns | {"refined": pa.bool_(), "gap": pa.float64()}).items()))
-
-
-def write_table(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write records of `as_record` as Parquet, few of them in memory at once; returns how many there were."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    columns, count, source = schema(), 0, iter(rows)
-    with pq.ParquetWriter(path, columns, compression="zstd") as table:
-        while group := list(islice(source, _GROUP)):
-            table.write_table(pa.Table.from_pylist(group, schema=columns))
-            count += len(group)
-    return count
-
-
-def _records(jsonl: Path) -> Iterator[dict[str, Any]]:
-    """Read messages.jsonl again: cheaper than to gather the lineage once more."""
-    with jsonl.open(encoding="utf-8", newline="\n") as lines:
-        for line in lines:
-            yield json.loads(line)
-
-
-def _convert(layout: str, jsonl: Path) -> Iterator[dict[str, Any]]:
-    for record in _records(jsonl):
-        *context, prompt, answer = (Turn(**turn) for turn in record["messages"])
-        yield LAYOUTS[layout](prompt.content, answer.content, context) | {"id": record["id"]}
+def _convert(layout: str, rows: Iterable[ExportedExample]) -> Iterator[dict[str, Any]]:
+    for example in rows:
+        *context, prompt, answer = example.messages
+        yield LAYOUTS[layout](prompt.content, answer.content, context) | {"id": example.id}
 
 
 def _preferences(run: RunReader, rounds: list[int]) -> Iterator[dict[str, Any]]:
@@ -122,9 +82,9 @@ def export_dataset(store: RunStore, out: Path, number: int | None = None) -> lis
     with draft_folder(out, Mark.of(run, "dataset", rounds)) as draft:
         data = draft / "data"
         data.mkdir(parents=True)
-        rows = write_table(data / "train.parquet", map(as_record, examples(run, rounds)))
+        rows = write_rows(data / "train.parquet", ExportedExample, examples(run, rounds))
         sizes = [
-            (each, write_table(data / f"round-{each}.parquet", map(as_record, examples(run, [each]))))
+            (each, write_rows(data / f"round-{each}.parquet", ExportedExample, examples(run, [each])))
             for each in rounds
         ]
         size = next((name for limit, name in _SIZES if rows < limit), "n>1M")

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import MixtureRow
+from tapir.domain.completion import after_thought
 from tapir.domain.instruction import Turn
 
 _Key: TypeAlias = tuple[str, bytes]
@@ -20,16 +21,14 @@ _WITHIN = re.compile(rf"(^|[\s\"'=,:(\[])(?:~|[A-Za-z]:)?[\\/](?:{_PART}[\\/])+(
 
 @dataclass(frozen=True, slots=True)
 class ExportedExample:
-    """One example with its lineage; the data card describes the fields.
+    """One example with its lineage, a row of the exported tables; the data card describes the fields.
 
-    `gap` is its difficulty as last measured by the last of its `rounds`; None for what was written since then.
-    `thought` is what was learnt before the response.
+    `messages` ends with the answer that is learnt, after its `thought` in marks where there is one. `gap` is its
+    difficulty as last measured by the last of its `rounds`; None for what was written since then.
     """
 
+    messages: tuple[Turn, ...]
     id: str
-    instruction: str
-    response: str
-    context: tuple[Turn, ...]
     task: str
     pool: str
     origin: str
@@ -83,11 +82,10 @@ def examples(run: RunReader, rounds: Sequence[int]) -> Iterator[ExportedExample]
                 if (key in first) is leading and key not in done and trained[key].rounds[0] == number:
                     done.add(key)
                     pair, origin = trained[key], origins[row.id]
+                    answer = Turn("assistant", after_thought(row.thought, row.response))
                     yield ExportedExample(
+                        messages=(*row.context, Turn("user", row.instruction), answer),
                         id=row.id,
-                        instruction=row.instruction,
-                        response=row.response,
-                        context=row.context,
                         task=row.task,
                         pool=pair.pool,
                         origin=row.origin,
