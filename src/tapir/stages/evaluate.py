@@ -66,7 +66,17 @@ class Evaluate:
             if self.chunk is None:
                 progress.advance()
         for key, (benchmark, prompt) in chunk:
-            yield self._row(benchmark, prompt, replies[prompt.instruction.id], grades.get(key))
+            x, reply = prompt.instruction, replies[prompt.instruction.id]
+            asked = benchmark, x.id, prompt.task, x.text, prompt.expected
+            answered = reply if isinstance(reply, Completion) else None
+            yield EvaluationRow(
+                *asked,
+                answered.text if answered else None,
+                *_outcome(reply, grades.get(key)),
+                answered.finish_reason if answered else None,
+                x.context,
+                (answered.reasoning or None) if answered else None,
+            )
 
     def _grades(
         self, prompts: Sequence[tuple[str, Prompt]], replies: Mapping[str, Completion | Failure]
@@ -80,30 +90,14 @@ class Evaluate:
             ]
             yield from ((f"{benchmark.name}/{name}", grade) for name, grade in benchmark.grade(given))
 
-    def _row(
-        self, benchmark: str, prompt: Prompt, reply: Completion | Failure, grade: Grade | Unscored | None
-    ) -> EvaluationRow:
-        """Return the table row: a failed answer counts as wrong, one that could not be judged does not count."""
-        given = benchmark, prompt.instruction.id, prompt.task, prompt.instruction.text, prompt.expected
-        context = prompt.instruction.context
-        if isinstance(reply, Failure):
-            return EvaluationRow(*given, None, 0.0, success=False, failure=reply.kind, context=context)
-        thought = reply.reasoning or None
-        if isinstance(grade, Grade):
-            return EvaluationRow(
-                *given, reply.text, grade.score, grade.success, None, reply.finish_reason, context, thought
-            )
-        failure = f"unscored: {grade.reason if grade else 'no grade'}"
-        return EvaluationRow(
-            *given,
-            reply.text,
-            None,
-            success=False,
-            failure=failure,
-            finish_reason=reply.finish_reason,
-            context=context,
-            thought=thought,
-        )
+
+def _outcome(reply: Completion | Failure, grade: Grade | Unscored | None) -> tuple[float | None, bool, str | None]:
+    """Return score, success and failure: a failed answer counts as wrong, one without a grade does not count."""
+    if isinstance(reply, Failure):
+        return 0.0, False, reply.kind
+    if isinstance(grade, Grade):
+        return grade.score, grade.success, None
+    return None, False, f"unscored: {grade.reason if grade else 'no grade'}"
 
 
 def _instructions(
