@@ -1,4 +1,4 @@
-"""Validation errors of a recipe as messages with location, value and suggestion."""
+"""Validation errors of a recipe or a study as messages with location, value and suggestion."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ _MESSAGES = {
 
 @dataclass(frozen=True, slots=True)
 class _Spot:
-    """Where in the recipe an error is."""
+    """Where in the file an error is."""
 
     path: tuple[str, ...]  # keys from the root, without the kinds that pydantic puts between them
     table: type[Section]  # that the last key is in
@@ -41,9 +41,9 @@ class _Spot:
         return [kind_of(section) for section in others]
 
 
-def explain(problem: ErrorDetails) -> str:
-    """Return an error as one line, or as one for each of several keys that clash."""
-    spot, kind, context = _locate(problem["loc"]), problem["type"], problem.get("ctx", {})
+def explain(problem: ErrorDetails, root: type[Section] = Recipe) -> str:
+    """Return an error in a table of type `root` as one line, or as one for each of several keys that clash."""
+    spot, kind, context = _locate(problem["loc"], root), problem["type"], problem.get("ctx", {})
     key = ".".join(spot.path)
     if kind == "extra_forbidden":
         keys = (field.alias or name for name, field in spot.table.model_fields.items())
@@ -104,12 +104,11 @@ def kind_of(section: type[Section]) -> str:
     return str(get_args(section.model_fields["kind"].annotation)[0])
 
 
-def _locate(place: tuple[int | str, ...]) -> _Spot:
-    """Follow the location of an error through the recipe's types."""
-    annotation: object = Recipe
+def _locate(place: tuple[int | str, ...], table: type[Section] = Recipe) -> _Spot:
+    """Follow the location of an error through the types of a table."""
+    annotation: object = table
     path: list[str] = []
-    table: type[Section] = Recipe
-    kinds: tuple[type[Section], ...] = (Recipe,)
+    kinds: tuple[type[Section], ...] = (table,)
     for part in place:
         options = sections(annotation)
         if annotation is JsonValue:  # part is the type of the value

@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Annotated, TypeAlias
 
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
-from pydantic_core import ErrorDetails
 
 from tapir.config.base import Section, Text, Whole, leaves, suggestion
 from tapir.config.recipe import Recipe
 from tapir.config.toml import load, read_toml, toml_value
+from tapir.config.validation import explain
 from tapir.domain.errors import RecipeError
 
 UNTUNED = "untuned"
@@ -110,16 +110,8 @@ def read(source: str) -> StudyConfig:
     try:
         return StudyConfig.model_validate(read_toml(source, "study", "studies"))
     except ValidationError as error:
-        problems = [f"{source}: {_describe(problem)}" for problem in error.errors()]
+        problems = [f"{source}: {explain(problem, StudyConfig)}" for problem in error.errors()]
         raise RecipeError("\n".join(problems), remedy="docs/studies.md explains every key of a study.") from error
-
-
-def _describe(problem: ErrorDetails) -> str:
-    key = ".".join(map(str, problem["loc"]))
-    if problem["type"] == "extra_forbidden":
-        known = VariantConfig.model_fields if key.startswith("variants.") else StudyConfig.model_fields
-        return f"{key} is no key of a study; {suggestion(key.rsplit('.', 1)[-1], known)}"
-    return f"{key}: {problem['msg'].removeprefix('Value error, ')}".removeprefix(": ")
 
 
 def runs_of(study: StudyConfig, only: Sequence[str] = (), seeds: Sequence[int] = ()) -> list[StudyRun]:
