@@ -101,7 +101,7 @@ def main() -> None:
         for name, group, count, content in sets(options.data):
             if name not in done:
                 models, truth = content if isinstance(content[0], dict) else simulate(*content[:3], skewed=content[3])
-                rates = length_controlled_together(models, LengthControlFiles(), seed=0)
+                rates = length_controlled_together(models, LengthControlFiles())
                 found = [
                     (rates[model].rate.value, rates[model].rate.low, rates[model].rate.high, truth[model])
                     for model in models

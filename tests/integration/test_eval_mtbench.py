@@ -79,7 +79,7 @@ def grade(
 ) -> MtBenchScores:
     benchmark, target, judge = prepare(folder, source, files, *judged_by(server, *changes))
     measure(folder, target, [benchmark], SilentProgress(), judge=judge)
-    return benchmark.summarise(graded(folder), target.name, seed=0)
+    return benchmark.summarise(graded(folder), target.name)
 
 
 def scoring(scores: Mapping[str, float], seen: list[str] | None = None) -> Brain:
@@ -143,7 +143,7 @@ def test_a_second_turn_follows_the_first_answer_and_is_not_asked_without_one(
     assert sorted(each.context[1].content for each in talks) == [
         f"one First about {n}?" for n in sorted({*NAMES} - {"math"})
     ]
-    failures = benchmark.summarise(graded(tmp_path / "out"), "small", seed=0).failures
+    failures = benchmark.summarise(graded(tmp_path / "out"), "small").failures
     assert failures == {"student: timeout": 1, "student: no first answer": 1}
     assert progress.advanced == 4 + 3 + 6  # first turns, second turns, and each grade as it comes
 

@@ -75,7 +75,7 @@ def eval_gym(  # noqa: PLR0913 (options)
     left_out = {each.name: len(each.left_out) for each in suite.changed}
 
     def work(progress: TerminalProgress) -> tuple[Any, ...]:
-        evaluations = measure(folder, who, suite.benchmarks, progress, seed=suite.seed)
+        evaluations = measure(folder, who, suite.benchmarks, progress)
         rows = graded(folder)
         problems, drops = answer_problems(rows), _perturbation_drops(suite, rows)
         content = {
@@ -364,7 +364,7 @@ def eval_mt_bench(  # noqa: PLR0913 (options)
 
     def work(progress: TerminalProgress) -> MtBenchScores:
         measure(folder, who, [benchmark], progress, judge=judge)
-        scores = benchmark.summarise(graded(folder), who.name, seed=0)
+        scores = benchmark.summarise(graded(folder), who.name)
         write_json(folder / "mt-bench.json", scores.as_json())
         return scores
 

@@ -187,7 +187,7 @@ class WinRate:
     remarks: Sequence[str]
 
 
-def win_rate(rows: Sequence[Annotation], *, seed: int, without_unjudged: bool = False) -> WinRate:
+def win_rate(rows: Sequence[Annotation], *, without_unjudged: bool = False) -> WinRate:
     """Return the rate over all prompts of the set: `rows` has one row of one model for each, judged or not.
 
     Prompts without a verdict are counted; they are an error unless `without_unjudged` leaves them out of the rate.
@@ -203,7 +203,7 @@ def win_rate(rows: Sequence[Annotation], *, seed: int, without_unjudged: bool = 
     return WinRate(
         model=chosen[0].model,
         baseline=chosen[0].baseline,
-        rate=_rate(values, seed),
+        rate=_rate(values),
         standard_error=float(np.std(values, ddof=1) / math.sqrt(n)) if n > 1 else math.nan,
         wins=wins,
         losses=losses,
@@ -214,7 +214,7 @@ def win_rate(rows: Sequence[Annotation], *, seed: int, without_unjudged: bool = 
         failures=dict(Counter(row.failure for row in chosen if row.failure)),
         flips=(sum(flips), len(flips)),
         shown_first=(sum(row.shown_first[0] for row in chosen), sum(row.shown_first[1] for row in chosen)),
-        categories={name: _rate(values[names == name], seed) for name in categories if len(categories) > 1},
+        categories={name: _rate(values[names == name]) for name in categories if len(categories) > 1},
         remarks=list(_remarks(chosen, values)),
     )
 
@@ -246,11 +246,11 @@ def _remarks(rows: Sequence[Annotation], values: Floats) -> Iterator[str]:
             )
 
 
-def _rate(values: Floats, seed: int) -> EvalResult:
+def _rate(values: Floats) -> EvalResult:
     """Return the mean with its interval; equal values have none, since resampling them would feign certainty."""
     if np.ptp(values) == 0:
         return EvalResult(float(values[0]), len(values), math.nan, math.nan)
-    return bootstrap(np.mean, values, seed=seed)
+    return bootstrap(np.mean, values)
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,8 +308,8 @@ def rate_models(
             judged(models[name], without_unjudged=without_unjudged)
         return []
     kept = {name: judged(each, without_unjudged=without_unjudged) for name, each in models.items()}
-    controlled = length_controlled_together(kept, files, seed=0)
-    raw = {name: win_rate(each, seed=0, without_unjudged=without_unjudged) for name, each in models.items()}
+    controlled = length_controlled_together(kept, files)
+    raw = {name: win_rate(each, without_unjudged=without_unjudged) for name, each in models.items()}
     rates = [ModelRates(raw[name], controlled[name]) for name in models]
     rates.sort(key=lambda each: -each.raw.rate.value)
     if folder:

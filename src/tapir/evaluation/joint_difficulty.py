@@ -23,9 +23,7 @@ _DRAWS = 200
 _CLIP = 0.005
 
 
-def estimate_together(
-    preference: Floats, length: Floats, judged: Floats, *, seed: int
-) -> tuple[Floats, Floats, Floats]:
+def estimate_together(preference: Floats, length: Floats, judged: Floats) -> tuple[Floats, Floats, Floats]:
     """Return the rates of all models at equal lengths, draws of them that carry every uncertainty, and phi.
 
     A draw resamples the prompts and moves the terms by one Newton step; the difficulties follow from the terms. It also
@@ -36,7 +34,6 @@ def estimate_together(
         preference: 0 to 1, shape (models, prompts).
         length: squashed length differences, -1 to 1, of the same shape.
         judged: 1.0 where there is a preference, else 0.0, of the same shape.
-        seed: of the draws.
 
     Returns:
         Shapes (models,), (draws, models) and (models,).
@@ -45,7 +42,7 @@ def estimate_together(
     precision, mean = _prior(count)
     terms, information = _fit(data, precision, mean)
     scores = data.scores(*data.posterior(terms)[1:])[1]
-    rng, drawn, factor = np.random.default_rng(seed), [], np.linalg.cholesky(precision).T
+    rng, drawn, factor = np.random.default_rng(0), [], np.linalg.cholesky(precision).T
     for _ in range(_DRAWS):
         times = rng.multinomial(prompts, np.full(prompts, 1 / prompts))
         apart = np.linalg.solve(factor, rng.normal(size=len(terms)))  # true terms less the prior's mean

@@ -78,7 +78,7 @@ class NotComputed:
 
 
 def length_controlled_together(
-    models: Mapping[str, Sequence[Annotation]], files: LengthControlFiles, *, seed: int
+    models: Mapping[str, Sequence[Annotation]], files: LengthControlFiles
 ) -> dict[str, LengthControlled | NotComputed]:
     """Return the rate of every model from its judged annotations, or why there is none.
 
@@ -88,12 +88,12 @@ def length_controlled_together(
     arrays = {model: _arrays(rows) for model, rows in models.items()}
     usable = {model: each for model, each in arrays.items() if not _obstacle(*each, alone=False)}
     if files.difficulty is not None or len(usable) < FEWEST_MODELS:
-        return {model: length_controlled(rows, files, seed=seed) for model, rows in models.items()}
+        return {model: length_controlled(rows, files) for model, rows in models.items()}
     places = sorted({row.index for model in usable for row in models[model]})
     data = np.zeros((3, len(usable), len(places)))
     for at, (model, each) in enumerate(usable.items()):
         data[:, at, np.searchsorted(places, [row.index for row in models[model]])] = [*each, np.ones(len(each[0]))]
-    values, drawn, effects = estimate_together(*data, seed=seed)
+    values, drawn, effects = estimate_together(*data)
     rates: dict[str, LengthControlled | NotComputed] = {
         model: NotComputed(_obstacle(*each, alone=False)) for model, each in arrays.items()
     }
@@ -103,15 +103,13 @@ def length_controlled_together(
     return rates
 
 
-def length_controlled(
-    rows: Sequence[Annotation], files: LengthControlFiles, *, seed: int
-) -> LengthControlled | NotComputed:
+def length_controlled(rows: Sequence[Annotation], files: LengthControlFiles) -> LengthControlled | NotComputed:
     """Return the rate of one model, from a regression on its judged annotations, or why there is none."""
     preference, length = _arrays(rows)
     if reason := _obstacle(preference, length, alone=files.difficulty is None):
         return NotComputed(reason)
     if files.difficulty is None:
-        return _regression([length], preference, None, "length only", seed)
+        return _regression([length], preference, None, "length only")
     missing = [row.index for row in rows if row.index not in files.difficulty]
     if missing:
         raise DataError(
@@ -120,7 +118,7 @@ def length_controlled(
         )
     difficulty = np.array([files.difficulty[row.index] for row in rows])
     method: Method = "difficulty file" if files.gamed is None else "official files"
-    return _regression([length, difficulty], preference, files.gamed, method, seed)
+    return _regression([length, difficulty], preference, files.gamed, method)
 
 
 def _arrays(rows: Sequence[Annotation]) -> tuple[Floats, Floats]:
@@ -148,9 +146,7 @@ def _obstacle(preference: Floats, length: Floats, *, alone: bool) -> str:
     return next((reason for reason, holds in reasons.items() if holds), "")
 
 
-def _regression(
-    terms: Sequence[Floats], preference: Floats, gamed: Floats | None, method: Method, seed: int
-) -> LengthControlled:
+def _regression(terms: Sequence[Floats], preference: Floats, gamed: Floats | None, method: Method) -> LengthControlled:
     """Fit one model's regression, and return its rate at equal lengths; the first term is the length."""
     from scipy import special
 
@@ -168,7 +164,7 @@ def _regression(
             "the regression behind the length-controlled win rate gave no finite rate",
             remedy="Look at the preferences: they may be separated perfectly by length. The raw rate stands.",
         )
-    rng, first, rates = np.random.default_rng(seed), len(y) - n, []
+    rng, first, rates = np.random.default_rng(0), len(y) - n, []
     for _ in range(_RESAMPLES):
         drawn = rng.integers(n, size=n)
         rows = np.concatenate([np.arange(first), first + drawn])

@@ -121,7 +121,7 @@ class MtBench:
         )
         return GradedAnswer(name, question, answer, "\n\n".join(rubric), each.category)
 
-    def summarise(self, rows: Iterable[EvaluationRow], model: str, *, seed: int) -> MtBenchScores:
+    def summarise(self, rows: Iterable[EvaluationRow], model: str) -> MtBenchScores:
         """Return mean grades of one model by category and turn, from the rows of an evaluation.
 
         The overall mean is the mean over all grades, as FastChat computes it.
@@ -132,7 +132,7 @@ class MtBench:
             grade = None if row.score is None else round(LOWEST_SCORE + RANGE * row.score, 9)
             grades.append(_TurnGrade(each.id, each.category, turn, grade, failure_of(row)))
         failures = Counter(each.failure for each in grades if each.failure and each.grade is not None)
-        return MtBenchScores(model, _means(grades, seed), dict(failures))
+        return MtBenchScores(model, _means(grades), dict(failures))
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,19 +184,17 @@ class MtBenchScores:
         return content
 
 
-def _means(grades: Sequence[_TurnGrade], seed: int) -> dict[tuple[str, int], MeanGrade]:
+def _means(grades: Sequence[_TurnGrade]) -> dict[tuple[str, int], MeanGrade]:
     categories = {each.category for each in grades}
     names = [name for name in CATEGORIES if name in categories] + sorted(categories - set(CATEGORIES))
     return {
-        (category, turn): _mean(
-            [each for each in grades if category in {"", each.category} and turn in {0, each.turn}], seed
-        )
+        (category, turn): _mean([one for one in grades if category in {"", one.category} and turn in {0, one.turn}])
         for category in ("", *names)
         for turn in (0, *TURNS)
     }
 
 
-def _mean(grades: Sequence[_TurnGrade], seed: int) -> MeanGrade:
+def _mean(grades: Sequence[_TurnGrade]) -> MeanGrade:
     unscored = dict(Counter(each.failure for each in grades if each.grade is None))
     by_question: dict[int, list[float]] = {}
     for each in grades:
@@ -208,7 +206,7 @@ def _mean(grades: Sequence[_TurnGrade], seed: int) -> MeanGrade:
     n = int(counts.sum())
     if len(set(sums / counts)) == 1:  # resampling equal questions would feign certainty
         return MeanGrade(EvalResult(_ratio(sums, counts), n, math.nan, math.nan), unscored)
-    return MeanGrade(replace(bootstrap(_ratio, sums, counts, seed=seed), n=n), unscored)  # by question, not by grade
+    return MeanGrade(replace(bootstrap(_ratio, sums, counts), n=n), unscored)  # by question, not by grade
 
 
 def _ratio(sums: NDArray[np.float64], counts: NDArray[np.float64]) -> float:

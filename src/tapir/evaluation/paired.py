@@ -309,7 +309,7 @@ class SeedResult:
         mean_of_tasks: every task counts the same.
         tasks: each task by itself, with Holm's correction over them.
         unpaired: seeds left out because only A or only B has them.
-        unscored: as in `PairedResult`, over all seeds; so are the next two.
+        unscored: as in `PairedResult`, over all seeds.
     """
 
     benchmark: str
@@ -317,8 +317,6 @@ class SeedResult:
     tasks: Mapping[str, SeedContrast]
     unpaired: tuple[int, ...]
     unscored: int
-    only_a: int
-    only_b: int
 
 
 _ContrastT = TypeVar("_ContrastT", Contrast, SeedContrast)
@@ -340,8 +338,6 @@ def over_seeds(
     a: Mapping[int, Iterable[EvaluationRow]],
     b: Mapping[int, Iterable[EvaluationRow]],
     benchmark: str,
-    *,
-    common: bool = False,
 ) -> SeedResult:
     """Compare A with B over runs that differ in their seed: run s of A is paired with run s of B."""
     seeds = sorted(a.keys() & b.keys())
@@ -350,7 +346,7 @@ def over_seeds(
             f"A has the seeds {sorted(a)} and B {sorted(b)}: none is in both",
             remedy="Run both with the same seeds; a seed fixes the corpus and the order of training.",
         )
-    runs = {seed: match_pairs(a[seed], b[seed], benchmark, common=common) for seed in seeds}
+    runs = {seed: match_pairs(a[seed], b[seed], benchmark, common=False) for seed in seeds}
     by_task: dict[str, dict[int, list[float]]] = {}
     for seed, pairs in runs.items():
         for task, places in pairs.strata.items():
@@ -361,7 +357,7 @@ def over_seeds(
         _seed_contrast(whole),
         with_holm({task: _seed_contrast(by_task[task]) for task in sorted(by_task)}, "p", "t_p"),
         tuple(sorted(a.keys() ^ b.keys())),
-        *(sum(pairs.counts[name] for pairs in runs.values()) for name in ("unscored", "only_a", "only_b")),
+        sum(pairs.counts["unscored"] for pairs in runs.values()),
     )
 
 

@@ -73,14 +73,13 @@ def measure(
     benchmarks: Sequence[Benchmark],
     progress: Progress,
     *,
-    seed: int | None = None,
     judge: Calls | None = None,
 ) -> list[Evaluation]:
     """Answer and grade every prompt of the benchmarks in a claimed folder; finished work is not repeated.
 
     With the session of a judge all prompts are answered first, chunk by chunk, and all answers are graded then:
-    verdicts are in the ledger, so none is paid twice, and calls that failed are repeated by the same command. The seed
-    is that of the target's recipe unless one is given. Every answer with its grade is in the table `TABLE`.
+    verdicts are in the ledger, so none is paid twice, and calls that failed are repeated by the same command. Every
+    answer with its grade is in the table `TABLE`.
     """
     with locked(folder), ExitStack() as held:
         store = RunStore(folder)
@@ -88,7 +87,7 @@ def measure(
         log = EventLog(progress, store, judge)
         chunk = target.recipe.chunk
         held.enter_context(record_session(store))
-        context = StageContext(store, log, 0, target.recipe.seed if seed is None else seed)
+        context = StageContext(store, log, 0, target.recipe.seed)
         if judge is None:
             with open_resources(target.resources, store, log):
                 result = Evaluate(target.student, benchmarks, chunk).run(context, target.checkpoint)

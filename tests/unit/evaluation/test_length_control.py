@@ -72,7 +72,7 @@ def test_what_length_alone_won_is_taken_out_with_difficulties_from_a_file(tmp_pa
     given = read_files(difficulties(tmp_path), None)
     rows = made(-0.5, 250, 2.0, seed=1)
     raw = np.mean([one.preference for one in rows])
-    found = length_controlled(rows, given, seed=0)
+    found = length_controlled(rows, given)
     assert rate(found) == pytest.approx(truth(-0.5), abs=0.01)
     assert raw > truth(-0.5) + 0.1
     assert isinstance(found, LengthControlled)
@@ -85,7 +85,7 @@ def test_intervals_of_models_together_hold_the_truth_as_often_as_they_say() -> N
     held = []
     for seed in range(6):
         models, truth = several(5, seed)
-        for model, found in length_controlled_together(models, LengthControlFiles(), seed=0).items():
+        for model, found in length_controlled_together(models, LengthControlFiles()).items():
             assert isinstance(found, LengthControlled)
             assert found.how == "joint difficulty"
             assert found.rate.low < found.rate.value < found.rate.high
@@ -96,15 +96,15 @@ def test_intervals_of_models_together_hold_the_truth_as_often_as_they_say() -> N
 def test_fewer_models_than_five_have_a_regression_each() -> None:
     models = {name: rows[:60] for name, rows in several(5, seed=0)[0].items()}
     models["m4"] = [replace(row, preference=0.5) for row in models["m4"]]  # nothing but ties cannot be compared
-    together = length_controlled_together(models, LengthControlFiles(), seed=0)
-    assert together == {model: length_controlled(rows, LengthControlFiles(), seed=0) for model, rows in models.items()}
+    together = length_controlled_together(models, LengthControlFiles())
+    assert together == {model: length_controlled(rows, LengthControlFiles()) for model, rows in models.items()}
 
 
 def test_a_model_that_lacks_prompts_or_a_verdict_on_equal_lengths_does_not_disturb_the_others() -> None:
     models, truth = several(6, seed=1)
     models["m0"] = models["m0"][::2]
     models["m1"] = [replace(row, preference=0.0) for row in models["m1"]]
-    found = length_controlled_together(models, LengthControlFiles(), seed=0)
+    found = length_controlled_together(models, LengthControlFiles())
     assert list(found) == list(models)
     assert isinstance(found["m1"], NotComputed)
     assert [rate(found[name]) for name in ("m0", "m2")] == pytest.approx([truth["m0"], truth["m2"]], abs=0.08)
@@ -113,13 +113,13 @@ def test_a_model_that_lacks_prompts_or_a_verdict_on_equal_lengths_does_not_distu
 
 
 def test_a_single_model_without_difficulties_says_that_only_length_was_taken_out() -> None:
-    found = length_controlled(made(-0.5, 100, 2.0, seed=1), LengthControlFiles(), seed=0)
+    found = length_controlled(made(-0.5, 100, 2.0, seed=1), LengthControlFiles())
     assert isinstance(found, LengthControlled)
     assert found.how == "length only"
 
 
 def test_a_single_model_whose_answers_are_all_short_gets_no_number() -> None:
-    found = length_controlled(made(-0.5, -1500, 2.0, seed=1), LengthControlFiles(), seed=0)
+    found = length_controlled(made(-0.5, -1500, 2.0, seed=1), LengthControlFiles())
     assert isinstance(found, NotComputed)
     assert found.reason.startswith("0.0 % of its answers are longer than the baseline's and 100.0 % shorter")
 
@@ -130,7 +130,7 @@ def test_a_single_model_whose_answers_are_all_short_gets_no_number() -> None:
 )
 def test_what_has_no_finite_answer_is_not_computed_and_says_why(preference: float, count: int, said: str) -> None:
     rows = [Annotation("m", "b", "", place, "", preference, 10 + place % 7, 12) for place in range(count)]
-    found = length_controlled(rows, LengthControlFiles(), seed=0)
+    found = length_controlled(rows, LengthControlFiles())
     assert isinstance(found, NotComputed)
     assert said in found.reason
 
@@ -140,7 +140,7 @@ def test_answers_that_win_exactly_where_they_are_longer_give_a_finite_rate_or_no
         Annotation("m", "b", "", place, "", float(place % 2), 100 + (50 if place % 2 else -50), 100)
         for place in range(60)
     ]
-    found = length_controlled(rows, LengthControlFiles(), seed=0)
+    found = length_controlled(rows, LengthControlFiles())
     assert isinstance(found, NotComputed) or np.isfinite(found.rate.value)
 
 
@@ -148,7 +148,7 @@ def test_a_difficulty_file_without_a_prompt_is_refused_by_its_place(tmp_path: Pa
     path = tmp_path / "instruction_difficulty.csv"
     path.write_text(",instruction_difficulty\n0,0.5\n", encoding="utf-8")
     with pytest.raises(DataError, match=r"no value for 399 prompts; the first is at place 1"):
-        length_controlled(made(0, 0, 1, seed=1), read_files(path, None), seed=0)
+        length_controlled(made(0, 0, 1, seed=1), read_files(path, None))
 
 
 @pytest.mark.parametrize(

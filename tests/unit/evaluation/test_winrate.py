@@ -32,7 +32,7 @@ def refusal(*rows: dict[str, Any]) -> str:
 
 def test_a_rate_is_the_mean_preference_and_a_draw_is_written_as_0_or_a_half() -> None:
     ((_, rows),) = by_model(read(row(0, 2), row(1, 1), row(2, 0), row(3, 1.5), row(4, 1.9))).items()
-    found = win_rate(rows, seed=0)
+    found = win_rate(rows)
     assert found.rate.value == pytest.approx((1 + 0 + 0.5 + 0.5 + 0.9) / 5)
     assert (found.wins, found.losses, found.draws) == (2, 1, 2)
     assert found.discrete == pytest.approx(3 / 5)
@@ -61,16 +61,16 @@ def test_a_row_nobody_judged_stops_the_number_until_it_is_left_out_by_name(missi
     as_text = {"preference": "2.0"}  # as a table writes it
     ((_, rows),) = by_model(read(row(0, 2) | as_text, row(1, 2) | {"preference": missing}, row(2, 1))).items()
     with pytest.raises(DataError, match=r"1 of 3 prompts .* judged: no preference \(1\); their places: 1") as caught:
-        win_rate(rows, seed=0)
+        win_rate(rows)
     assert "--without-unjudged" in caught.value.remedy
-    found = win_rate(rows, seed=0, without_unjudged=True)
+    found = win_rate(rows, without_unjudged=True)
     assert (found.rate.value, found.rate.n, found.unjudged) == (0.5, 2, {"no preference": 1})
 
 
 def test_a_row_that_one_model_lacks_is_missing_and_not_passed_over() -> None:
     models = by_model(read(row(0, 2), row(1, 1), row(2, 1), row(0, 1, "tiny"), row(2, 2, "tiny")))
     with pytest.raises(DataError, match="tiny: 1 row is missing of 3; their places: 1 'prompt 1'"):
-        win_rate(models["tiny"], seed=0)
+        win_rate(models["tiny"])
 
 
 def test_two_annotations_of_one_prompt_that_differ_are_refused_and_equal_ones_are_one() -> None:
@@ -93,7 +93,7 @@ def test_rows_without_an_index_belong_together_by_their_prompt() -> None:
     assert [each.preference for each in models["more"]] == [1.0] * 6
     assert [each.preference for each in models["few"]] == [0, None, 0, None, 0, None]
     with pytest.raises(DataError, match="few: 3 rows are missing of 6; their places: 1 'prompt 1'; 3 'prompt 3'; 5"):
-        win_rate(models["few"], seed=0)
+        win_rate(models["few"])
 
 
 ALTERNATELY = [{"output_2": f"answer {number}"} for number in range(20)]
@@ -122,7 +122,7 @@ ALTERNATELY = [{"output_2": f"answer {number}"} for number in range(20)]
 )
 def test_a_rate_that_looks_better_than_it_is_says_why(rows: list[dict[str, Any]], said: str) -> None:
     judged = by_model(read(*(row(number, 1 + number % 2, **each) for number, each in enumerate(rows))))["small"]
-    remarks = win_rate(judged, seed=0).remarks
+    remarks = win_rate(judged).remarks
     assert len(remarks) == bool(said)
     assert not said or re.search(said, remarks[0])
 
@@ -135,7 +135,7 @@ def test_two_baselines_are_refused() -> None:
 @pytest.mark.parametrize("preferences", [(1.5, 1.5, 1.5), (2, 2, 2), (1.25,)])
 def test_equal_preferences_or_a_single_prompt_have_a_rate_and_no_interval(preferences: tuple[float, ...]) -> None:
     ((_, rows),) = by_model(read(*(row(place, one) for place, one in enumerate(preferences)))).items()
-    found = win_rate(rows, seed=0)
+    found = win_rate(rows)
     assert found.rate.value == preferences[0] - 1
     assert math.isnan(found.rate.low)
     assert math.isnan(found.rate.high)
@@ -143,7 +143,7 @@ def test_equal_preferences_or_a_single_prompt_have_a_rate_and_no_interval(prefer
 
 def test_rates_come_by_category_where_there_are_several() -> None:
     rows = by_model(read(row(0, 2), row(1, 1, dataset="vicuna"), row(2, 1)))["small"]
-    found = win_rate(rows, seed=0)
+    found = win_rate(rows)
     assert {name: (one.value, one.n) for name, one in found.categories.items()} == {"koala": (0.5, 2), "vicuna": (0, 1)}
 
 

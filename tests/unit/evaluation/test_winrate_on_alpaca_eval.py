@@ -75,7 +75,7 @@ def test_length_controlled_intervals_of_several_models_hold_the_published_rates(
     compact: Rows, published: Mapping[str, Mapping[str, str]], models: int
 ) -> None:
     names = [name for name in compact if name != "gpt4_1106_preview"][-models:]
-    found = length_controlled_together({name: compact[name] for name in names}, LengthControlFiles(), seed=0)
+    found = length_controlled_together({name: compact[name] for name in names}, LengthControlFiles())
     for name in (name for name in names if name in published):
         rate, known = found[name], float(published[name]["length_controlled_winrate"]) / 100
         assert isinstance(rate, LengthControlled)
@@ -92,7 +92,7 @@ def test_the_win_rate_of_a_full_annotation_file_is_the_published_one(
 
 
 def check(rows: list[Annotation], row: Mapping[str, str]) -> None:
-    found = win_rate(rows, seed=0)
+    found = win_rate(rows)
     assert 100 * found.rate.value == pytest.approx(float(row["win_rate"]), abs=1e-6)
     assert found.rate.value == pytest.approx(RATES[found.model], abs=1e-14)
     assert 100 * found.standard_error == pytest.approx(float(row["standard_error"]), abs=1e-6)
