@@ -40,7 +40,7 @@ def test_a_run_killed_at_ten_random_moments_ends_in_the_same_bytes(small_run: Sm
     moments = [random.uniform(0, 0.8 * small_run.seconds) for _ in range(KILLS)]
     folders = [tmp_path / f"{number}" for number in range(KILLS)]
     with ThreadPoolExecutor(2) as pool:
-        in_time = list(pool.map(killed_and_resumed, folders, moments, timeout=900))
+        in_time = list(pool.map(killed_and_resumed, folders, moments, timeout=1800))
     for moment, folder in zip(moments, folders, strict=True):
         outcome = small.outcome(folder)
         differing = [name for name in wanted.keys() | outcome.keys() if wanted.get(name) != outcome.get(name)]
