@@ -45,7 +45,7 @@ def plan(
 
     chosen = load(recipe, changes or ())
     if time and not as_json:
-        typer.echo("timing the student for some batches (--no-time skips this) ...", err=True)
+        typer.echo("reading the corpus, then timing the student for some batches (--no-time skips that) ...", err=True)
     with quiet(Path(os.devnull)):
         result = planning.plan(chosen, measure=time, folder=folder, reach=reach)
     if as_json:

@@ -138,6 +138,8 @@ class TerminalProgress(SilentProgress):
             return ""
         if done == before:
             then, before = self._seen[0]
+        if done == before:
+            return ""
         return f"about {duration((now - then) / (done - before) * (self._total - done))} left"
 
     def _suffix(self) -> str:

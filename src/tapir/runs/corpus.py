@@ -141,7 +141,7 @@ def nothing_left(reasons: Counter[str]) -> DataError:
     counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
     return DataError(
         f"nothing is left of the corpus: {counts}",
-        remedy="Bring a larger corpus or lower evaluation.held_out, in a new folder; drops.parquet names each row.",
+        remedy="Bring more rows or lower evaluation.held_out, in a new folder; a run lists them in drops.parquet.",
     )
 
 

@@ -66,17 +66,7 @@ class Evaluate:
             if self.chunk is None:
                 progress.advance()
         for key, (benchmark, prompt) in chunk:
-            x, reply = prompt.instruction, replies[prompt.instruction.id]
-            asked = benchmark, x.id, prompt.task, x.text, prompt.expected
-            answered = reply if isinstance(reply, Completion) else None
-            yield EvaluationRow(
-                *asked,
-                answered.text if answered else None,
-                *_outcome(reply, grades.get(key)),
-                answered.finish_reason if answered else None,
-                x.context,
-                (answered.reasoning or None) if answered else None,
-            )
+            yield _row(benchmark, prompt, replies[prompt.instruction.id], grades.get(key))
 
     def _grades(
         self, prompts: Sequence[tuple[str, Prompt]], replies: Mapping[str, Completion | Failure]
@@ -91,13 +81,26 @@ class Evaluate:
             yield from ((f"{benchmark.name}/{name}", grade) for name, grade in benchmark.grade(given))
 
 
-def _outcome(reply: Completion | Failure, grade: Grade | Unscored | None) -> tuple[float | None, bool, str | None]:
-    """Return score, success and failure: a failed answer counts as wrong, one without a grade does not count."""
+def _row(benchmark: str, prompt: Prompt, reply: Completion | Failure, grade: Grade | Unscored | None) -> EvaluationRow:
+    """Return an answer with its grade: a failed answer counts as wrong, one without a grade does not count."""
+    failed = EvaluationRow(
+        benchmark=benchmark,
+        id=prompt.instruction.id,
+        task=prompt.task,
+        instruction=prompt.instruction.text,
+        context=prompt.instruction.context,
+        expected=prompt.expected,
+        answer=None,
+        score=0.0,
+        success=False,
+        failure=reply.kind if isinstance(reply, Failure) else None,
+    )
     if isinstance(reply, Failure):
-        return 0.0, False, reply.kind
+        return failed
+    answered = replace(failed, answer=reply.text, finish_reason=reply.finish_reason, thought=reply.reasoning or None)
     if isinstance(grade, Grade):
-        return grade.score, grade.success, None
-    return None, False, f"unscored: {grade.reason if grade else 'no grade'}"
+        return replace(answered, score=grade.score, success=grade.success)
+    return replace(answered, score=None, failure=f"unscored: {grade.reason if grade else 'no grade'}")
 
 
 def _instructions(

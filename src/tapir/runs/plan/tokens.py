@@ -33,7 +33,7 @@ VERDICT = 145
 by `tokens`; single grades of GPT-4 there: 177, of GPT-4o mini: 256. The form of our replies adds about 15."""
 
 SCORES = 16
-"""Tokens of a verdict without a rationale."""
+"""Tokens of a verdict without a rationale. Qwen2.5-Coder-1.5B on 40 pairs of PandaLM, both orders: mean 15.6."""
 
 LABEL = 8
 """Tokens of one label in the form asked for."""
