@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from tapir.evaluation.paired import PairedResult
     from tapir.gym.robustness import GymSuite
 
+_LONGEST_ANSWER = 1280
+"""Tokens of a model's answer to tasks of lm-evaluation-harness: IFEval's limit, the largest of those in use."""
+
 evals = typer.Typer(
     name="eval", no_args_is_help=True, rich_markup_mode=None, help="Evaluate a student, or answers in a file."
 )
@@ -121,12 +124,14 @@ def eval_harness(  # noqa: PLR0913 (options)
 ) -> None:
     """Evaluate on tasks of lm-evaluation-harness: its prompts and graders, answered by the student here."""
     from tapir.config.evaluation import HarnessConfig
+    from tapir.data.run.store import is_run
 
     names = tuple(filter(None, (name.strip() for name in tasks.split(","))))
     if not names:
         raise RecipeError("--tasks names no task", remedy="For example --tasks ifeval,gsm8k.")
     section = HarnessConfig(kind="harness", tasks=names, include=include, limit=limit)
-    _eval_section(target, section, folder, ("gym", changes or (), number), as_json=as_json)
+    answering = [] if is_run(Path(target).expanduser()) else [f"student.max_new_tokens={_LONGEST_ANSWER}"]
+    _eval_section(target, section, folder, ("gym", [*answering, *(changes or ())], number), as_json=as_json)
 
 
 @evals.command("custom")

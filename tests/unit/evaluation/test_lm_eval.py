@@ -155,6 +155,14 @@ def test_without_the_harness_the_extra_is_named(tmp_path: Path, monkeypatch: pyt
     assert isinstance(done.exception, MissingExtra)
 
 
+def test_a_model_that_is_no_run_may_answer_as_long_as_the_tasks_allow(monkeypatch: pytest.MonkeyPatch) -> None:
+    evaluated = Mock()
+    monkeypatch.setattr("tapir.cli.evaluate._eval_section", evaluated)
+    call = ["eval", "harness", "nano", "--tasks", "ifeval", "--out", "x", "--set", "student.batch_size=2"]
+    assert CliRunner().invoke(app, call).exit_code == 0
+    assert evaluated.call_args.args[3][1] == ["student.max_new_tokens=1280", "student.batch_size=2"]
+
+
 # The real harness
 
 
