@@ -15,37 +15,49 @@ from conftest import SmallRun
 from support import small
 
 pytestmark = pytest.mark.slow
-KILLS = 10
+KILLS, FOLDERS = 10, 2
 
 
-def killed_and_resumed(folder: Path, after: float) -> bool:
-    """Start, SIGKILL so many seconds after the work began, go on to the end; whether it was killed in time."""
+def killed(folder: Path, after: float) -> bool:
+    """Start it or go on, SIGKILL so many seconds after its next stage has begun; whether it was killed in time."""
+    events = folder / "events.jsonl"
+    seen = stages(events)
     with subprocess.Popen(
         small.command(folder), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=small.environment()
     ) as process:
-        while process.poll() is None and not (folder / "recipe.json").exists():
+        while process.poll() is None and stages(events) == seen:
             time.sleep(0.01)
         time.sleep(after)
         in_time = process.poll() is None
         process.kill()
-    result = small.run(folder)
-    assert result.returncode == 0, f"killed after {after:.2f} s: {result.stdout}{result.stderr}"
     return in_time
+
+
+def stages(events: Path) -> int:
+    return events.read_text("utf-8").count('"event": "stage"') if events.exists() else 0
+
+
+def killed_again_and_again(folder: Path) -> list[tuple[float, bool]]:
+    """Kill it at random moments and let it come to its end; the moments, and whether each came in time."""
+    moments = [random.uniform(0, 3) for _ in range(KILLS // FOLDERS)]
+    in_time = [killed(folder, moment) for moment in moments]
+    result = small.run(folder)
+    assert result.returncode == 0, f"killed after {moments}: {result.stdout}{result.stderr}"
+    return list(zip(moments, in_time, strict=True))
 
 
 def test_a_run_killed_at_ten_random_moments_ends_in_the_same_bytes(small_run: SmallRun, tmp_path: Path) -> None:
     wanted = small.outcome(small_run.folder)
     assert sum(name.endswith(".parquet") for name in wanted) >= 18
     assert sum(name.endswith("model.safetensors") for name in wanted) == 2
-    moments = [random.uniform(0, 0.8 * small_run.seconds) for _ in range(KILLS)]
-    folders = [tmp_path / f"{number}" for number in range(KILLS)]
-    with ThreadPoolExecutor(2) as pool:
-        in_time = list(pool.map(killed_and_resumed, folders, moments, timeout=1800))
-    for moment, folder in zip(moments, folders, strict=True):
+    folders = [tmp_path / f"{number}" for number in range(FOLDERS)]
+    with ThreadPoolExecutor(FOLDERS) as pool:
+        kills = list(pool.map(killed_again_and_again, folders, timeout=1800))
+    for folder, moments in zip(folders, kills, strict=True):
         outcome = small.outcome(folder)
         differing = [name for name in wanted.keys() | outcome.keys() if wanted.get(name) != outcome.get(name)]
-        assert not differing, f"killed after {moment:.2f} s: {differing} differ"
-    assert sum(in_time) >= KILLS - 3
+        assert not differing, f"killed after {moments}: {differing} differ"
+    assert sum(in_time for moments in kills for _, in_time in moments) >= KILLS - 3
 
 
 def test_the_first_ctrl_c_saves_prints_how_to_resume_and_exits_130(small_run: SmallRun, tmp_path: Path) -> None:

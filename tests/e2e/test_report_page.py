@@ -66,8 +66,10 @@ def test_a_report_is_drawn_by_a_browser(tab: Browser, tmp_path: Path) -> None:
 
 
 @pytest.mark.chromium
-@pytest.mark.parametrize(("window", "dark"), [("phone", True), ("tablet", False), ("desktop", True)])
-@pytest.mark.parametrize("name", RUNS)
+@pytest.mark.parametrize(
+    ("name", "window", "dark"),
+    [*((name, "phone", True) for name in RUNS), ("finished", "tablet", False), ("finished", "desktop", True)],
+)
 def test_every_chart_is_drawn_without_an_error(
     tab: Browser, pages: dict[str, Path], name: str, window: str, *, dark: bool
 ) -> None:

@@ -12,7 +12,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.batches import OFTEN, QUICK, SLOW, TWICE, Provider, provider, question, questions, texts
-from support.strategies import properties
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.errors import CostLimit, Interrupted, RoleError, StoreFull, Waiting
 from tapir.models.api import batch as module
@@ -224,7 +223,6 @@ def test_every_line_has_its_own_body_with_the_characters_that_some_take_for_line
     assert sorted(sent) == sorted(request.messages[0]["content"] for request in asked.values())
 
 
-@properties
 @given(st.lists(st.integers(0, 400), max_size=60), st.integers(1, 9), st.integers(500, 2000))
 def test_portions_hold_every_request_once_in_its_order(lengths: list[int], lines: int, size: int) -> None:
     requests = [(number.to_bytes(16, "big"), length) for number, length in enumerate(lengths)]

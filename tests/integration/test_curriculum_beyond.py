@@ -24,13 +24,6 @@ from tapir.domain.roles import Comparison, Reply
 from tapir.domain.round import Checkpoint
 from tapir.stages.base import StageContext
 
-
-@pytest.fixture(autouse=True)
-def without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report takes longer than all the rest, and is not what this is about."""
-    monkeypatch.setattr("tapir.report.page.write_report", lambda *_: None)
-
-
 # No difficulty
 
 

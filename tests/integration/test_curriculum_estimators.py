@@ -22,12 +22,6 @@ from tapir.models.estimators import Length
 from tapir.runs import session
 
 
-@pytest.fixture(autouse=True)
-def without_a_page(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The report takes longer than all the rest, and is not what this is about."""
-    monkeypatch.setattr("tapir.report.page.write_report", lambda *_: None)
-
-
 @dataclass
 class Numbers(Estimator):
     """The larger the number the harder; it cannot read what ends in 5."""

@@ -107,7 +107,6 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "ours.py").write_text(MODULE, encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "ours", raising=False)
-    monkeypatch.setattr("tapir.report.page.write_report", lambda *_: None)
 
 
 def recipe(**roles: object) -> Recipe:

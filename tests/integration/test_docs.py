@@ -30,7 +30,6 @@ def test_the_classes_of_the_documentation_run_and_their_calls_are_checked_and_ac
     (tmp_path / "my_roles.py").write_text("\n\n".join(blocks), encoding="utf-8")
     monkeypatch.syspath_prepend(str(tmp_path))
     monkeypatch.delitem(sys.modules, "my_roles", raising=False)
-    monkeypatch.setattr("tapir.report.page.write_report", lambda *_: None)
     with serving(Behaviour(latency=0.0, models=("m",)), brain=lambda *_: "Yes, right.") as server:
         recipe = recipe_of(server.url)
         planned = plan(recipe, measure=False, reach=True)

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from support import fake_model
@@ -142,7 +142,6 @@ def test_what_another_run_spent_is_not_this_runs_money(tmp_path: Path) -> None:
             assert collect(made, rows(110)).ends == {"done": 110}
 
 
-@settings(deadline=None)
 @given(st.text(st.characters(), max_size=300) | st.text("1?! ", max_size=900), st.integers(1, 5000))
 @example("?" * 900, 1)
 def test_no_call_costs_more_than_was_reserved_for_it(text: str, max_tokens: int) -> None:

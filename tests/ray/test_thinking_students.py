@@ -36,8 +36,9 @@ EVERY = pytest.mark.parametrize(
     ("name", "mode"), [(name, mode) for name, family in FAMILIES.items() for mode in family.modes]
 )
 ONCE = pytest.mark.parametrize(  # "on" and "keep" answer by the same settings
-    ("name", "mode"), [("switch", "off"), ("switch", "on"), ("special", "keep"), ("begun", "on")]
+    ("name", "mode"), [("switch", "off"), ("special", "keep"), ("begun", "on")]
 )
+TWICE = pytest.mark.parametrize(("name", "mode"), [("special", "keep"), ("begun", "on")])
 SERVED = ("--enforce-eager", "--max-model-len", "512", "--max-num-seqs", "16")
 
 
@@ -148,7 +149,7 @@ def test_behind_vllm_it_is_the_same(name: str, mode: Mode, made: Mapping[str, Ch
 
 
 @pytest.mark.ray
-@ONCE
+@TWICE
 def test_on_ray_it_is_the_same(
     name: str, mode: Mode, made: Mapping[str, Checkpoint], two_nodes: Nodes, tmp_path: Path
 ) -> None:
@@ -165,7 +166,7 @@ def test_on_ray_it_is_the_same(
 
 @pytest.mark.vllm
 @pytest.mark.ray
-@pytest.mark.parametrize(("name", "mode"), [("special", "keep"), ("begun", "on")])
+@TWICE
 def test_behind_vllm_on_ray_it_is_the_same(
     name: str, mode: Mode, made: Mapping[str, Checkpoint], two_nodes: Nodes, tmp_path: Path
 ) -> None:

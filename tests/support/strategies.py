@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from hypothesis import settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
@@ -16,8 +15,6 @@ from tapir.domain.mixture import Mixture, Pool, hard_count, mix
 from tapir.domain.task import TaskDistribution
 
 LABELS = ("Math", "Reasoning", "Code Debug", "Writing", "Law")
-
-properties = settings()
 
 seeds = st.integers(0, 2**31 - 1)
 alphas = st.integers(0, 100).map(lambda percent: percent / 100)

@@ -116,12 +116,6 @@ def check_alike(here: dict[str, Completion], there: dict[str, Completion]) -> No
             assert reply == there[name], "the same end, and the same count of tokens"
 
 
-def test_under_greedy_decoding_both_ways_of_answering_say_the_same(
-    served: VllmStudent, asked: list[Instruction]
-) -> None:
-    check_alike(in_this_process(NANO, asked), completions(served.answer(NANO, asked)))
-
-
 def test_an_adapter_says_the_same_in_a_server_that_was_started_without_it(
     served: VllmStudent, progress: RecordingProgress, adapter: Checkpoint, asked: list[Instruction]
 ) -> None:

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -132,9 +133,23 @@ def check_completion(reply: Completion, max_tokens: int) -> None:
 
 
 @STYLES
-def test_every_item_of_every_role_ends_in_a_named_state(server: Server, tmp_path: Path, *, json_schema: bool) -> None:
-    with switchboard(server, tmp_path, json_schema=json_schema) as board:
-        verdicts, tags, new, rewritten = judge(board, comparisons(20)), tag(board), expand(board), refine(board)
+def test_every_item_of_every_role_ends_in_a_named_state_and_is_in_the_ledger_then(
+    server: Server, tmp_path: Path, *, json_schema: bool
+) -> None:
+    def everything() -> tuple[Any, ...]:
+        with switchboard(server, tmp_path, json_schema=json_schema) as board:
+            answers = dict(teacher(board).answer(instructions(10)))
+            found = judge(board, comparisons(20)), tag(board), expand(board), refine(board), answers
+            assert board._client is not None
+            return *found, board._client.budget.calls
+
+    verdicts, tags, new, rewritten, answers, calls = everything()
+    before = server.count("request_success"), server.count("prompt_tokens")
+    *again, more = everything()
+    assert (server.count("request_success"), server.count("prompt_tokens")) == before
+    assert (calls > 0, more) == (True, 0)
+    again[2], found = sorted(again[2], key=repr), sorted(new, key=repr)
+    assert again == [verdicts, tags, found, rewritten, answers]
     states = counted([*verdicts.values(), *tags.values(), *(result for _, result in new)])
     assert verdicts.keys() == {item.instruction.id for item in comparisons(20)}, states
     assert tags.keys() == {item.id for item in instructions(20)}, states
@@ -195,25 +210,6 @@ def test_an_expected_score_is_the_mean_over_the_scores_the_model_weighed_up(serv
     scores = [one.student for verdict in found.values() if not isinstance(verdict, Unscored) for one in verdict]
     assert scores, states
     assert any(2 * score % 1 for score in scores), scores
-
-
-@STYLES
-def test_a_second_pass_finds_everything_in_the_ledger(server: Server, tmp_path: Path, *, json_schema: bool) -> None:
-    def everything() -> tuple[list[object], int]:
-        with switchboard(server, tmp_path, json_schema=json_schema) as board:
-            answers = dict(teacher(board).answer(instructions(10)))
-            results: list[object] = [judge(board, comparisons(20)), answers, refine(board), tag(board)]
-            results.append(sorted(expand(board), key=repr))
-            assert board._client is not None
-            return results, board._client.budget.calls
-
-    first, calls = everything()
-    before = server.count("request_success"), server.count("prompt_tokens")
-    second, more = everything()
-    assert (server.count("request_success"), server.count("prompt_tokens")) == before
-    assert calls > 0
-    assert more == 0
-    assert second == first
 
 
 def test_a_model_that_the_server_has_not_is_told_with_those_it_has(server: Server, tmp_path: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.strategies import properties
 from tapir.data.corpus import CorpusFilter, conversation, held_out, pair_of, pairs, prompts, sample
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.layouts import Row
@@ -66,7 +65,6 @@ def test_a_limit_takes_so_many_in_their_order_and_what_was_unreadable_stays() ->
     assert all(sample(corpus(20), limit, 7) == corpus(20) for limit in (0, 20, 21))
 
 
-@properties
 @given(found_rows, st.integers(0, 12), seeds, st.randoms(use_true_random=False))
 def test_the_order_of_the_rows_changes_nothing_in_what_is_taken(
     result: list[Pair | Rejected], limit: int, seed: int, rng: random.Random
@@ -81,7 +79,6 @@ def test_the_order_of_the_rows_changes_nothing_in_what_is_taken(
         assert next(held) == next(held)
 
 
-@properties
 @given(result=found_rows, count=st.integers(0, 25), seed=seeds, answered=st.booleans())
 def test_what_is_held_out_is_usable_each_text_once_and_never_in_the_corpus(
     result: list[Pair | Rejected], count: int, seed: int, *, answered: bool
@@ -217,7 +214,6 @@ rows_of_all_kinds = st.lists(
 )
 
 
-@properties
 @given(rows=rows_of_all_kinds, near=st.booleans(), drop_near=st.booleans(), unanswered=st.booleans())
 def test_every_row_is_kept_or_dropped_with_a_reason_and_no_text_is_kept_twice(
     *, rows: list[Pair | Rejected], near: bool, drop_near: bool, unanswered: bool

@@ -13,7 +13,6 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from support.paths import SHARED
-from support.strategies import properties
 from tapir.data.duplicates import Duplicate, DuplicateIndex, NearDuplicates, words
 from tapir.domain.errors import MissingExtra
 from tapir.domain.instruction import normalised
@@ -52,7 +51,6 @@ def brute_force(text: str, result: Sequence[str], threshold: float) -> tuple[str
     return (min(above)[1], -min(above)[0]) if above else None
 
 
-@properties
 @given(texts, st.lists(texts, max_size=12), thresholds)
 @example("a a a b", ["a a a a a a", "b a", "a b c d e"], 0.5)
 def test_the_nearest_by_rouge_l_is_the_one_of_brute_force(text: str, result: list[str], threshold: float) -> None:
@@ -62,7 +60,6 @@ def test_the_nearest_by_rouge_l_is_the_one_of_brute_force(text: str, result: lis
     assert (nearest and (nearest.name, nearest.similarity)) == brute_force(text, others, threshold)
 
 
-@properties
 @given(st.lists(texts, max_size=8, unique_by=normalised), texts, st.randoms(use_true_random=False))
 def test_the_order_of_additions_makes_no_difference(result: list[str], text: str, random: Any) -> None:
     named = [(f"name {number}", other) for number, other in enumerate(result)]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from support.strategies import properties, weights, weights_or_zero
+from support.strategies import weights, weights_or_zero
 from tapir.domain.apportion import apportion
 
 totals = st.integers(0, 5000)
@@ -25,14 +25,12 @@ def bounded(draw: st.DrawFn) -> tuple[list[float], int, list[int], list[int]]:
     return found, draw(st.integers(0, 600)), low, high
 
 
-@properties
 @given(several_weights_or_zeros.filter(any), totals)
 def test_each_count_is_within_one_of_its_exact_share(found: list[float], total: int) -> None:
     exact = total * np.array(found) / sum(found)
     assert np.all(np.abs(apportion(found, total) - exact) < 1 + 1e-6)
 
 
-@properties
 @given(st.lists(st.integers(1, 200), min_size=1, max_size=10), totals)
 def test_the_largest_remainders_are_rounded_up(found: list[int], total: int) -> None:
     counts = [int(count) for count in apportion(found, total)]
@@ -43,7 +41,6 @@ def test_the_largest_remainders_are_rounded_up(found: list[int], total: int) -> 
     assert min(ups, default=Fraction(1)) >= max(downs, default=Fraction(0))
 
 
-@properties
 @given(several_weights, totals, st.integers(-30, 30))
 def test_neither_the_unit_of_the_weights_nor_bounds_that_do_not_bind_change_a_count(
     found: list[float], total: int, power: int
@@ -54,21 +51,18 @@ def test_neither_the_unit_of_the_weights_nor_bounds_that_do_not_bind_change_a_co
     assert wide.tolist() == apportion(found, total).tolist()
 
 
-@properties
 @given(st.lists(st.floats(0, 1e100), min_size=1, max_size=6).filter(any), st.integers(0, 100))
 @example([1.0, 1.0, 1e-100], 10)
 def test_weights_of_very_different_size_still_sum_to_the_total(found: list[float], total: int) -> None:
     assert apportion(found, total).sum() == total
 
 
-@properties
 @given(several_weights, st.integers(0, 2000))
 def test_a_larger_weight_never_gets_less(found: list[float], total: int) -> None:
     by_weight = sorted(zip(found, apportion(found, total), strict=True))
     assert all(less[1] <= more[1] for less, more in pairwise(by_weight) if less[0] < more[0] * (1 - 1e-9))
 
 
-@properties
 @given(bounded())
 def test_bounds_are_kept_the_sum_is_the_nearest_they_allow_and_what_one_takes_goes_to_the_others_in_proportion(
     case: tuple[list[float], int, list[int], list[int]],

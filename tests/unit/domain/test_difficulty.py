@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from support.strategies import LABELS, properties
+from support.strategies import LABELS
 from tapir.domain.difficulty import Difficulty, Split, Threshold, competence, difficulty, gap, split, undivided
 from tapir.domain.instruction import instruction_id
 from tapir.domain.judgement import Judgement, Order
@@ -39,7 +39,6 @@ def split_of(gaps: NDArray[np.float64], threshold: Threshold) -> Split:
     return split(ids_for(gaps), gaps, threshold)
 
 
-@properties
 @given(many_gaps, thresholds)
 def test_every_part_keeps_the_order_of_the_corpus_and_what_has_no_gap_is_unscored(
     gaps: NDArray[np.float64], threshold: Threshold
@@ -52,7 +51,6 @@ def test_every_part_keeps_the_order_of_the_corpus_and_what_has_no_gap_is_unscore
     assert split_of(gaps, threshold).unscored == nameless
 
 
-@properties
 @given(many_gaps, deltas)
 @example(np.array([2.0, 2.5, 1.5]), 2.0)
 def test_hard_means_strictly_more_than_delta(gaps: NDArray[np.float64], delta: float) -> None:
@@ -61,7 +59,6 @@ def test_hard_means_strictly_more_than_delta(gaps: NDArray[np.float64], delta: f
     assert parts.delta == delta
 
 
-@properties
 @given(many_gaps, thresholds | st.just(Threshold("delta", -5.0)))
 def test_a_student_that_beat_the_teacher_is_withheld_and_never_hard(
     gaps: NDArray[np.float64], threshold: Threshold
@@ -72,7 +69,6 @@ def test_a_student_that_beat_the_teacher_is_withheld_and_never_hard(
     assert parts.withheld.isdisjoint(parts.hard)
 
 
-@properties
 @given(many_gaps, thresholds)
 def test_nothing_easy_has_a_larger_gap_than_anything_hard_and_the_delta_reported_is_the_one_used(
     gaps: NDArray[np.float64], threshold: Threshold
@@ -86,7 +82,6 @@ def test_nothing_easy_has_a_larger_gap_than_anything_hard_and_the_delta_reported
     assert (again.hard, again.easy, again.unscored) == (parts.hard, parts.easy, parts.unscored)
 
 
-@properties
 @given(many_gaps, percents, st.integers(0, 60))
 def test_neither_a_quantile_nor_a_budget_is_ever_exceeded(gaps: NDArray[np.float64], percent: int, budget: int) -> None:
     parts = split_of(gaps, Threshold("quantile", percent / 100))
@@ -95,7 +90,6 @@ def test_neither_a_quantile_nor_a_budget_is_ever_exceeded(gaps: NDArray[np.float
     assert len(split_of(gaps, Threshold("budget", budget)).hard) <= budget
 
 
-@properties
 @given(several_distinct_gaps, percents, st.integers(0, 80))
 @example(np.arange(100.0), 29, 0)
 def test_a_quantile_without_ties_keeps_its_share_rounded_down_and_a_budget_is_spent_in_full(
@@ -125,14 +119,12 @@ def test_ids_without_gaps_and_an_item_without_a_judgement_have_no_difficulty() -
         difficulty([])
 
 
-@properties
 @given(judgements)
 def test_the_gap_is_teacher_minus_student(judgement: Judgement) -> None:
     assert gap(judgement) == judgement.reference - judgement.student
     assert (gap(judgement) > 0) == (judgement.student < judgement.reference)
 
 
-@properties
 @given(st.lists(judgements, min_size=1, max_size=8))
 def test_every_order_counts_the_same_however_often_it_was_judged(found: list[Judgement]) -> None:
     apart = [difficulty([one for one in found if one.order == order]) for order in {one.order for one in found}]
@@ -168,7 +160,6 @@ mosts = st.sampled_from((0.5, 2.0, 3.0, 8.5)) | st.floats(0.01, 9) | st.just(mat
 limited = st.builds(lambda threshold, most: replace(threshold, most=most), thresholds, mosts)
 
 
-@properties
 @given(many_gaps, limited)
 def test_the_hopeless_have_more_than_most_count_as_scored_and_leave_the_others_split_as_without_them(
     gaps: NDArray[np.float64], threshold: Threshold
@@ -194,7 +185,6 @@ def test_what_is_exactly_at_the_most_is_not_hopeless_and_where_all_is_nothing_is
         assert (parts.hard, parts.easy, len(parts.hopeless), parts.hard_share) == ((), (), 2, 0.0)
 
 
-@properties
 @given(st.lists(st.integers(), max_size=20, unique=True).map(lambda found: [instruction_id(str(one)) for one in found]))
 def test_a_corpus_whose_difficulty_nobody_measured_is_one_pool(ids: list[str]) -> None:
     parts = undivided(ids)
@@ -209,7 +199,6 @@ def tagged(ids: list[str], labels: list[str | None]) -> dict[str, str]:
     return {name: label for name, label in zip(ids, labels, strict=False) if label is not None}
 
 
-@properties
 @given(many_gaps, limited, tags, st.sets(st.integers(0, 39)))
 def test_competence_is_a_share_of_the_scored_items_that_are_not_left_out(
     gaps: NDArray[np.float64], threshold: Threshold, labels: list[str | None], trained: set[int]

@@ -16,7 +16,6 @@ from support.strategies import (
     exact_shares,
     pool_of,
     pools,
-    properties,
     round_with_just_enough,
     rounds,
     rounds_with_enough_in_all,
@@ -50,7 +49,6 @@ def in_order(pool: Pool, ids: list[str]) -> Pool:
 # Pools
 
 
-@properties
 @given(st.lists(st.integers(0, 50), unique=True, max_size=20), st.data())
 def test_a_pool_leaves_out_what_has_no_task_of_the_taxonomy(numbers: list[int], data: st.DataObject) -> None:
     ids = [f"{number:016x}" for number in numbers]
@@ -63,20 +61,17 @@ def test_a_pool_leaves_out_what_has_no_task_of_the_taxonomy(numbers: list[int], 
 # Draws
 
 
-@properties
 @given(pools(), counts_by_label(), seeds)
 def test_a_draw_gets_what_is_wanted_or_all_there_is(pool: Pool, wanted: list[int], seed: int) -> None:
     drawn = by_task(pool, draw(pool, wanted, seed))
     assert list(drawn.values()) == np.minimum(wanted, pool.available).tolist()
 
 
-@properties
 @given(pools(), counts_by_label(), counts_by_label(), seeds)
 def test_drawing_more_keeps_what_was_drawn(pool: Pool, wanted: list[int], more: list[int], seed: int) -> None:
     assert set(draw(pool, wanted, seed)) <= set(draw(pool, np.add(wanted, more), seed))
 
 
-@properties
 @given(counts_by_label(), counts_by_label(), counts_by_label(), seeds)
 def test_a_pool_that_grows_keeps_the_preference_among_its_items(
     counts: list[int], added: list[int], wanted: list[int], seed: int
@@ -96,7 +91,6 @@ def test_another_seed_draws_other_items() -> None:
 # Resampling
 
 
-@properties
 @given(pools("hard"), pools("easy"), st.integers(0, 300), alphas, distributions(zeros=True))
 def test_resampling_wants_the_hard_count_gets_what_the_pool_has_and_names_the_rest(
     hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution
@@ -120,7 +114,6 @@ def test_hard_examples_go_first_where_the_easy_pool_has_none() -> None:
 # Mixtures
 
 
-@properties
 @given(st.integers(0, 5000), alphas)
 @example(45, 0.7)
 @example(50, 0.29)
@@ -133,7 +126,6 @@ def as_found(case: Round) -> Mixture:
     return mix(case.hard, case.easy, case.size, case.share, None, case.seed)
 
 
-@properties
 @given(rounds() | rounds_with_enough_in_all())
 def test_a_mixture_never_repeats_and_never_invents_and_lacks_only_what_a_pool_lacks_in_all(case: Round) -> None:
     for mixture in (case.mixed(), as_found(case)):
@@ -146,7 +138,6 @@ def test_a_mixture_never_repeats_and_never_invents_and_lacks_only_what_a_pool_la
         assert mixture.shortfall == case.size - mixture.size
 
 
-@properties
 @given(rounds(zeros=True))
 def test_the_counts_of_a_mixture_are_those_of_its_items_and_a_task_without_a_target_has_none(case: Round) -> None:
     mixture = case.mixed()
@@ -156,7 +147,6 @@ def test_the_counts_of_a_mixture_are_those_of_its_items_and_a_task_without_a_tar
     assert all(mixture.counts[label] == 0 for label, share in case.target.shares.items() if share == 0)
 
 
-@properties
 @given(rounds_with_room_in_every_task())
 def test_where_the_pools_hold_enough_the_target_is_met_with_what_resampling_draws(case: Round) -> None:
     mixture = case.mixed()
@@ -168,7 +158,6 @@ def test_where_the_pools_hold_enough_the_target_is_met_with_what_resampling_draw
     assert drawn.got == by_task(case.hard, mixture.hard)
 
 
-@properties
 @given(rounds_with_just_enough_of_every_task())
 @example(JUST_ENOUGH)
 def test_the_target_is_met_even_when_the_pools_hold_not_one_item_more(case: Round) -> None:
@@ -180,7 +169,6 @@ def test_the_target_is_met_even_when_the_pools_hold_not_one_item_more(case: Roun
     assert drawn.got == by_task(case.hard, mixture.hard)
 
 
-@properties
 @given(rounds(), st.data())
 def test_a_mixture_does_not_depend_on_the_order_of_the_pools(case: Round, data: st.DataObject) -> None:
     hard = in_order(case.hard, data.draw(st.permutations(list(case.hard.ids))))
@@ -207,7 +195,6 @@ def test_a_round_of_nothing_is_nothing() -> None:
     assert (mixture.size, mixture.shortfall) == (0, 0)
 
 
-@properties
 @given(rounds())
 def test_as_found_tasks_have_the_shares_they_have_in_the_pool_to_within_one(case: Round) -> None:
     mixture = as_found(case)
@@ -232,7 +219,6 @@ def test_as_found_a_shortfall_of_the_hard_pool_is_not_filled_with_easy_examples(
     assert (len(mixture.hard), len(mixture.easy), mixture.shortfall) == (3, 10, 7)
 
 
-@properties
 @given(pools(), counts_by_label(), seeds, st.sets(st.integers(0, 80)))
 def test_what_is_to_be_drawn_last_is_drawn_only_where_its_task_has_no_others(
     pool: Pool, wanted: list[int], seed: int, places: set[int]

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.strategies import properties, seeds
+from support.strategies import seeds
 from tapir.domain.instruction import instruction_id
 from tapir.domain.randomness import priorities, seed_for
 
@@ -16,7 +16,6 @@ several_ids = st.lists(ids, min_size=1, max_size=40, unique=True)
 parts = st.lists(st.integers(0, 99) | st.sampled_from(("mix", "train", "expand")), max_size=4)
 
 
-@properties
 @given(st.integers(0, 2**40), parts, st.integers(0, 2**40), parts)
 def test_another_run_or_purpose_has_another_seed_of_31_bits(
     one: int, purpose: list[str | int], other: int, another: list[str | int]
@@ -31,7 +30,6 @@ def test_a_seed_does_not_depend_on_the_process() -> None:
     assert seed_for(7, "mix", 2) == 444780936
 
 
-@properties
 @given(several_ids, seeds, st.randoms(use_true_random=False))
 def test_a_priority_depends_on_the_id_and_the_seed_alone_and_no_two_ids_share_one(
     names: list[str], seed: int, shuffler: Random
@@ -43,7 +41,6 @@ def test_a_priority_depends_on_the_id_and_the_seed_alone_and_no_two_ids_share_on
     assert len(set(priorities(names, seed).tolist())) == len(names)
 
 
-@properties
 @given(ids, seeds, seeds)
 def test_another_seed_gives_another_priority(name: str, one: int, other: int) -> None:
     assert (priorities([name], one)[0] == priorities([name], other)[0]) == (one == other)

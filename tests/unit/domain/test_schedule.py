@@ -6,14 +6,13 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from support.strategies import alphas, properties
+from support.strategies import alphas
 from tapir.domain.curriculum import Schedule, competence_share
 
 numbers = st.integers(1, 30)
 steps = st.integers(0, 100).map(lambda percent: percent / 100)
 
 
-@properties
 @given(alphas, steps, numbers)
 def test_the_paper_schedule_rises_by_its_step_up_to_one(start: float, step: float, rounds: int) -> None:
     schedule = Schedule.paper(start, step, rounds)
@@ -26,13 +25,11 @@ def test_the_settings_reported_for_the_paper_give_03_05_07() -> None:
     assert Schedule.paper(0.3, 0.2, 3).shares == (0.3, 0.5, 0.7)
 
 
-@properties
 @given(alphas, numbers)
 def test_a_constant_schedule_never_changes(share: float, rounds: int) -> None:
     assert Schedule.constant(share, rounds).shares == (share,) * rounds
 
 
-@properties
 @given(alphas, alphas, numbers)
 @example(0.03, 0.0, 10)
 def test_a_linear_schedule_goes_from_its_start_to_its_end_in_equal_steps(start: float, end: float, rounds: int) -> None:
@@ -44,7 +41,6 @@ def test_a_linear_schedule_goes_from_its_start_to_its_end_in_equal_steps(start: 
         assert all(after - before == pytest.approx(step, abs=1e-9) for before, after in pairwise(schedule.shares))
 
 
-@properties
 @given(st.lists(alphas, min_size=1, max_size=10), st.booleans())
 def test_a_list_that_only_rises_or_only_falls_is_a_schedule(shares: list[float], falling: bool) -> None:  # noqa: FBT001
     written = tuple(sorted(shares, reverse=falling))
@@ -60,7 +56,6 @@ def zigzags(draw: st.DrawFn) -> tuple[float, ...]:
     return (shares[1], shares[0], *shares[2:]) if shares in monotone else shares
 
 
-@properties
 @given(zigzags())
 @example((0.2, 0.6, 0.4))
 @example((0.6, 0.2, 0.4))
@@ -70,7 +65,6 @@ def test_a_list_that_rises_and_falls_is_refused(shares: tuple[float, ...]) -> No
         Schedule(shares)
 
 
-@properties
 @given(
     st.lists(alphas, max_size=3),
     st.floats(max_value=0, exclude_max=True) | st.floats(min_value=1, exclude_min=True) | st.just(float("nan")),
@@ -91,7 +85,6 @@ def test_rounds_are_counted_from_one_and_after_the_last_there_is_none(number: in
         Schedule.constant(0.5, 3).share(number)
 
 
-@properties
 @given(alphas, alphas, st.floats(0, 1))
 def test_a_share_that_follows_competence_lies_between_its_ends(start: float, end: float, able: float) -> None:
     share = competence_share(start, end, able)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.strategies import LABELS, distributions, exact_shares, properties, weights_or_zero
+from support.strategies import LABELS, distributions, exact_shares, weights_or_zero
 from tapir.domain.task import TaskDistribution, Taxonomy, shares
 
 PUBLISHED = (
@@ -62,7 +62,6 @@ def test_a_text_that_is_no_taxonomy_is_refused(text: str) -> None:
         Taxonomy.from_toml(text)
 
 
-@properties
 @given(st.lists(weights_or_zero, min_size=1, max_size=40).filter(any))
 def test_weights_become_shares_in_proportion(found: list[float]) -> None:
     distribution = TaskDistribution.of({f"task {place}": weight for place, weight in enumerate(found)})
@@ -97,7 +96,6 @@ def test_a_share_that_is_no_number_is_refused() -> None:
         TaskDistribution({"a": float("nan"), "b": 1.0})
 
 
-@properties
 @given(distributions(zeros=True), st.integers(0, 5000))
 def test_counts_sum_to_the_total_and_lie_within_one_of_the_exact_share(target: TaskDistribution, total: int) -> None:
     counts = target.counts(total)
@@ -106,7 +104,6 @@ def test_counts_sum_to_the_total_and_lie_within_one_of_the_exact_share(target: T
     assert np.all(np.abs(np.array(list(counts.values())) - exact_shares(target, total)) < 1 + 1e-6)
 
 
-@properties
 @given(distributions(zeros=True), distributions(zeros=True))
 def test_only_equal_distributions_are_at_distance_zero(one: TaskDistribution, other: TaskDistribution) -> None:
     assert one.distance(one.shares) == 0
@@ -115,14 +112,12 @@ def test_only_equal_distributions_are_at_distance_zero(one: TaskDistribution, ot
     assert (one.distance(other.shares) == 0) == (one.shares == other.shares)
 
 
-@properties
 @given(distributions())
 def test_distributions_without_a_common_task_are_at_distance_one(target: TaskDistribution) -> None:
     elsewhere = {f"other {label}": share for label, share in target.shares.items()}
     assert target.distance(elsewhere) == pytest.approx(1)
 
 
-@properties
 @given(distributions(zeros=True), rooms, minimums)
 def test_leaning_keeps_the_minimum_sums_to_one_and_gives_nothing_to_a_task_without_a_target(
     target: TaskDistribution, room: dict[str, float], minimum: float
@@ -134,7 +129,6 @@ def test_leaning_keeps_the_minimum_sums_to_one_and_gives_nothing_to_a_task_witho
     assert all(leant.shares[label] == 0 for label, share in target.shares.items() if share == 0)
 
 
-@properties
 @given(distributions(zeros=True), st.floats(0.01, 1), minimums)
 def test_where_every_task_has_equal_room_or_none_has_any_the_target_decides(
     target: TaskDistribution, room: float, minimum: float
@@ -145,7 +139,6 @@ def test_where_every_task_has_equal_room_or_none_has_any_the_target_decides(
     assert without_room.distance(target.leaning({}, minimum).shares) == pytest.approx(0, abs=1e-9)
 
 
-@properties
 @given(distributions(), rooms, minimums)
 def test_a_task_with_more_room_never_loses_to_an_equal_task_with_less(
     target: TaskDistribution, room: dict[str, float], minimum: float
@@ -156,7 +149,6 @@ def test_a_task_with_more_room_never_loses_to_an_equal_task_with_less(
     assert all(before <= after + 1e-12 for before, after in pairwise(found))
 
 
-@properties
 @given(distributions(), rooms, st.floats(1 / len(LABELS) + 0.001, 1))
 def test_a_minimum_that_is_more_than_everything_is_refused(
     target: TaskDistribution, room: dict[str, float], minimum: float
@@ -165,7 +157,6 @@ def test_a_minimum_that_is_more_than_everything_is_refused(
         target.leaning(room, minimum)
 
 
-@properties
 @given(st.dictionaries(st.text(max_size=5), st.integers(0, 10**6), max_size=10))
 def test_counts_as_shares_sum_to_one_or_are_all_zero(counts: dict[str, int]) -> None:
     found = shares(counts)

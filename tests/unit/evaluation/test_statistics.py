@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.strategies import properties
 from tapir.evaluation.statistics import bootstrap, holm, mean_over_seeds, sign_flip
 
 RNG = np.random.default_rng(3)
@@ -80,7 +79,6 @@ def test_columns_without_rows_or_of_different_lengths_are_refused(columns: tuple
 # Flipping signs
 
 
-@properties
 @given(tenths)
 def test_the_p_value_is_that_of_all_sign_patterns(found: list[int]) -> None:
     """In whole numbers there is no rounding; a tenth of each is not exact, and must not matter."""

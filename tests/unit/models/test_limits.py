@@ -93,7 +93,6 @@ def test_a_limit_that_adapts_spreads_the_calls_and_a_fixed_one_does_not() -> Non
     assert told.wait(10.0) <= 0
 
 
-@settings(deadline=None)
 @given(
     st.integers(0, 600),
     st.lists(st.tuples(st.sampled_from(["answer", "timeout", "shrink", "reset"]), st.floats(0, 1e4)), max_size=300),

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.strategies import properties
 from tapir.domain.completion import Token
 from tapir.models.logprobs import expected
 from tapir.models.replies import ReplyStyle, Scores, read_scores
@@ -131,14 +130,12 @@ def test_a_one_counts_where_the_tokenizer_writes_ten_in_one_token() -> None:
     ) == pytest.approx(1.5)
 
 
-@properties
 @given(st.dictionaries(st.integers(0, 12), st.floats(-40, 0), min_size=1), st.integers(1, 10))
 def test_an_expected_score_stays_on_the_scale(weighed: dict[int, float], written: int) -> None:
     one = Token(str(written), tuple((str(number), share) for number, share in weighed.items()))
     assert 1 <= tagged(one) <= 10
 
 
-@properties
 @given(st.integers(1, 10), st.floats(-700, 0))
 def test_a_certain_judge_is_taken_at_its_word(written: int, logarithm: float) -> None:
     assert tagged(Token(str(written), ((str(written), logarithm),))) == written

@@ -7,7 +7,7 @@ from importlib import resources
 from pathlib import Path
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from support.paths import SHARED
@@ -29,8 +29,6 @@ from tapir.models.prompts import (
 SHIPPED = PromptSet.of({})
 ANGLE = "\u2039"
 ALPACA = SHARED / "seed" / "alpaca_data.json.gz"
-
-properties = settings(deadline=None)
 
 
 def written(folder: Path, text: str, name: str = "mine.txt") -> Path:
@@ -111,7 +109,6 @@ def test_a_slot_inside_a_value_stays_as_it_is() -> None:
     assert user.count("secret") == 1
 
 
-@properties
 @given(st.text())
 @example("{{instruction}}")
 @example("\\1 \\g<0>")
@@ -278,7 +275,6 @@ harmless = st.sampled_from(
 pieces = st.lists(st.text(st.characters(blacklist_categories=["Cs"])) | tags() | harmless).map("".join)
 
 
-@properties
 @given(tags())
 def test_a_tag_of_ours_loses_its_bracket_and_nothing_else(tag: str) -> None:
     assert quoted(tag) == ANGLE + tag[1:]
@@ -289,13 +285,11 @@ def test_a_careless_tag_is_a_tag(tag: str) -> None:
     assert quoted(tag) == ANGLE + tag[1:]
 
 
-@properties
 @given(st.text(st.characters(blacklist_characters="<\0")) | harmless)
 def test_text_without_our_tags_is_unchanged(text: str) -> None:
     assert quoted(text) == text
 
 
-@properties
 @given(pieces)
 @example("<answer_a x=<answer_b>")
 @example("<answer_a x='<answer_b y='>")
@@ -309,7 +303,6 @@ def test_quoting_twice_is_quoting_once_and_only_brackets_change(text: str) -> No
     assert not re.search(rf"<\s*/?\s*({'|'.join(TAGS)})\s*/?\s*>", once, re.IGNORECASE)
 
 
-@properties
 @given(pieces.map(lambda text: text.replace(ANGLE, "").replace("\0", "")))
 @example('<form><label for="name">Name</label></form>')
 def test_what_is_written_from_quoted_text_gets_its_tags_back(text: str) -> None:

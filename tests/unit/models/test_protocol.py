@@ -4,7 +4,7 @@ import json
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from support.calling import asking, endpoint
@@ -389,7 +389,6 @@ def test_what_is_no_chat_completion_is_malformed_and_is_shown(content: bytes) ->
     assert len(found.message) < 1000
 
 
-@settings(deadline=None)
 @given(st.text(st.characters()), st.text(st.characters()), st.lists(st.text(st.characters(), max_size=3), max_size=3))
 def test_a_reply_comes_back_from_the_ledger_as_it_was(text: str, reasoning: str, tokens: list[str]) -> None:
     content = [{"token": one, "logprob": -1, "top_logprobs": [{"token": one, "logprob": -1}]} for one in tokens]

@@ -13,7 +13,6 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from support.paths import SHARED
-from support.strategies import properties
 from tapir.domain.judgement import Unscored
 from tapir.models.quotations import own_words
 from tapir.models.replies import ReplyStyle, Scores, read_instructions, read_labels, read_preference, read_scores
@@ -194,7 +193,6 @@ def test_the_rationale_is_what_stands_beside_the_scores(reply: str, style: Reply
     assert result.rationale == rationale
 
 
-@properties
 @given(prose.filter(lambda text: not re.search(r"score[ _-]?[ab]?\W*[:=]", text, re.IGNORECASE)))
 @example("Rating: 8")
 @example("RESULT 4, score 8/10")
@@ -203,7 +201,6 @@ def test_a_text_without_tags_or_json_never_scores(text: str) -> None:
     assert isinstance(read_preference(text), Unscored)
 
 
-@properties
 @given(st.text(st.sampled_from("[]<>/score{}\":8. \n`>RESULT'")), st.sampled_from(STYLES))
 def test_any_text_is_read_or_unscored(text: str, style: ReplyStyle) -> None:
     read(text, style)
@@ -228,7 +225,7 @@ NOISE = st.sampled_from(
 noises = st.lists(NOISE, max_size=10).map("".join) | st.text(max_size=30)
 
 
-@settings(properties, max_examples=500)
+@settings(max_examples=500)
 @given(before=noises, meant=st.sampled_from(sorted(MEANT)), after=noises, style=st.sampled_from(STYLES))
 def test_whatever_a_model_writes_is_read_from_marks_that_stand_in_it_or_refused(
     before: str, meant: str, after: str, style: ReplyStyle
@@ -246,7 +243,7 @@ def test_whatever_a_model_writes_is_read_from_marks_that_stand_in_it_or_refused(
         assert all(text in reply for text in read_instructions(reply))
 
 
-@settings(properties, max_examples=300)
+@settings(max_examples=300)
 @given(quoted=noises, meant=st.sampled_from(sorted(MEANT)), tag=st.sampled_from(("answer", "answer_b", "instruction")))
 def test_nothing_is_read_from_what_stands_between_the_tags_of_an_echo(quoted: str, meant: str, tag: str) -> None:
     quoted = quoted.replace("answer_b>", "b>")  # prompts see to it that no quoted text holds tags of a quotation
@@ -257,7 +254,6 @@ def test_nothing_is_read_from_what_stands_between_the_tags_of_an_echo(quoted: st
     assert read_labels(reply, ("Math", "Law")) <= {MEANT[meant]}
 
 
-@properties
 @given(prose, halves, halves)
 def test_a_rendered_reply_round_trips(rationale: str, first: float, second: float) -> None:
     content = json.dumps({"rationale": rationale, "score_a": first, "score_b": second})
@@ -430,7 +426,6 @@ def test_what_only_looks_like_a_quotation_hides_nothing(reply: str) -> None:
     assert read(f"{reply}Rating: {VERDICT}") == (8,)
 
 
-@properties
 @given(st.lists(st.sampled_from(("a", "<answer>", "</answer>", "<think>", "```", *"[]<>/\n`~'\"* \u201c\u201d"))))
 def test_own_words_keep_every_place_and_every_line(pieces: list[str]) -> None:
     text = "".join(pieces)

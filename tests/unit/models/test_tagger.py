@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from support.scripted import BOOK, ENDPOINTS, FAILED, Said, Script, connected, cut, shown, user
 from support.server import Behaviour, serving
-from support.strategies import properties
 from tapir.config.annotators import LlmTaggerConfig
 from tapir.domain.completion import Failure
 from tapir.domain.instruction import Instruction, Origin, instruction_id
@@ -168,7 +167,6 @@ def test_an_instruction_that_holds_a_label_does_not_decide(hostile: str, *, as_j
     assert "<label>Math" not in user(script.asked[0])
 
 
-@properties
 @given(
     st.text()
     | st.lists(st.sampled_from(["<label>", "</label>", "Math", "Law", "<instruction>", '"', " "])).map("".join)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 from scipy.special import log_softmax
@@ -15,7 +15,6 @@ from tapir.domain.task import TaskTag
 from tapir.models.taggers.metrics import BINS, calibration_error, report, temperature
 
 TASKS = ("add", "list", "spell")
-unhurried = settings(deadline=None)  # the first example loads scikit-learn
 shares = st.floats(0, 1)
 pairs = st.lists(st.tuples(st.sampled_from(TASKS), st.sampled_from(TASKS), shares), min_size=1, max_size=40)
 
@@ -33,7 +32,6 @@ def test_recall_and_f1_are_those_of_the_textbook() -> None:
     assert measured.f1 == pytest.approx({"add": 2 / 3, "list": 2 / 5, "spell": 0})
 
 
-@unhurried
 @given(pairs)
 def test_every_figure_is_a_share(several: list[tuple[str, str, float]]) -> None:
     measured = report(*tags(several), trained_on=1)
@@ -45,7 +43,6 @@ def test_every_figure_is_a_share(several: list[tuple[str, str, float]]) -> None:
     assert all(0 <= figure <= 1 for figure in (*measured.by_task.values(), *measured.f1.values()))
 
 
-@unhurried
 @given(pairs, shares)
 def test_who_abstains_is_counted_and_never_more_often_right(
     several: list[tuple[str, str, float]], least: float
@@ -60,7 +57,6 @@ def test_who_abstains_is_counted_and_never_more_often_right(
 guesses = st.lists(st.tuples(shares, st.booleans()), min_size=1, max_size=60)
 
 
-@unhurried
 @given(guesses)
 def test_the_calibration_error_is_the_mean_gap_of_the_bins(several: list[tuple[float, bool]]) -> None:
     total = 0.0
@@ -74,7 +70,6 @@ def test_the_calibration_error_is_the_mean_gap_of_the_bins(several: list[tuple[f
         assert calibration_error(*columns(several)) == pytest.approx(total, abs=1e-9)
 
 
-@unhurried
 @given(st.integers(1, 30), st.integers(0, 30))
 def test_who_is_as_sure_as_often_right_is_calibrated(right: int, wrong: int) -> None:
     sure = right / (right + wrong)

@@ -14,7 +14,6 @@ from hypothesis import strategies as st
 
 from support.scripted import BOOK, ENDPOINTS, FAILED, Said, Script, connected, cut, known_by, shown, system, user
 from support.server import Behaviour, serving
-from support.strategies import properties
 from tapir.config.annotators import LlmTeacherConfig
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.instruction import Instruction, Origin, Pair, Response, instruction_id
@@ -189,7 +188,6 @@ def test_a_call_that_gave_nothing_says_why_once(said: Said, expected: Failure) -
     assert expanded(said) == [expected]
 
 
-@properties
 @given(
     st.text()
     | st.lists(st.sampled_from(['{"instructions": [', "]}", '"a"', ",", "<new_instruction>", "a"])).map("".join)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from support.runs import build_run
@@ -26,7 +26,6 @@ SHARES = PassRate.scale(PassRateConfig(kind="pass-rate"))
 figures = st.lists(st.floats(0.01, 1e4, allow_nan=False).map(lambda value: round(value, 3)), min_size=1, max_size=60)
 
 
-@settings(deadline=None)
 @given(figures, st.sampled_from([IFD, LENGTH, MFD, SHARES]), st.floats(0, 100))
 def test_every_figure_stands_in_one_bar_of_its_part(gaps: list[float], scale: Scale, delta: float) -> None:
     if scale.bar:

@@ -9,7 +9,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from support.strategies import properties
 from tapir.config.curriculum import CurriculumConfig
 from tapir.domain.task import TaskDistribution
 from tapir.runs.plan.rounds import Assumptions, Round, expected_rounds
@@ -32,7 +31,6 @@ def test_pieces_are_counted(text: str, count: int) -> None:
     assert tokens(text) == count
 
 
-@properties
 @given(st.text(max_size=80), st.text(max_size=80), st.integers(0, 2000), st.integers(0, 300))
 def test_fillers_have_their_tokens_and_joined_texts_no_more(one: str, other: str, count: int, limit: int) -> None:
     assert tokens(one + other) <= tokens(one) + tokens(other)

@@ -10,7 +10,6 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from support.strategies import properties
 from tapir.runs.study.results import Curve, crossing, efficiency
 
 BASE: Curve = ((0.0, 0.1), (100.0, 0.3), (200.0, 0.5))
@@ -30,7 +29,6 @@ def height(curve: Curve, examples: float) -> float:
     return float(np.interp(examples, [size for size, _ in curve], [success for _, success in curve]))
 
 
-@properties
 @given(curves(), successes)
 def test_a_curve_is_as_high_as_the_goal_where_it_crosses_and_lower_before(curve: Curve, goal: float) -> None:
     at = crossing(curve, goal)
@@ -42,7 +40,6 @@ def test_a_curve_is_as_high_as_the_goal_where_it_crosses_and_lower_before(curve:
         assert all(success < goal for examples, success in curve if examples < at - 1e-6)
 
 
-@properties
 @given(curves())
 @example(((0.0, 0.69), (109.0, 0.81)))
 def test_a_variant_needs_at_most_all_of_its_own_examples(curve: Curve) -> None:

@@ -17,7 +17,6 @@ from hypothesis import strategies as st
 
 from support.paths import ROOT
 from support.scripted import Watcher
-from support.strategies import properties
 from tapir.data.run import tables
 from tapir.data.run.store import RunStore
 from tapir.domain.errors import Interrupted, RoleError
@@ -92,7 +91,6 @@ def test_the_table_has_the_rows_of_every_item_in_the_order_of_the_items(tmp_path
     assert not list(tmp_path.rglob("*.parts.jsonl"))
 
 
-@properties
 @given(
     count=st.integers(0, 25),
     chunk=st.integers(1, 9),

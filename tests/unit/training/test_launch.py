@@ -6,8 +6,6 @@ import os
 import signal
 import socket
 import subprocess
-import sys
-import time
 from collections.abc import Iterator
 from importlib import resources
 from pathlib import Path
@@ -15,7 +13,6 @@ from pathlib import Path
 import pytest
 
 from support.counting import CountingTrainer, steps_made
-from support.paths import ROOT
 from support.recording import RecordingProgress, processes_of
 from support.training import LONGER, NOISE, STEPS, kill_rank, longer_job_in, losses_apart, weights_apart
 from tapir.config.training import AccelerateLaunchConfig
@@ -56,17 +53,6 @@ def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as server:
         port: int = server.getsockname()[1]
         return port
-
-
-@pytest.mark.slow
-def test_progress_and_report_come_from_the_first_of_two_processes(job: TrainJob) -> None:
-    progress = RecordingProgress()
-    report = counting(steps=4).train(job, progress)
-    assert (report.steps, report.loss[-1]) == (4, (4, 0.25))
-    assert progress.starts == [(1, "train", 4, 0)]
-    assert progress.notes == ["1 examples, 1 preferences, 2 processes"]
-    assert progress.metrics == [{"loss": 1.0}, {"loss": 1 / 2}, {"loss": 1 / 3}, {"loss": 1 / 4}]
-    assert (progress.done, progress.finished) == (4, 1)
 
 
 @pytest.mark.slow
@@ -115,38 +101,6 @@ def test_an_error_in_one_rank_arrives_as_what_it_was_or_with_its_rank_and_where_
     assert "in _fail" in str(caught.value)
     assert str(job.work / LOG) in str(caught.value)
     assert "tapir resume" in caught.value.remedy
-
-
-@pytest.mark.slow
-def test_a_killed_rank_ends_the_others(job: TrainJob) -> None:
-    with pytest.raises(TrainingError, match=r"rank 1 \(process \d+ on .*\) was killed, or its machine ran out"):
-        counting(steps=400, pause=0.02).train(job, RecordingProgress({5: kill_rank(job, 1)}))
-    assert 5 <= steps_made(job.work) < 400
-    assert processes_of(job.work) == []
-
-
-@pytest.mark.slow
-def test_the_processes_do_not_outlive_the_one_that_started_them(job: TrainJob) -> None:
-    script = """
-import sys
-from pathlib import Path
-from support.recording import RecordingProgress
-from tapir.domain.round import Checkpoint
-from tapir.domain.training import TrainJob
-from unit.training.test_launch import counting
-folder = Path(sys.argv[1])
-job = TrainJob(Checkpoint("none", 0), [], folder / "checkpoint", folder / "training", 1, 1.0, 3)
-counting(steps=10_000, pause=0.05).train(job, RecordingProgress())
-"""
-    with subprocess.Popen([sys.executable, "-c", script, str(job.work.parent)], cwd=ROOT) as parent:
-        while parent.poll() is None and steps_made(job.work) < 2:
-            time.sleep(0.02)
-        assert len(processes_of(job.work)) >= 3
-        parent.kill()
-    deadline = time.monotonic() + 30
-    while processes_of(job.work) and time.monotonic() < deadline:
-        time.sleep(0.02)
-    assert processes_of(job.work) == []
 
 
 @pytest.mark.slow
