@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tapir.cli.tables import AsJson, new_console, new_table, print_json, print_line, print_result
-from tapir.domain.errors import RecipeError
 
 if TYPE_CHECKING:
     from tapir.runs.study.results import StudyResult
@@ -55,12 +54,6 @@ def study(  # noqa: PLR0913 (the options of a command)
         _show(result, place)
     if result.failed:
         raise typer.Exit(1)
-
-
-@studies.command(hidden=True, context_settings={"ignore_unknown_options": True})
-def compare(_words: Annotated[list[str] | None, typer.Argument()] = None) -> None:
-    """Refuse the old name."""
-    raise RecipeError("`tapir compare` is called `tapir study` now", remedy="Use `tapir study STUDY --out FOLDER`.")
 
 
 def _show(result: StudyResult, folder: Path) -> None:

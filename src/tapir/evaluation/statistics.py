@@ -56,7 +56,6 @@ def bootstrap(
     *columns: ArrayLike,
     groups: Sequence[Any] | None = None,
     resamples: int = RESAMPLES,
-    seed: int = 0,
 ) -> EvalResult:
     """Return a statistic of paired columns with its 95 % percentile bootstrap interval (Efron and Tibshirani 1993).
 
@@ -66,8 +65,7 @@ def bootstrap(
         columns: each shape (n,); rows are drawn together.
         groups: shape (n,), the cluster of each row (prompt, annotator, seed): whole clusters are drawn. None draws
             rows.
-        resamples: how often to draw.
-        seed: the same seed gives the same interval.
+        resamples: how often to draw; the draws are the same every time.
 
     Returns:
         The value, n rows, and the interval; with fewer than two rows or clusters the interval is NaN.
@@ -102,7 +100,7 @@ def bootstrap(
             n_resamples=resamples,
             batch=max(1, _BATCH // len(clusters)),
             method="percentile",
-            rng=np.random.default_rng(seed),
+            rng=np.random.default_rng(0),
         )
     return EvalResult(value, n, *percentile_interval(result.bootstrap_distribution))
 
@@ -141,7 +139,7 @@ def stratified_bootstrap(strata: Sequence[Floats], *, resamples: int, rng: np.ra
     return percentile_interval(total / len(strata))
 
 
-def sign_flip(differences: ArrayLike, *, resamples: int = 20_000, seed: int = 0) -> float:
+def sign_flip(differences: ArrayLike, *, resamples: int = 20_000) -> float:
     """Return the two-sided p-value of a paired permutation test of mean 0: each difference keeps or changes its sign.
 
     Exact where there are at most `resamples` sign patterns of the differences that are not zero; above that a random
@@ -156,7 +154,7 @@ def sign_flip(differences: ArrayLike, *, resamples: int = 20_000, seed: int = 0)
     if 2**n <= resamples:
         patterns = 1 - 2 * (np.arange(2**n)[:, None] >> np.arange(n) & 1)
         return float(np.mean(np.abs(patterns @ values) >= least))
-    rng, hits, batch = np.random.default_rng(seed), 0, max(1, _BATCH // n)
+    rng, hits, batch = np.random.default_rng(0), 0, max(1, _BATCH // n)
     for start in range(0, resamples, batch):
         signs = 1 - 2 * rng.integers(2, size=(min(batch, resamples - start), n), dtype=np.int8)
         hits += int(np.sum(np.abs(signs @ values) >= least))

@@ -78,9 +78,3 @@ def test_the_results_of_finished_runs_are_a_table_or_json(file: Path) -> None:
     assert "not finished" not in result.output
     content = json.loads(tapir("study", file, "--out", folder, "--json").stdout)
     assert content == json.loads((folder / "results.json").read_text())
-
-
-def test_the_old_name_is_refused_with_the_new_one() -> None:
-    result = tapir("compare", "gym", "--dir", "x")
-    assert isinstance(result.exception, RecipeError)
-    assert "`tapir study`" in str(result.exception)

@@ -107,23 +107,23 @@ class Efficiency:
     reached: float
 
 
-def efficiency(curves: Sequence[tuple[Curve, Curve]], seed: int = 0) -> Efficiency:
+def efficiency(curves: Sequence[tuple[Curve, Curve]]) -> Efficiency:
     """Compare curves of the same seeds: (the variant's, the baseline's)."""
     if not curves:
         raise ValueError("no curves to compare")
     value = _share(curves)
     if len(curves) < _FEWEST:
         return Efficiency(value, math.nan, math.nan, float(math.isfinite(value)))
-    drawn = np.array([_share([curves[place] for place in places]) for places in _draws(len(curves), seed)])
+    drawn = np.array([_share([curves[place] for place in places]) for places in _draws(len(curves))])
     low, high = np.quantile(drawn, [0.025, 0.975], method="inverted_cdf")
     return Efficiency(value, float(low), float(high), float(np.mean(np.isfinite(drawn))))
 
 
-def _draws(count: int, seed: int) -> Iterable[Sequence[int]]:
+def _draws(count: int) -> Iterable[Sequence[int]]:
     """Return draws with replacement: all of them where they are few, else a random sample."""
     if count**count <= _RESAMPLES:
         return itertools.product(range(count), repeat=count)
-    draws: list[list[int]] = np.random.default_rng(seed).integers(count, size=(_RESAMPLES, count)).tolist()
+    draws: list[list[int]] = np.random.default_rng(0).integers(count, size=(_RESAMPLES, count)).tolist()
     return draws
 
 
