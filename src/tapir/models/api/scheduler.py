@@ -37,9 +37,9 @@ class Budget:
     usage: Usage = field(default_factory=Usage)
 
     @staticmethod
-    def worst_case(endpoint: EndpointConfig, body: bytes, max_tokens: int) -> float:
+    def worst_case(endpoint: EndpointConfig, body: bytes, max_tokens: int, *, batched: bool = False) -> float:
         """Return the most a call can cost: some tokenizers make one token of every byte of digits or rare scripts."""
-        return endpoint.cost(Usage(len(body) + 1, max_tokens + endpoint.thinking_tokens))
+        return endpoint.cost(Usage(len(body) + 1, max_tokens + endpoint.thinking_tokens), batched=batched)
 
     def allows(self, worst_case: float) -> bool:
         """Whether a call that may cost so much fits into what is left."""
