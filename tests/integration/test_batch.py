@@ -160,11 +160,24 @@ def test_a_batch_that_might_pass_the_limit_is_not_submitted(quick: Provider) -> 
     assert set(texts(quick.ask(range(10), TWICE, max_cost=100.0)[0])) == set(range(10))
 
 
+def most(made: Provider) -> float:
+    """The money that a question in a batch costs at most: half of what a single call does."""
+    with made.client() as client:
+        config = client.endpoints["teacher"].config
+        return client.budget.worst_case(config, body(config, question(1)), 64) / 2
+
+
+def test_a_batch_is_submitted_where_its_own_price_fits_into_the_limit(quick: Provider) -> None:
+    each = most(quick)
+    _, ended = quick.ask(range(10), TWICE, max_cost=9.9 * each)
+    assert f"next batch of 10 requests may cost {10 * each:.4f};" in str(ended)
+    found, ended = quick.ask(range(10), TWICE, max_cost=10.1 * each)
+    assert (set(texts(found)), ended) == (set(range(10)), None)
+
+
 def test_open_batches_count_against_the_limit(slow: Provider) -> None:
     slow.ask(range(5))
-    with slow.client() as client:
-        sent = body(client.endpoints["teacher"].config, question(1))
-        each = client.budget.worst_case(client.endpoints["teacher"].config, sent, 64)
+    each = most(slow)
     _, ended = slow.ask(range(10), max_cost=8 * each)
     assert isinstance(ended, Waiting)
     assert str(ended).endswith("requests in them: 5; not submitted yet, as they might pass calls.max_cost: 5")

@@ -5,6 +5,7 @@ import subprocess
 import sys
 import zlib
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -62,7 +63,23 @@ def test_the_first_reply_to_a_request_stays(path: Path) -> None:
         ledger.add([entry("a", text="first")])
         ledger.add([entry("a", text="second"), entry("b")])
         assert getattr(ledger.find([digest("a")])[digest("a")], "text", "") == "first"
-        assert sum(one.calls for one in ledger.spent()) == 2
+
+
+def test_runs_that_pay_for_one_call_at_the_same_time_are_both_charged(path: Path) -> None:
+    with closing(Ledger(path)) as ledger:
+        ledger.add([entry("a", run="A", cost=1.0)])
+        ledger.add([entry("a", run="B", cost=2.0), entry("b", run="B")])
+        spent = [(one.purpose.run, one.calls, one.usage, one.cost) for one in ledger.spent()]
+        assert spent == [("A", 1, Usage(10, 5, 2), 1.0), ("B", 2, Usage(20, 10, 4), 2.25)]
+        assert ledger.models() == [("model", 3, Usage(30, 15, 6), 3.25)]
+        assert ledger.spent(possibly=True) == []
+
+
+def test_a_line_of_a_batch_is_charged_once_however_often_it_is_collected(path: Path) -> None:
+    with closing(Ledger(path)) as ledger:
+        for run in ("A", "A", "B"):
+            ledger.add([replace(entry("a", run=run), batch="batch_1")])
+        assert [(one.purpose.run, one.calls) for one in ledger.spent()] == [("A", 1)]
 
 
 def test_what_was_paid_is_reported_by_purpose_and_by_model(path: Path) -> None:
@@ -85,6 +102,19 @@ def test_a_merge_takes_over_what_is_new(path: Path, tmp_path: Path) -> None:
     with closing(Ledger(path)) as ledger:
         assert len(ledger.find([digest(name) for name in "abcd"])) == 4
         assert getattr(ledger.find([digest("a")])[digest("a")], "text", "") == "ours"
+
+
+def test_a_merge_charges_what_each_ledger_was_billed_and_nothing_twice(path: Path, tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    for file, runs in ((one, "A"), (two, "BC")):
+        with closing(Ledger(file)) as ledger:
+            for run in runs:
+                ledger.add([entry("a", run=run)])
+    assert merge_ledgers(path, [one, two, one]) == [1, 0, 0]
+    merge_ledgers(two, [path, one])
+    for file in (path, two):
+        with closing(Ledger(file)) as ledger:
+            assert sorted((row.purpose.run, row.calls) for row in ledger.spent()) == [("A", 1), ("B", 1), ("C", 1)]
 
 
 def test_where_one_is_no_ledger_nothing_is_merged_or_made(path: Path, tmp_path: Path) -> None:
@@ -125,7 +155,7 @@ def test_two_processes_add_to_one_new_ledger_and_nothing_is_lost(path: Path) -> 
         worker.communicate(b"go\n", timeout=60)
         assert worker.returncode == 0
     with closing(Ledger(path)) as ledger:
-        assert sum(one.calls for one in ledger.spent()) == 90
+        assert sum(one.calls for one in ledger.spent()) == 120
         assert len(ledger.find([digest(f"{who}{number}") for who in ("x", "y", "both") for number in range(30)])) == 90
 
 

@@ -2,26 +2,29 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
-from support.calling import PRICES, client, collect, endpoint, rows
+from support.calling import PRICES, asking, client, collect, endpoint, rows
 from support.fake_replies import BROKEN, STREAMS
 from support.scripted import Watcher
 from support.server import Behaviour, serving
 from tapir.data.run.store import RunStore
-from tapir.domain.completion import Completion, Usage
+from tapir.domain.completion import Completion, Failure, Usage
 from tapir.domain.errors import Interrupted, RoleError
 from tapir.domain.progress import duration
 from tapir.models.api import client as client_module
 from tapir.models.api import limits, scheduler
-from tapir.models.api.connection import EndpointClient
+from tapir.models.api.connection import CallError, EndpointClient
 from tapir.models.api.pauses import PauseReport
+from tapir.models.api.scheduler import QueuedRequest, Scheduler
 from tapir.models.api.session import ApiSession
 from tapir.runs.progress import EventLog
 
@@ -82,6 +85,54 @@ def test_hung_calls_are_raced_where_a_call_is_free(tmp_path: Path) -> None:
     assert 1 <= races.copies <= 0.02 * races.calls + 1
     assert stats.requests - 600 <= stats.faults["hang"] + races.copies
     assert time.monotonic() - began < 30  # no call was waited for until its timeout of ten minutes
+
+
+def give_up_the_first(stream: Scheduler) -> None:
+    task, flight = next(iter(stream._in_flight.items()))
+    flight.given_up = task.cancel()
+
+
+def look_for_slow_calls(stream: Scheduler) -> None:
+    stream._looked = 0.0
+    asyncio.get_running_loop().call_soon(stream._start_calls)
+
+
+@pytest.mark.usefixtures("hasty")
+@pytest.mark.parametrize(
+    ("copies", "also"),
+    [(2, lambda _: None), (2, give_up_the_first), (1, look_for_slow_calls)],
+    ids=["both cut", "one given up", "cut when it is to be raced"],
+)
+def test_a_call_whose_copies_end_in_one_moment_is_sent_again_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, copies: int, also: Callable[[Scheduler], None]
+) -> None:
+    reply, sent = Completion("Yes.", "stop", Usage(9, 2), "m"), 0
+    with client(endpoint(), tmp_path) as made:
+        scheduler, gone = Scheduler([made.endpoints["e"]], made.context), asyncio.Event()
+        races = made.endpoints["e"].races
+
+        async def call(*_: object, **__: object) -> Completion | CallError:
+            nonlocal sent
+            sent += 1
+            if sent > copies:
+                return reply
+            if sent == copies:
+                asyncio.get_running_loop().call_soon(die)
+            await gone.wait()
+            return CallError(Failure("cut", "the server is gone"))
+
+        def die() -> None:
+            gone.set()
+            also(scheduler)
+
+        monkeypatch.setattr(EndpointClient, "call", call)
+        races.slow = races.longest = 0.0
+        ((_, request),) = made.prepare(scheduler.endpoints, [(0, asking("Really?"))])
+        assert isinstance(request, QueuedRequest)
+        found = made.wait_for(asyncio.wait_for(scheduler.advance([request]), 10))
+        made.wait_for(scheduler.close())
+    assert found == [(request.digests[0], reply)]
+    assert (sent, races.copies, request.attempts) == (copies + 1, copies - 1, 1)
 
 
 @pytest.mark.usefixtures("hasty")

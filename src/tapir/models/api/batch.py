@@ -119,7 +119,7 @@ class _BatchStream(Generic[KeyT]):
                 elif (name := request.digests[0]) in self.pending:
                     self.pending[name].keys.append(key)
                 else:
-                    worst_case = budget.worst_case(self._config, request.bodies[0], request.max_tokens)
+                    worst_case = budget.worst_case(self._config, request.bodies[0], request.max_tokens, batched=True)
                     place = self._save_body(escape_line_breaks(request.bodies[0]))
                     task, thinks = request.purpose.task, request.thinks
                     self.pending[name] = _PendingRequest([key], *place, worst_case, task, thinks)

@@ -1,7 +1,7 @@
 CREATE TABLE failures (
     digest BLOB NOT NULL,              -- of the request
     model TEXT NOT NULL,               -- as requested
-    kind TEXT NOT NULL,                -- as in domain.completion.Failure
+    kind TEXT NOT NULL,                -- as in domain.completion.Failure, or "duplicate"
     message TEXT NOT NULL,
     prompt_tokens INTEGER NOT NULL,
     cached_tokens INTEGER NOT NULL,

@@ -30,6 +30,12 @@ _COLUMNS = (
 )
 _INSERT = f"INSERT OR IGNORE INTO calls ({_COLUMNS}) VALUES ({','.join('?' * len(_COLUMNS.split(',')))})"
 _INSERT_FAILURE = f"INSERT OR IGNORE INTO failures VALUES ({','.join('?' * 15)})"
+_DUPLICATE = Failure("duplicate", "billed, though the ledger held a reply to this request already")
+_BILLS = (
+    f"(SELECT digest, model, '{_DUPLICATE.kind}' AS kind, '{_DUPLICATE.message}', prompt_tokens, cached_tokens,"
+    " completion_tokens, cost, 1, run, round, stage, task, created, '' FROM {0}.calls"
+    " UNION ALL SELECT * FROM {0}.failures)"
+)  # calls as rows of `failures`
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +105,10 @@ class Ledger:
         return known
 
     def add(self, entries: Iterable[Entry]) -> None:
-        """Write entries in one transaction; on return they are on disk. A reply that the ledger holds already stays."""
+        """Write entries in one transaction; on return they are on disk. A reply that the ledger holds already stays.
+
+        One more reply to its request is charged as well, a line of a batch only once, whichever run collects it.
+        """
         now = time.time()
         replies, failures = [], []
         for entry in entries:
@@ -107,16 +116,18 @@ class Ledger:
             usage = reply.usage or entry.possible
             counts = usage.prompt_tokens, usage.cached_tokens, usage.completion_tokens, entry.cost
             last = purpose.run, purpose.round, purpose.stage, purpose.task, now
+            failure = reply if isinstance(reply, Failure) else _DUPLICATE
+            words, billed = (failure.kind, failure.message), reply.usage is not None
+            bill = (entry.digest, entry.model, *words, *counts, billed, *last, entry.batch)
             if isinstance(reply, Completion):
                 texts = _compressed(entry.request), _compressed(pack(reply))
-                replies.append((entry.digest, entry.model, *texts, *counts, *last))
+                replies.append(((entry.digest, entry.model, *texts, *counts, *last), bill, entry.batch))
             else:
-                billed = reply.usage is not None
-                failures.append(
-                    (entry.digest, entry.model, reply.kind, reply.message, *counts, billed, *last, entry.batch)
-                )
+                failures.append(bill)
         with self._errors(), self._transaction():
-            self._database.executemany(_INSERT, replies)
+            for row, bill, batch in replies:
+                if not (self._database.execute(_INSERT, row).rowcount or batch):
+                    failures.append(bill)
             self._database.executemany(_INSERT_FAILURE, failures)
 
     def spent(self, run: str | None = None, *, possibly: bool = False) -> list[Spent]:
@@ -161,17 +172,19 @@ class Ledger:
     def merge(self, other: Path) -> int:
         """Copy the replies of another ledger, checked by `merge_ledgers`; return how many were new."""
         copy = f"INSERT OR IGNORE INTO calls ({_COLUMNS}) SELECT {_COLUMNS} FROM other.calls ORDER BY rowid"
-        failures = (
-            "INSERT OR IGNORE INTO failures SELECT * FROM other.failures AS new WHERE NOT EXISTS"
-            " (SELECT 1 FROM failures AS old WHERE old.digest = new.digest AND old.created = new.created)"
+        bills = (
+            f"INSERT OR IGNORE INTO failures SELECT * FROM {_BILLS.format('other')} AS new WHERE NOT EXISTS"
+            f" (SELECT 1 FROM {_BILLS.format('main')} AS old"
+            " WHERE old.digest = new.digest AND old.created = new.created AND old.kind = new.kind)"
         )
         with self._errors():
             self._database.execute("ATTACH ? AS other", (str(other),))
             try:
                 with self._transaction():
-                    self._database.execute(failures)
+                    new = self._database.execute(copy).rowcount
+                    self._database.execute(bills)
                     self._database.execute("INSERT OR IGNORE INTO facts SELECT * FROM other.facts")
-                    return self._database.execute(copy).rowcount
+                    return new
             finally:
                 self._database.execute("DETACH other")
 

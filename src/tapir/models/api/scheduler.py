@@ -37,9 +37,9 @@ class Budget:
     usage: Usage = field(default_factory=Usage)
 
     @staticmethod
-    def worst_case(endpoint: EndpointConfig, body: bytes, max_tokens: int) -> float:
+    def worst_case(endpoint: EndpointConfig, body: bytes, max_tokens: int, *, batched: bool = False) -> float:
         """Return the most a call can cost: some tokenizers make one token of every byte of digits or rare scripts."""
-        return endpoint.cost(Usage(len(body) + 1, max_tokens + endpoint.thinking_tokens))
+        return endpoint.cost(Usage(len(body) + 1, max_tokens + endpoint.thinking_tokens), batched=batched)
 
     def allows(self, worst_case: float) -> bool:
         """Whether a call that may cost so much fits into what is left."""
@@ -209,7 +209,7 @@ class Scheduler:
         slow = [
             (task, flight, self.endpoints[flight.place].races)
             for task, flight in self._in_flight.items()
-            if not (flight.request.done or self.endpoints[flight.place].config.costs)
+            if not (task.done() or flight.request.done or self.endpoints[flight.place].config.costs)
             and now - flight.call.began > self.endpoints[flight.place].races.slow
         ]
         last = not self._queue and not self._retries
@@ -271,18 +271,23 @@ class Scheduler:
 
     async def _call(self, flight: Flight) -> None:
         request, place = flight.request, flight.place
-        endpoint = self.endpoints[place]
+        endpoint, loop = self.endpoints[place], asyncio.get_running_loop()
         try:
             result = await endpoint.call(flight.call, request.bodies[place], thinks=request.thinks)
         except asyncio.CancelledError:
-            self._settle(request, place, Failure("timeout", "the call was given up"), None)
-            raise
-        if request.done or (request.in_flight > 1 and isinstance(result, CallError)):
+            if not flight.given_up:
+                self._settle(request, place, Failure("timeout", "the call was given up"), None)
+                raise
+            waited = loop.time() - flight.call.began
+            result = CallError(Failure("timeout", f"no reply within {waited:.1f} s, far longer than any other took"))
+        finally:
+            request.in_flight -= 1  # not in `_end_call`: the other call may end before that
+        if request.done or (request.in_flight and isinstance(result, CallError)):
             return  # the other call brought the reply, or still may
         if isinstance(result, Completion):
             request.done = True
             if not request.raced:
-                endpoint.races.record_success(asyncio.get_running_loop().time() - flight.call.began)
+                endpoint.races.record_success(loop.time() - flight.call.began)
         reply = self._retry_or_fail(request, result, endpoint) if isinstance(result, CallError) else result
         paid = result.failure if isinstance(result, CallError) else result
         if isinstance(paid, Failure) and endpoint.fatal:
@@ -310,16 +315,10 @@ class Scheduler:
         """Release a call, also one that was cancelled before it began; another may take its place."""
         flight = self._in_flight.pop(task)
         endpoint = self.endpoints[flight.place]
-        flight.request.in_flight -= 1
         if flight.holds_slot:
             endpoint.concurrency.release()
         self.context.budget.reserve(-flight.worst_case)
-        if flight.given_up and not flight.request.in_flight and not flight.request.done:
-            waited = asyncio.get_running_loop().time() - flight.call.began
-            failure = Failure("timeout", f"no reply within {waited:.1f} s, far longer than any other took")
-            if reply := self._retry_or_fail(flight.request, CallError(failure), endpoint):
-                self._finish([(flight.request, reply)])
-        elif not task.cancelled() and (error := task.exception()):
+        if not task.cancelled() and (error := task.exception()):
             self._stop(RoleError(f"a call failed in an unknown way: {endpoint.redact(repr(error))}"))
         self._start_calls()
         if self.error:
