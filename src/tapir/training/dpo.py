@@ -7,6 +7,7 @@ every pair are computed before the first step, so that no second model stays in 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -17,7 +18,10 @@ from tapir.domain.progress import Progress
 from tapir.domain.training import Example, Preference, TrainJob, TrainReport
 from tapir.models.local.loading import ModelSettings, load_tokenizer
 from tapir.training.dataset import BatchPlan, Encoded, tokenize
+from tapir.training.distributed import barrier, is_main_process
 from tapir.training.loop import TrainingTask, fit
+
+_PAIRS = "pairs"
 
 
 def train_on_preferences(
@@ -88,7 +92,6 @@ class DpoTask(TrainingTask):
 
     def trainer(self, model: Any, arguments: Any, plan: BatchPlan, callbacks: list[Any]) -> Any:
         """Return TRL's own trainer, over rows that are tokens already."""
-        from datasets import Dataset
         from peft import PeftModel
         from trl import DPOTrainer
 
@@ -98,22 +101,33 @@ class DpoTask(TrainingTask):
             def _prepare_dataset(self, dataset: Any, *_: Any) -> Any:
                 return dataset
 
-        rows = [
-            {
-                "prompt_ids": chosen.input_ids[: chosen.answer_start].tolist(),
-                "chosen_ids": chosen.input_ids[chosen.answer_start :].tolist(),
-                "rejected_ids": rejected.input_ids[rejected.answer_start :].tolist(),
-            }
-            for place in (*self.order, *self.order[: plan.items - len(self.order)])
-            for chosen, rejected in [self.pairs[place]]
-        ]
         trainer = TokenizedDpoTrainer(
             model=model,
             args=arguments,
-            train_dataset=Dataset.from_list(rows),
+            train_dataset=self._rows(plan),
             processing_class=self.tokenizer,
             callbacks=callbacks,
         )
         if isinstance(trainer.model, PeftModel):
             trainer.model.delete_adapter("ref")  # its log-probabilities are known, and it must not be saved
         return trainer
+
+    def _rows(self, plan: BatchPlan) -> Any:
+        """Return the rows of all steps, from a folder where every process finds what TRL adds to them."""
+        from datasets import Dataset, load_from_disk
+
+        folder = self.job.work / _PAIRS
+        if is_main_process():
+            shutil.rmtree(folder, ignore_errors=True)  # an earlier attempt may have left half of it
+            rows = [
+                {
+                    "prompt_ids": chosen.input_ids[: chosen.answer_start].tolist(),
+                    "chosen_ids": chosen.input_ids[chosen.answer_start :].tolist(),
+                    "rejected_ids": rejected.input_ids[rejected.answer_start :].tolist(),
+                }
+                for place in (*self.order, *self.order[: plan.items - len(self.order)])
+                for chosen, rejected in [self.pairs[place]]
+            ]
+            Dataset.from_list(rows).save_to_disk(folder)
+        barrier()
+        return load_from_disk(folder)

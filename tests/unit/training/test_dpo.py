@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -10,12 +11,13 @@ import pytest
 
 from support import training
 from support.recording import RecordingProgress
-from support.training import EXAMPLES, FULL, LORA, NANO, changed, job_in, weights
-from tapir.config.training import DpoConfig, SftConfig
+from support.training import EXAMPLES, FULL, LORA, NANO, NOISE, changed, job_in, losses_apart, weights
+from tapir.config.training import AccelerateLaunchConfig, DpoConfig, SftConfig
 from tapir.domain.errors import Interrupted, TrainingError
 from tapir.domain.round import Checkpoint
 from tapir.domain.training import Preference, TrainReport
 from tapir.models.local.loading import load
+from tapir.training.launch import AccelerateTrainer
 from tapir.training.sft import SftTrainer
 
 pytestmark = [
@@ -87,6 +89,28 @@ def test_stopped_in_the_second_part_it_goes_on_there_and_ends_in_the_same_weight
     assert halves.preference_loss == whole.preference_loss
     ours, theirs = (weights(tmp_path / name / "checkpoint") for name in ("halves", "whole"))
     assert all(ours[name].equal(theirs[name]) for name in theirs)
+
+
+def distance(folder: Path, other: Path) -> float:
+    """Of all weights together: single ones whose gradient is nearly 0 go up or down by rounding alone."""
+    first, second = weights(folder), weights(other)
+    assert first.keys() == second.keys()
+    return math.hypot(*(float((first[name] - second[name]).norm()) for name in first))
+
+
+def test_two_processes_learn_the_same_as_one_whatever_an_earlier_attempt_has_left(tmp_path: Path) -> None:
+    one, two = tmp_path / "one", tmp_path / "two"
+    alone = train(one)
+    job = replace(job_in(two, epochs=1), preferences=PAIRS)
+    left = job.work / "preferences" / "pairs" / "state.json"
+    left.parent.mkdir(parents=True)
+    left.write_text("{")
+    launch = AccelerateLaunchConfig(kind="accelerate", processes=2, config="ddp")
+    together = AccelerateTrainer(SftTrainer(changed(FULL, dpo=DPO)), launch).train(job, RecordingProgress())
+    alone, together = (replace(report, loss=report.preference_loss) for report in (alone, together))
+    assert losses_apart(alone, together) < NOISE
+    learnt = distance(one / "training" / "tuned", one / "checkpoint")
+    assert distance(one / "checkpoint", two / "checkpoint") < learnt / 100
 
 
 def test_pairs_that_teach_nothing_are_left_out_and_noted(tmp_path: Path) -> None:
