@@ -127,6 +127,21 @@ def test_the_written_annotations_are_read_again_to_the_same_rate(
     assert "win rate against big" in invoke("--annotations", tmp_path / "out" / "annotations.json").stdout
 
 
+def test_prompts_that_end_in_the_same_words_under_other_system_prompts_are_two(tmp_path: Path) -> None:
+    def chats(name: str, *answers: str) -> Path:
+        roles, systems = ("system", "user", "assistant"), ("A", "B")
+        said = [(system, "Hi", answer) for system, answer in zip(systems, answers, strict=True)]
+        turns = [[{"role": role, "content": text} for role, text in zip(roles, each, strict=True)] for each in said]
+        return write(tmp_path / name, [{"messages": each} for each in turns])
+
+    answers, baseline = chats("answers.json", "good good", "bad"), chats("baseline.json", "a good word", "a word")
+    with serving(QUICK, thread=True, brain=prefers_good) as server:
+        rates = compare(tmp_path / "out", answers, baseline, server)
+    assert (rates["wins"], rates["draws"], rates["rate"]["n"]) == (1, 1, 2)
+    again = invoke("--annotations", tmp_path / "out" / "annotations.json", "--prompts", baseline, "--json")
+    assert json.loads(again.stdout) == [rates]
+
+
 def test_equal_answers_are_a_tie_and_an_empty_answer_is_lost_without_a_call(tmp_path: Path, baseline: Path) -> None:
     first, second, third, *others = PROMPTS
     said = {first: BASELINE[first], second: " ", third: "", **{text: MIXED[text] for text in others}}

@@ -117,7 +117,7 @@ class AlpacaEval:
         first = sum((verdict.better == "student") == (verdict.order == "student-first") for verdict in verdicts)
         return {
             "dataset": question.category,
-            "instruction": question.instruction.text,
+            "instruction": question.instruction.transcript,
             "output_1": question.baseline,
             "generator_1": self.baseline,
             "output_2": row.answer or "",

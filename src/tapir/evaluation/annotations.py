@@ -25,7 +25,7 @@ class Annotation:
     """One prompt: how far the judge prefers the model's answer to the baseline's.
 
     Attributes:
-        prompt: `prompt_id` of the instruction.
+        prompt: `prompt_id` of the instruction, of a conversation that of all its turns.
         index: its place among the prompts, from 0; -1 where the row does not say it, until `by_model` does.
         preference: 0 (the baseline's answer is better) to 1 (the model's); None where there is no verdict.
         length: characters of the model's answer.

@@ -86,7 +86,7 @@ def read_questions(baseline: Path, prompts: Path | None) -> list[BaselinePrompt]
 def prompt_order(prompts: Path) -> dict[str, int]:
     """Return the place of each prompt of a file by its `prompt_id`."""
     questions = read_texts(prompts, answers="none").values()
-    return {prompt_id(question.instruction.text): index for index, question in enumerate(questions)}
+    return {prompt_id(question.instruction.transcript): index for index, question in enumerate(questions)}
 
 
 def read_texts(path: Path, *, answers: Literal["none", "some", "all"]) -> dict[str, BaselinePrompt]:
