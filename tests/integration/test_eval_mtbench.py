@@ -21,7 +21,7 @@ from support.server import Behaviour, Brain, Server, serving
 from tapir.cli.eval_tables import OFFICIAL_REFERENCES
 from tapir.cli.main import app
 from tapir.domain.completion import Failure
-from tapir.domain.errors import DataError, RecipeError
+from tapir.domain.errors import DataError, RecipeError, RunMismatch
 from tapir.domain.instruction import Instruction, Origin, Turn
 from tapir.domain.progress import SilentProgress
 from tapir.domain.roles import Reply
@@ -232,6 +232,17 @@ def test_the_command_prints_grades_and_needs_references_or_a_word_that_there_are
     assert done.exit_code == 0, done.output
     figure = json.loads(done.stdout)["figures"][0]
     assert [figure[key] for key in ("category", "turn", "value", "n", "unscored")] == ["all", "both", 7.0, 8, {}]
+
+
+def test_a_judge_that_is_asked_otherwise_is_another_evaluation(tmp_path: Path, questions: Path, mine: Path) -> None:
+    (form := tmp_path / "form.txt").write_text("Give me this: {{form}}")
+    call = (tmp_path / "out", mine, (questions, None), "endpoints.judge.key=''")
+    prepare(*call, "judge.rationale=false")
+    with pytest.raises(RunMismatch, match="rationale"):
+        prepare(*call)
+    for name in ("reply-scores-json", "reply-scores-tagged"):
+        with pytest.raises(RunMismatch, match=name):
+            prepare(*call, "judge.rationale=false", f"prompts.{name}={form}")
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="the shared data are not beside the repository")

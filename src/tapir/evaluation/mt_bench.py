@@ -28,6 +28,8 @@ PROMPTS = (
     "judge-single",
     "reply-single-tagged",
     "reply-single-json",
+    "reply-scores-tagged",
+    "reply-scores-json",
     "judge-finish",
     "judge-repair",
     "rubric-turn",

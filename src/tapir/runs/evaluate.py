@@ -49,6 +49,7 @@ from tapir.version import __version__
 TABLE = "round-0/evaluation"
 _FACTS = "evaluation.json"
 _NAMED = 3
+_ASKING = ("samples", "temperature", "max_tokens", "expected_score")
 
 
 def claim(folder: Path, facts: Mapping[str, Any]) -> None:
@@ -197,12 +198,15 @@ def build_context(recipe: Recipe, *, judged: bool) -> BuildContext:
     return BuildContext(recipe, calls, prompt_set(recipe), taxonomy(recipe))
 
 
-def judge_facts(context: BuildContext, prompts: Sequence[str]) -> dict[str, Any]:
-    """Return what the verdicts of the recipe's judge depend on, for `claim`; `prompts` names those it uses."""
+def judge_facts(context: BuildContext, prompts: Sequence[str], *settings: str) -> dict[str, Any]:
+    """Return what the verdicts of the recipe's judge depend on, for `claim`.
+
+    `prompts` names those it uses, `settings` those of its section that not every evaluation reads.
+    """
     section, digests = llm_judge(context.recipe), context.prompts.digests()
     return {
         "judge": context.models(section.endpoints),
-        "asking": {name: getattr(section, name) for name in ("samples", "temperature", "max_tokens", "expected_score")},
+        "asking": {name: getattr(section, name) for name in (*_ASKING, *settings)},
         "prompts": {name: digests[name] for name in prompts},
     }
 
@@ -282,5 +286,6 @@ def prepare_mt_bench(
         target, judged = resolve_judged(text, recipe, changes, number)
     context = build_context(judged, judged=True)
     digests = {"questions": file_digest(files[0]), "references": file_digest(files[1]) if files[1] else "none"}
-    claim(folder, {"evaluation": "mt-bench", **digests, **target.facts, **judge_facts(context, mt_bench.PROMPTS)})
+    asking = judge_facts(context, mt_bench.PROMPTS, "rationale")
+    claim(folder, {"evaluation": "mt-bench", **digests, **target.facts, **asking})
     return MtBench(questions, context), target, context.session
