@@ -109,6 +109,20 @@ def test_a_changed_table_is_noticed_by_its_checksum_and_one_without_is_made_agai
     subprocess.run(["sha256sum", "--check", "--strict", "checksums.sha256"], cwd=without, check=True)
 
 
+def test_a_table_that_is_made_again_and_killed_before_its_checksum_is_pending(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = RunStore(tmp_path)
+    store.write("things", Thing, THINGS)
+    (tmp_path / "things.parquet").unlink()
+    with monkeypatch.context() as patch:
+        patch.setattr("tapir.data.run.store.sha256", Mock(side_effect=KeyboardInterrupt))
+        with pytest.raises(KeyboardInterrupt):
+            store.write("things", Thing, THINGS[:1])
+    store.verify()
+    assert store.once("things", Thing, lambda: THINGS) == THINGS
+
+
 def _kept(store: RunStore, done: list[str], fail_at: str | None = None) -> list[Thing]:
     def do(chunks: Iterator[Sequence[tuple[str, int]]]) -> Iterator[tuple[int, list[Thing]]]:
         for number, chunk in enumerate(chunks):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -154,6 +155,23 @@ def test_a_damaged_table_is_not_copied(tmp_path: Path) -> None:
     assert copy_prelude(recipe(), folder, [other]) is None
     assert "checksums.sha256" not in copied(folder)
     assert not RunStore(folder).has("corpus")
+
+
+def test_a_file_whose_copy_was_cut_short_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    other = finish_prelude(tmp_path / "other", recipe())
+    folder = claim(tmp_path / "mine", recipe())
+    copy = shutil.copyfile
+
+    def cut(source: Path, target: Path) -> None:
+        copy(source, target)
+        if source.name == "tagger.json":
+            target.write_text("{")
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(shutil, "copyfile", cut)
+    with pytest.raises(KeyboardInterrupt):
+        copy_prelude(recipe(), folder, [other])
+    assert copied(folder) == (ALWAYS | JUDGED) - {"round-0/tagger.json", "round-0/metrics.json"}
 
 
 def test_a_run_with_a_warm_up_copies_nothing(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -53,9 +53,13 @@ class RunStore:
 
     def write(self, name: str, row: type[RowT], rows: Iterable[RowT]) -> None:
         """Write the table `name` and record its checksum; from now on it is finished."""
-        path = self.folder / f"{name}.parquet"
-        write_rows(path, row, rows)
-        known = self.checksums() | {f"{name}.parquet": sha256(path)}
+        file, known = f"{name}.parquet", self.checksums()
+        if known.pop(file, ""):  # of a table that is made again: whenever this is killed, it must not be the new one's
+            self._write_checksums(known)
+        write_rows(self.folder / file, row, rows)
+        self._write_checksums(known | {file: sha256(self.folder / file)})
+
+    def _write_checksums(self, known: Mapping[str, str]) -> None:
         write_text(self.folder / CHECKSUMS, "".join(f"{known[name]}  {name}\n" for name in sorted(known)))
 
     def once_json(self, name: str, make: Callable[[], object]) -> None:

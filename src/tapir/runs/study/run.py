@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapir.config.recipe import Recipe
-from tapir.data.files import disk_errors, read_json, sha256, write_text
+from tapir.data.files import disk_errors, read_json, replacing, sha256, write_text
 from tapir.data.run.rows import JUDGED_TABLES, PRELUDE_TABLES
 from tapir.data.run.store import CHECKSUMS, RunStore, is_run
 from tapir.domain.errors import Interrupted, TapirError, require_same
@@ -64,7 +64,8 @@ def copy_prelude(recipe: Recipe, folder: Path, others: Sequence[Path]) -> Path |
                 return None  # what is damaged there is made anew here
         write_text(folder / CHECKSUMS, "".join(f"{tables[name]}  {name}\n" for name in sorted(tables)))
         for name in _FILES:  # last: without their tables they would be believed
-            shutil.copyfile(source / name, folder / name)
+            with replacing(folder / name) as draft:
+                shutil.copyfile(source / name, draft)
     return source
 
 
