@@ -148,6 +148,19 @@ def test_a_second_turn_follows_the_first_answer_and_is_not_asked_without_one(
     assert progress.advanced == 4 + 3 + 6  # first turns, second turns, and each grade as it comes
 
 
+def test_the_thought_before_an_answer_is_kept_and_the_answer_is_not_parted_again(
+    tmp_path: Path, questions: Path, mine: Path
+) -> None:
+    def answer(_: Checkpoint, instructions: Sequence[Instruction]) -> Iterator[Reply]:
+        yield from ((each.id, replace(completion("<think> is a tag, one"), reasoning="Hm.")) for each in instructions)
+
+    with serving(QUICK, thread=True, brain=scoring({"one": 5.5})) as server:
+        benchmark, target, judge = prepare(tmp_path / "out", mine, (questions, None), *judged_by(server))
+        target = replace(target, student=SimpleNamespace(answer=answer))
+        measure(tmp_path / "out", target, [benchmark], SilentProgress(), judge=judge)
+    assert {(row.thought, row.answer) for row in graded(tmp_path / "out")} == {("Hm.", "<think> is a tag, one")}
+
+
 def test_grades_that_cannot_be_read_are_counted_and_left_out_of_the_mean(
     tmp_path: Path, questions: Path, references: Path, mine: Path
 ) -> None:

@@ -149,7 +149,7 @@ class _Replay:
     rows: Mapping[str, AnswerRow]
 
     def answer(self, checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> Iterator[Reply]:
-        """Yield each recorded answer, cut or failed as it was."""
+        """Yield each recorded answer with its thought, cut or failed as it was."""
         for instruction in instructions:
             row = self.rows[instruction.id]
             if row.text is None:
@@ -157,7 +157,8 @@ class _Replay:
                 yield row.id, Failure(kind, message)
             else:
                 reason: FinishReason = "length" if row.finish_reason == "length" else "stop"
-                yield row.id, Completion(row.text, reason, Usage(0, row.tokens), checkpoint.path)
+                usage, thought = Usage(0, row.tokens), row.thought or ""
+                yield row.id, Completion(row.text, reason, usage, checkpoint.path, thought)
 
 
 def _answer_all(context: StageContext, target: EvalTarget, benchmarks: Sequence[Benchmark]) -> dict[str, AnswerRow]:
