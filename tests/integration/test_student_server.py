@@ -219,6 +219,20 @@ def test_a_prompt_that_leaves_no_room_for_its_answer_fails_alone(fake: Fake, tmp
     assert "student.max_new_tokens = 32" in failure.message
 
 
+def test_a_prompt_that_the_template_refuses_fails_alone(fake: Fake, tmp_path: Path) -> None:
+    own = (Path(NANO.path) / "chat_template.jinja").read_text("utf-8")
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no system prompts') }}{% endif %}"
+    refused = [
+        Instruction(text, text, Origin("evaluation"), (Turn("system", "Be brief."),)) for text in ("a", "a" * 99)
+    ]
+    fake.behave(Behaviour(context=120))
+    with student(fake.python, tmp_path, model=ModelSettings(chat_template=refusing + own)) as answers:
+        replies = dict(answers.answer(NANO, [*refused, *instructions(1)]))
+    failure = Failure("template", "the chat template refuses it: no system prompts")
+    assert [replies[each.id] for each in refused] == [failure, failure]
+    assert isinstance(replies[instructions(1)[0].id], Completion)
+
+
 def test_a_sampled_answer_has_a_seed_of_its_instruction_and_the_run(fake: Fake, tmp_path: Path) -> None:
     def seeds(seed: int) -> list[object]:
         with student(fake.python, tmp_path, temperature=0.7, seed=seed) as answers:

@@ -124,7 +124,20 @@ def test_a_prompt_has_the_tokens_that_every_other_student_reads(template: str) -
     chat = ASKED[0].messages
     wanted = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
     row = {"messages": json.dumps(chat), "turn": 3}
-    assert preprocess(NANO, model, row) == {**row, "tokenized_prompt": wanted}
+    found = preprocess(NANO, model, row)
+    assert {**found, **row} == found
+    assert found["tokenized_prompt"] == wanted
+    assert found["__inference_error__"] == "", "Ray takes anything else for an error"
+
+
+def test_a_prompt_that_the_template_refuses_is_an_error_of_its_row_which_ray_hands_back() -> None:
+    refusing = "{% if messages[0].role == 'system' %}{{ raise_exception('no') }}{% endif %}"
+    own = (Path(NANO.path) / "chat_template.jinja").read_text("utf-8")
+    model = ModelSettings(chat_template=refusing + own)
+    chat = [{"role": "system", "content": "Be brief."}, *ASKED[0].messages]
+    row = preprocess(NANO, model, {"place": 2, "turn": 3, "messages": json.dumps(chat)})
+    assert (row["place"], row["turn"]) == (2, 3)
+    assert flow(model=model).reply(row) == Failure("template", "the chat template refuses it: no")
 
 
 def test_an_answer_that_came_to_its_end_is_reported_from_one_that_was_cut() -> None:

@@ -113,7 +113,7 @@ def test_recorded_answers_are_those_of_the_student_that_wrote_them(
     family, recorded = FAMILIES[name], []
     section = LocalStudentConfig.model_validate({"kind": "transformers", **settings(mode)})
     model, tokenizer = load(made[name], ModelSettings.of(section))
-    prompts: Any = prompt_tokens(tokenizer, ASKED)
+    prompts: Any = prompt_tokens(tokenizer, [each.messages for each in ASKED])
     written = generate(model, tokenizer, prompts, longest=section.longest, temperature=0.0, seed=1)
     begun = ReplyReader(tokenizer).begun
     for one, tokens in zip(ASKED, written, strict=True):

@@ -57,7 +57,8 @@ class LocalStudent(LoadedCheckpoint):
             return
         model, tokenizer = self.load(checkpoint)
         prompts = []
-        for instruction, ids in zip(instructions, prompt_tokens(tokenizer, instructions), strict=True):
+        encoded = prompt_tokens(tokenizer, [instruction.messages for instruction in instructions])
+        for instruction, ids in zip(instructions, encoded, strict=True):
             if isinstance(ids, Failure):
                 yield instruction.id, ids
             else:

@@ -27,14 +27,15 @@ from tapir.models.local.loading import (
 )
 from tapir.models.local.ray import ClusterStudent, with_absolute_path
 from tapir.models.local.ray_cluster import Result, Room
-from tapir.models.local.template import ReplyReader
+from tapir.models.local.template import ReplyReader, prompt_tokens
 from tapir.models.local.vllm_server import check_options, engine_arguments, engine_environment
 
 if TYPE_CHECKING:
     from tapir.models.context import BuildContext
 
 _MISSING = "vLLM is not installed"
-_ERROR = "__inference_error__"  # Ray's column for the error of one row
+_ERROR = "__inference_error__"  # Ray's column for the error of one row, empty for none
+_KIND = "failure"  # our column for the kind of an error that is not the engine's
 _PREPROCESS_CPUS, _POSTPROCESS_CPUS = 0.5, 0.1
 _BATCH_SIZE = 256  # prompts that are handed to an engine together; it works on several such batches at once
 _OWN_SAMPLING = ("top_p", "top_k", "min_p", "repetition_penalty")  # settings of the model's own that hold beside ours
@@ -128,7 +129,7 @@ class VllmFlow:
     def reply(self, row: Mapping[str, Any]) -> Completion | Failure:
         """Return the reply in a row that came back."""
         if row.get(_ERROR):
-            return Failure("vllm", str(row[_ERROR]))
+            return Failure(row.get(_KIND) or "vllm", str(row[_ERROR]))
         tokens = list(row["tokens"])
         stopped = bool(tokens) and tokens[-1] in self.ends
         usage = Usage(int(row["prompt_tokens"]), len(tokens) - stopped)
@@ -141,10 +142,15 @@ class VllmFlow:
 
 
 def preprocess(checkpoint: Checkpoint, model: ModelSettings, row: Mapping[str, Any]) -> dict[str, Any]:
-    """Add the tokens that an engine reads to a row: those that every other student reads."""
-    chat, tokenizer = json.loads(row["messages"]), _tokenizer(checkpoint, model)
-    ids = tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-    return {**row, "tokenized_prompt": list(ids)}
+    """Add the tokens that an engine reads to a row: those that every other student reads.
+
+    A row whose prompt the template refuses becomes one with an error, which no engine reads. The others have an empty
+    one: where it is missing beside such a row, Ray takes that for an error too.
+    """
+    (tokens,) = prompt_tokens(_tokenizer(checkpoint, model), [json.loads(row["messages"])])
+    if isinstance(tokens, Failure):
+        return {**row, "tokenized_prompt": [0], _ERROR: tokens.message, _KIND: tokens.kind}
+    return {**row, "tokenized_prompt": tokens, _ERROR: "", _KIND: ""}
 
 
 @lru_cache(1)

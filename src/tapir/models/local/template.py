@@ -8,7 +8,6 @@ from datetime import datetime
 from typing import Any
 
 from tapir.domain.completion import THOUGHTS, Failure, part_thought
-from tapir.domain.instruction import Instruction
 
 _SWITCHES = ("enable_thinking", "thinking")  # what templates call the argument that turns thinking on and off
 _MARKS = {*THOUGHTS, *THOUGHTS.values(), "<|channel|>"}
@@ -75,18 +74,17 @@ def template_fault(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
     return f"the chat template drops its {dropped} turn" if dropped else ""
 
 
-def prompt_tokens(tokenizer: Any, instructions: Sequence[Instruction]) -> list[list[int] | Failure]:
-    """Return the tokens of each prompt; a failure where the template cannot hold one."""
+def prompt_tokens(tokenizer: Any, chats: Sequence[list[dict[str, str]]]) -> list[list[int] | Failure]:
+    """Return the tokens of each chat as it is asked; a failure where the template cannot hold one."""
     from jinja2 import TemplateError
 
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
     try:
-        chats = [instruction.messages for instruction in instructions]
-        return list(tokenizer.apply_chat_template(chats, **options))
+        return list(tokenizer.apply_chat_template(list(chats), **options))
     except TemplateError as error:
-        if len(instructions) == 1:
+        if len(chats) == 1:
             return [Failure("template", f"the chat template refuses it: {error}")]
-        return [tokens for instruction in instructions for tokens in prompt_tokens(tokenizer, [instruction])]
+        return [tokens for chat in chats for tokens in prompt_tokens(tokenizer, [chat])]
 
 
 def begun_thought(prompt: str) -> str:

@@ -27,7 +27,7 @@ from tapir.models.api.connection import OUTAGES
 from tapir.models.api.protocol import Message, Request, Sampling
 from tapir.models.api.retry import RetryPolicy
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, adapter_rank, base_of, load_tokenizer, too_long
-from tapir.models.local.template import ReplyReader
+from tapir.models.local.template import ReplyReader, prompt_tokens
 from tapir.models.local.vllm_server import NAME, ServedModel, Server, Watchdog, check
 from tapir.models.memory import free_memory
 
@@ -85,7 +85,8 @@ class VllmClient:
     ) -> None:
         self.server, self._tokenizer, self._section, self._seed = server, tokenizer, section, seed
         self._context = server.context()
-        self._template_tokens = self._count_tokens([{"role": "user", "content": ""}])
+        empty = [{"role": "user", "content": ""}]
+        self._template_tokens = len(tokenizer.apply_chat_template(empty, add_generation_prompt=True, return_dict=False))
         self._files = tempfile.TemporaryDirectory(prefix="tapir-replies-", ignore_cleanup_errors=True)
         if (proxies := urllib.request.getproxies()) and not urllib.request.proxy_bypass("127.0.0.1"):
             os.environ["no_proxy"] = ",".join(filter(None, (proxies.get("no"), "127.0.0.1")))
@@ -116,23 +117,23 @@ class VllmClient:
             yield number, reply
 
     def _request(self, instruction: Instruction) -> Request | Failure:
-        """Return the request for an instruction, or a failure where the prompt is too long.
+        """Return the request for an instruction, or a failure where the template refuses it or it is too long.
 
-        Hardly any text has more tokens than bytes, so that few have to be counted.
+        Templates refuse turns before the question, and hardly any text has more tokens than bytes: few are tried here.
         """
         section, sampled = self._section, self._section.temperature > 0
         left = self._context - section.longest
         size = sum(self._template_tokens + len(message["content"].encode()) for message in instruction.messages)
-        if self._context and size > left and (tokens := self._count_tokens(instruction.messages)) > left:
-            return too_long(tokens, section.longest, self._context)
+        if instruction.context or (self._context and size > left):
+            (tokens,) = prompt_tokens(self._tokenizer, [instruction.messages])
+            if isinstance(tokens, Failure):
+                return tokens
+            if self._context and len(tokens) > left:
+                return too_long(len(tokens), section.longest, self._context)
         seed = seed_for(self._seed, instruction.id) if sampled else None
         sampling = Sampling(section.temperature, section.longest, seed=seed)
         messages = [Message(role=message["role"], content=message["content"]) for message in instruction.messages]
         return Request(messages, sampling, sample=seed or 0)
-
-    def _count_tokens(self, chat: list[dict[str, str]]) -> int:
-        ids = self._tokenizer.apply_chat_template(chat, add_generation_prompt=True, tokenize=True, return_dict=False)
-        return len(ids)
 
 
 class VllmStudent:
