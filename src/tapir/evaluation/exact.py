@@ -26,7 +26,7 @@ TRUNCATED = "cut at length"
 EMPTY = "no answer"
 
 _NUMBER = re.compile(
-    r"(?<![\d.])(?P<before>(?<![\w)\]])[-\u2212])?[$€£¥]?(?P<after>[-\u2212])?"  # -$3 and $-3, but 16-3 is no sign
+    r"(?<![\d.])(?P<before>(?<![\w)\]])[-\u2212])?(?:[$€£¥](?P<after>[-\u2212])?)?"  # -$3 and $-3, but 16-3 is no sign
     r"(?P<digits>(?:\d{1,3}(?:,\d{3})+(?!\d)|\d+)(?:\.\d+)?|\.\d+)(?P<power>[eE][+-]?\d{1,3}(?![^\W_]|\.\d))?"
 )
 _AROUND = "\"'`*_\u201c\u201d\u2018\u2019\u00ab\u00bb \t"
