@@ -16,17 +16,17 @@ from tapir.data.run.rows import AnswerRow
 from tapir.domain.curriculum import target_distribution
 from tapir.domain.difficulty import Difficulty, Split, competence, undivided
 from tapir.domain.evaluation import Evaluation
-from tapir.domain.instruction import Pair
+from tapir.domain.instruction import Instruction, Pair
 from tapir.domain.judgement import Unscored
 from tapir.domain.mixture import Draw, Mixture, Pool, easy_ids, hard_ids, resample
-from tapir.domain.roles import Roles
+from tapir.domain.roles import Estimator, Roles, SamplingEstimator, Student
 from tapir.domain.round import Checkpoint, RoundPlan
 from tapir.domain.training import Example
-from tapir.stages.answer import Answer, Respond
+from tapir.stages.answer import Answer, Respond, SavedAnswers
 from tapir.stages.base import StageContext
 from tapir.stages.evaluate import Evaluate
 from tapir.stages.expand import Expand, pair_of, record_draws, seeds_by_task
-from tapir.stages.judge import Canary, EstimateDifficulty, Score
+from tapir.stages.judge import ESTIMATES, Canary, EstimateDifficulty, Score
 from tapir.stages.mix import compose, mix_round
 from tapir.stages.refine import Refine
 from tapir.stages.select import select
@@ -103,17 +103,25 @@ class Curriculum:
         if self.one_pool:
             return {}
         if self.roles.estimator:
-            return EstimateDifficulty(self.roles.estimator, chunk, self.task_of).run(self.context, student, pairs)
+            return self.estimate(self.roles.estimator, student, ESTIMATES)
         answers = Answer(self.roles.student, chunk).run(self.context, student, [pair.instruction for pair in pairs])
         self.answered = {name: answer for name, answer in answers.items() if answer.text is not None}
         return Score(self.roles.judge, chunk, self.task_of).run(self.context, pairs, answers)
+
+    def estimate(self, estimator: Estimator, student: Checkpoint, table: str) -> dict[str, Difficulty | Unscored]:
+        """Let an estimator measure every pair; what it has judged is answered before."""
+        pairs, chunk = list(self.pairs.values()), self.recipe.chunk
+        if isinstance(estimator, SamplingEstimator):
+            samples = estimator.samples(pairs)
+            estimator = estimator.of(self.answered_first(table, estimator.student, student, samples))
+            chunk = len(pairs) if self.batched else chunk
+        return EstimateDifficulty(estimator, chunk, self.task_of, table).run(self.context, student, pairs)
 
     def check_judge(self, student: Checkpoint) -> None:
         """Measure other estimators and the judge's score of null answers, for the report; the run does not use them."""
         pairs, chunk = list(self.pairs.values()), self.recipe.chunk
         for estimator in self.roles.compared:
-            stage = EstimateDifficulty(estimator, chunk, self.task_of, f"compared-{estimator.name}")
-            stage.run(self.context, student, pairs)
+            self.estimate(estimator, student, f"compared-{estimator.name}")
         count = getattr(self.recipe.judge, "null_answers", 0)  # a judge of one's own has no such setting
         Canary(self.roles.judge, chunk, count, self.task_of).run(self.context, pairs)
 
@@ -196,8 +204,29 @@ class Curriculum:
 
     def evaluate(self, student: Checkpoint) -> list[Evaluation]:
         """Measure S_r on held-out instructions, per task; the result goes into the next plan."""
-        chunk = None if any(endpoint.batch for endpoint in self.recipe.endpoints.values()) else self.recipe.chunk
-        return Evaluate(self.roles.student, self.roles.benchmarks, chunk, self.task_of).run(self.context, student)
+        answering, benchmarks, section = self.roles.student, self.roles.benchmarks, self.recipe.evaluation
+        if section.needs_judge or section.kind == "custom":  # a class of one's own may call a judge, too
+            prompts = [prompt.instruction for benchmark in benchmarks for prompt in benchmark.prompts()]
+            answering = self.answered_first("evaluation", answering, student, prompts)
+        chunk = None if self.batched else self.recipe.chunk
+        return Evaluate(answering, benchmarks, chunk, self.task_of).run(self.context, student)
+
+    def answered_first(
+        self, table: str, student: Student, checkpoint: Checkpoint, instructions: Sequence[Instruction]
+    ) -> Student:
+        """Return a student of saved answers to what is judged for a table; S itself where that is finished.
+
+        Answers that were made again after a stop would have to be judged, and paid for, again.
+        """
+        if self.context.store.has(self.context.path(table)):
+            return student
+        answers = Answer(student, self.recipe.chunk, f"answers-{table}")
+        return SavedAnswers(answers.run(self.context, checkpoint, instructions))
+
+    @property
+    def batched(self) -> bool:
+        """Whether verdicts may come in batches, which are as large as they can be then."""
+        return any(endpoint.batch for endpoint in self.recipe.endpoints.values())
 
     @property
     def one_pool(self) -> bool:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
 
 from support import fakes
 from tapir.config.recipe import Recipe
+from tapir.config.toml import parse
 from tapir.data.run.rows import (
     CorpusRow,
     DifficultyRow,
@@ -20,7 +23,10 @@ from tapir.data.run.rows import (
     RefinementRow,
 )
 from tapir.data.run.store import RunStore
+from tapir.domain.errors import Waiting
+from tapir.domain.evaluation import Grade, Prompt
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
+from tapir.domain.judgement import Unscored
 from tapir.domain.roles import Roles
 from tapir.report.summary import summarise
 from tapir.runs import session
@@ -207,3 +213,33 @@ def test_the_same_seed_gives_the_same_tables_and_another_seed_others(tmp_path: P
     assert tables["one"] == tables["two"]
     assert tables["one"] != tables["three"]
     assert len(tables["one"]) > 20
+
+
+@dataclass
+class Batched(fakes.Benchmark):
+    """Its verdicts are there when they are asked for again."""
+
+    sent: list[Sequence[tuple[Prompt, str]]] = field(default_factory=list)
+
+    def grade(self, answers: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[str, Grade | Unscored]]:
+        self.sent.append(answers)
+        if len(self.sent) == 1:
+            raise Waiting("in a batch")
+        return super().grade(answers)
+
+
+@pytest.mark.parametrize(
+    "evaluation",
+    [{"kind": "alpaca_eval", "baseline": "answers.json"}, {"kind": "custom", "class": "support.fakes:Benchmark"}],
+)
+def test_answers_that_wait_for_their_verdicts_are_judged_as_they_were_sent(
+    tmp_path: Path, evaluation: dict[str, str]
+) -> None:
+    judge = {"kind": "custom", "class": "support.fakes:Judge"}
+    recipe = parse({"curriculum": {"size": 24, "rounds": 1}, "chunk": 8, "judge": judge, "evaluation": evaluation})
+    benchmark = Batched()
+    roles = replace(fakes.roles(tmp_path / "people"), student=fakes.Moody(), benchmarks=[benchmark])
+    with pytest.raises(Waiting):
+        run(tmp_path, recipe, roles)
+    run(tmp_path, recipe, roles)
+    assert benchmark.sent[0] == benchmark.sent[1]

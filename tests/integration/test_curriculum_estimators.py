@@ -12,13 +12,16 @@ import pytest
 from support import fakes
 from support.beyond import NoJudge, carried_out, number_of, pairs_of
 from support.scripted import completion
+from tapir.config.curriculum import PassRateConfig
+from tapir.config.toml import parse
 from tapir.data.run.rows import DifficultyRow, EstimateRow
 from tapir.domain.completion import Failure
+from tapir.domain.errors import Waiting
 from tapir.domain.instruction import Instruction, Pair
-from tapir.domain.judgement import Unscored
-from tapir.domain.roles import Estimate, Estimator, Reply, Roles
+from tapir.domain.judgement import Unscored, Verdict
+from tapir.domain.roles import Comparison, Estimate, Estimator, Reply, Roles
 from tapir.domain.round import Checkpoint
-from tapir.models.estimators import Length
+from tapir.models.estimators import Length, PassRate
 from tapir.runs import session
 
 
@@ -77,6 +80,41 @@ def test_what_is_compared_changes_nothing_that_is_trained_on(tmp_path: Path) -> 
     same = tables(plain.folder)
     assert same == {name: content for name, content in tables(beside.folder).items() if "compared" not in name}
     assert not beside.has("round-1/compared-length")
+
+
+@dataclass
+class Batched(fakes.Judge):
+    """Its verdicts are there when they are asked for again."""
+
+    sent: list[list[Comparison]] = field(default_factory=list)
+
+    def judge(self, comparisons: Iterable[Comparison]) -> Iterator[tuple[str, Verdict]]:
+        self.sent.append(list(comparisons))
+        if len(self.sent) == 1:
+            raise Waiting("in a batch")
+        return super().judge(self.sent[-1])
+
+
+@pytest.mark.parametrize("batch", [True, False])
+def test_samples_that_wait_for_their_verdicts_are_judged_as_they_were_sent_and_all_at_once_in_a_batch(
+    tmp_path: Path, *, batch: bool
+) -> None:
+    recipe = parse(
+        {
+            "curriculum": {"size": 24, "rounds": 1, "difficulty": "pass-rate", "threshold": {"value": 0.5}},
+            "chunk": 8,
+            "judge": {"kind": "custom", "class": "support.fakes:Judge", "endpoints": ["there"]},
+            "endpoints": {"there": {"base_url": "http://localhost/v1", "model": "m", "batch": batch}},
+        }
+    )
+    judge = Batched()
+    estimator = PassRate(PassRateConfig(kind="pass-rate", samples=2), fakes.Moody(), judge)
+    roles = replace(fakes.roles(tmp_path / "people"), estimator=estimator)
+    with pytest.raises(Waiting):
+        carried_out(tmp_path, recipe, roles)
+    carried_out(tmp_path, recipe, roles)
+    assert judge.sent[0] == judge.sent[1]
+    assert [len(each) for each in judge.sent] == ([120, 120] if batch else [16] * 8 + [8])
 
 
 # Killed and gone on with

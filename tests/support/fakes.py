@@ -76,6 +76,15 @@ class Student:
 
 
 @dataclass
+class Moody(Student):
+    """Never gives the same answer twice."""
+
+    def answer(self, checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> Iterator[Reply]:
+        for name, _ in super().answer(checkpoint, instructions):
+            yield name, completion(f"answer {len(self.asked)}")
+
+
+@dataclass
 class Judge:
     """10 for "right", 1 for anything else; it cannot read what ends in 11 and likes the student's 12 better."""
 

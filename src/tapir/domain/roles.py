@@ -178,6 +178,19 @@ class Estimator(Protocol):
         """Yield (id, estimate) of each pair, in any order; `tasks` has the label of each tagged id."""
 
 
+@runtime_checkable
+class SamplingEstimator(Protocol):
+    """An estimator that judges answers of a student; they are saved before the first is judged."""
+
+    student: Student
+
+    def samples(self, pairs: Sequence[Pair]) -> Sequence[Instruction]:
+        """Return what the student answers for these pairs, each with an id of its own."""
+
+    def of(self, student: Student) -> Estimator:
+        """Return the same estimator of another student."""
+
+
 class Judge(Protocol):
     """J: scores the student's and the teacher's answer from 1 to 10."""
 

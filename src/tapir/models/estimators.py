@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from copy import copy
 from dataclasses import replace
 from math import isfinite
 from typing import Any, Self
@@ -10,7 +11,7 @@ from typing import Any, Self
 from tapir.config.curriculum import AnyDifficulty, IfdConfig, LengthConfig, PassRateConfig
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.difficulty import EstimateCost, Scale, difficulty
-from tapir.domain.instruction import Pair, instruction_id, messages
+from tapir.domain.instruction import Instruction, Pair, instruction_id, messages
 from tapir.domain.judgement import Unscored
 from tapir.domain.roles import Comparison, Estimate, Estimator, Judge, PlainRole, Student, answers
 from tapir.domain.round import Checkpoint
@@ -191,7 +192,7 @@ class PassRate(Estimator):
     name = "pass-rate"
 
     def __init__(self, section: PassRateConfig, student: Student, judge: Judge) -> None:
-        self._student = student
+        self.student = student
         self._judge = judge
         self._samples = section.samples
 
@@ -227,16 +228,29 @@ class PassRate(Estimator):
         """Return an answer and a comparison for every sample."""
         return EstimateCost(answers=section.samples, verdicts=section.samples)
 
-    def estimate(
-        self, checkpoint: Checkpoint, pairs: Sequence[Pair], tasks: Mapping[str, str]
-    ) -> Iterator[tuple[str, Estimate | Unscored]]:
-        """Yield the share of failures among the samples that were judged; without any there is no estimate."""
-        samples = {  # each with its own randomness
+    def of(self, student: Student) -> PassRate:
+        """Return the same estimator of another student."""
+        other = copy(self)
+        other.student = student
+        return other
+
+    def samples(self, pairs: Sequence[Pair]) -> list[Instruction]:
+        """Return each instruction as often as it is answered."""
+        return [sample for _, sample in self._sampled(pairs).values()]
+
+    def _sampled(self, pairs: Sequence[Pair]) -> dict[str, tuple[Pair, Instruction]]:
+        return {  # each with its own randomness
             (name := instruction_id(f"{pair.instruction.id}/{number}")): (pair, replace(pair.instruction, id=name))
             for pair in pairs
             for number in range(self._samples)
         }
-        ((_, replies),) = answers(self._student, checkpoint, [[sample for _, sample in samples.values()]])
+
+    def estimate(
+        self, checkpoint: Checkpoint, pairs: Sequence[Pair], tasks: Mapping[str, str]
+    ) -> Iterator[tuple[str, Estimate | Unscored]]:
+        """Yield the share of failures among the samples that were judged; without any there is no estimate."""
+        samples = self._sampled(pairs)
+        ((_, replies),) = answers(self.student, checkpoint, [[sample for _, sample in samples.values()]])
         given = dict(replies)
         comparisons = [
             Comparison(sample, pair.response.text, reply.text, tasks.get(pair.instruction.id, ""))

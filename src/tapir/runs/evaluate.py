@@ -9,9 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -22,13 +22,10 @@ from tapir.data.files import locked, read_json, write_json
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import AnswerRow, EvaluationRow
 from tapir.data.run.store import RunStore, claim_folder, is_run
-from tapir.domain.completion import Completion, Failure, FinishReason, Usage
 from tapir.domain.errors import DataError, RecipeError, changed_keys, require_same
 from tapir.domain.evaluation import Evaluation
-from tapir.domain.instruction import Instruction
 from tapir.domain.progress import Progress
-from tapir.domain.roles import Benchmark, Calls, Reply
-from tapir.domain.round import Checkpoint
+from tapir.domain.roles import Benchmark, Calls
 from tapir.evaluation import alpaca_eval, mt_bench
 from tapir.evaluation.alpaca_eval import AlpacaEval
 from tapir.evaluation.held_out import json_rows
@@ -41,7 +38,7 @@ from tapir.runs.corpus import file_digest, prompt_set, taxonomy
 from tapir.runs.endpoints import find_models
 from tapir.runs.eval_target import EvalTarget, recorded_target, resolve_judged
 from tapir.runs.progress import EventLog, open_calls, open_resources, record_session
-from tapir.stages.answer import Answer
+from tapir.stages.answer import Answer, SavedAnswers
 from tapir.stages.base import StageContext
 from tapir.stages.evaluate import Evaluate
 from tapir.version import __version__
@@ -98,7 +95,7 @@ def measure(
             for name in ("evaluation.parquet", "evaluation.parts.jsonl", "metrics.json"):
                 (store.round(0) / name).unlink(missing_ok=True)  # they are made again from the ledger
             with open_calls(judge, store, log):
-                result = Evaluate(_Replay(rows), benchmarks, None).run(context, target.checkpoint)
+                result = Evaluate(SavedAnswers(rows), benchmarks, None).run(context, target.checkpoint)
         _check_answered(target, folder)
         write_json(folder / "metrics.json", [asdict(evaluation) for evaluation in result])
     return result
@@ -140,25 +137,6 @@ def read_graded(text: str) -> list[EvaluationRow]:
         )
     run = RunReader(store)
     return list(run.evaluation(run.choose(run.rounds("evaluation"), number, "evaluation")[-1]))
-
-
-@dataclass(frozen=True, slots=True)
-class _Replay:
-    """A student whose answers were just recorded."""
-
-    rows: Mapping[str, AnswerRow]
-
-    def answer(self, checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> Iterator[Reply]:
-        """Yield each recorded answer with its thought, cut or failed as it was."""
-        for instruction in instructions:
-            row = self.rows[instruction.id]
-            if row.text is None:
-                kind, _, message = (row.failure or "").partition(": ")
-                yield row.id, Failure(kind, message)
-            else:
-                reason: FinishReason = "length" if row.finish_reason == "length" else "stop"
-                usage, thought = Usage(0, row.tokens), row.thought or ""
-                yield row.id, Completion(row.text, reason, usage, checkpoint.path, thought)
 
 
 def _answer_all(context: StageContext, target: EvalTarget, benchmarks: Sequence[Benchmark]) -> dict[str, AnswerRow]:

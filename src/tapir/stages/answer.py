@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
 from tapir.data.run.rows import AnswerRow, ResponseRow
-from tapir.domain.completion import Completion, Failure, always_fit, usable
+from tapir.domain.completion import Completion, Failure, FinishReason, Usage, always_fit, usable
 from tapir.domain.instruction import Instruction, Pair, Response
 from tapir.domain.roles import Reply, Student, Teacher, answers
 from tapir.domain.round import Checkpoint
@@ -25,8 +25,8 @@ class Answer:
     def run(
         self, context: StageContext, checkpoint: Checkpoint, instructions: Sequence[Instruction]
     ) -> dict[str, AnswerRow]:
-        """Return one row for each instruction, by id."""
-        items = sorted(((x.id, x) for x in instructions), key=lambda item: (len(item[1].transcript), item[0]))
+        """Return one row for each distinct instruction, by id."""
+        items = sorted({x.id: x for x in instructions}.items(), key=lambda item: (len(item[1].transcript), item[0]))
         work = Work("answer", self.table, self.chunk)
 
         def do(chunks: Iterator[Sequence[tuple[str, Instruction]]]) -> Iterator[tuple[int, list[AnswerRow]]]:
@@ -44,6 +44,23 @@ def answer_row(reply: Reply) -> AnswerRow:
         return AnswerRow(name, None, None, 0, f"{result.kind}: {result.message}")
     thought = result.reasoning or None
     return AnswerRow(name, result.text, result.finish_reason, result.usage.completion_tokens, None, thought)
+
+
+@dataclass(frozen=True, slots=True)
+class SavedAnswers:
+    """A student whose answers are in a table: however often they are judged, the judge is asked the same."""
+
+    rows: Mapping[str, AnswerRow]
+
+    def answer(self, checkpoint: Checkpoint, instructions: Sequence[Instruction]) -> Iterator[Reply]:
+        """Yield each answer, cut or failed as it was."""
+        for row in (self.rows[instruction.id] for instruction in instructions):
+            if row.text is None:
+                kind, _, message = (row.failure or "").partition(": ")
+                yield row.id, Failure(kind, message)
+            else:
+                reason: FinishReason = "length" if row.finish_reason == "length" else "stop"
+                yield row.id, Completion(row.text, reason, Usage(0, row.tokens), checkpoint.path, row.thought or "")
 
 
 @dataclass(frozen=True, slots=True)

@@ -131,6 +131,6 @@ def test_the_sampling_student_of_a_pass_rate_samples_and_is_opened_and_closed_li
         load("gym", ['curriculum.difficulty={kind="pass-rate", samples=3}', "curriculum.threshold.value=0.5"])
     )
     assert isinstance(roles.estimator, PassRateEstimator)
-    assert roles.estimator._student.section.temperature == 0.8  # type: ignore[attr-defined]
+    assert roles.estimator.student.section.temperature == 0.8  # type: ignore[attr-defined]
     assert roles.student.section.temperature == 0.0  # type: ignore[attr-defined]
-    assert {id(roles.estimator._student), id(roles.student)} == {id(one) for one in roles.resources}
+    assert {id(roles.estimator.student), id(roles.student)} == {id(one) for one in roles.resources}

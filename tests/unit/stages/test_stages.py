@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +24,7 @@ from tapir.domain.judgement import Judgement, Unscored, Verdict
 from tapir.domain.roles import Comparison, RefineRequest, Reply
 from tapir.domain.round import Checkpoint
 from tapir.models.judge import LlmJudge
-from tapir.stages.answer import Respond
+from tapir.stages.answer import Respond, SavedAnswers, answer_row
 from tapir.stages.base import StageContext
 from tapir.stages.evaluate import UNTAGGED, Evaluate
 from tapir.stages.judge import Score
@@ -243,6 +243,13 @@ class Student:
         for one in instructions:
             self.asked.append(f"S_{checkpoint.round} {one.text}")
             yield one.id, FAILED if one.text.endswith("3") else completion(one.text)
+
+
+def test_saved_answers_are_given_as_they_were() -> None:
+    said: list[Completion | Failure] = [replace(cut("half"), reasoning="Hm."), completion("whole"), FAILED]
+    rows = [answer_row((one.id, reply)) for one, reply in zip(INSTRUCTIONS, said, strict=False)]
+    saved = SavedAnswers({row.id: row for row in rows})
+    assert [answer_row(reply) for reply in saved.answer(Checkpoint("s", 1), INSTRUCTIONS[:3])] == rows
 
 
 @dataclass
