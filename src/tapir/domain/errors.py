@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 
 
@@ -89,6 +90,11 @@ class Waiting(Interrupted):
     """The rest is in batches that the provider has not finished; everything that came is on disk."""
 
     exit_code = 75
+
+
+def commonest(reasons: Iterable[str]) -> str:
+    """Return the five commonest reasons with their numbers."""
+    return ", ".join(f"{reason} ({count})" for reason, count in Counter(reasons).most_common(5))
 
 
 def changed_keys(before: Mapping[str, object], now: Mapping[str, object]) -> list[str]:

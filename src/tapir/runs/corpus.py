@@ -19,7 +19,7 @@ from tapir.data.readers import read_file, read_hub
 from tapir.data.records import printable
 from tapir.data.screen import unwanted
 from tapir.domain.completion import unparted
-from tapir.domain.errors import DataError, RecipeError, require
+from tapir.domain.errors import DataError, RecipeError, commonest, require
 from tapir.domain.instruction import Pair
 from tapir.domain.randomness import seed_for
 from tapir.domain.roles import Rejected, Roles, StudentFormat
@@ -138,9 +138,8 @@ def forbidden(recipe: Recipe, roles: Roles) -> DuplicateIndex:
 
 def nothing_left(reasons: Counter[str]) -> DataError:
     """Return the error for a corpus of which every row was dropped, with the reasons and their counts."""
-    counts = ", ".join(f"{reason} ({count})" for reason, count in reasons.most_common(5))
     return DataError(
-        f"nothing is left of the corpus: {counts}",
+        f"nothing is left of the corpus: {commonest(reasons.elements())}",
         remedy="Bring more rows or lower evaluation.held_out, in a new folder; a run lists them in drops.parquet.",
     )
 

@@ -8,6 +8,7 @@ from typing import Literal
 
 from tapir.data.run.rows import AnswerRow, ResponseRow
 from tapir.domain.completion import Completion, Failure, FinishReason, Usage, always_fit, usable
+from tapir.domain.errors import RoleError, commonest
 from tapir.domain.instruction import Instruction, Pair, Response
 from tapir.domain.roles import Reply, Student, Teacher, answers
 from tapir.domain.round import Checkpoint
@@ -76,7 +77,8 @@ class Respond:
     ) -> list[Pair]:
         """Return the corpus with the teacher's responses in place, without the pairs that got none.
 
-        `answers` says whose are wanted, as in the corpus section; a pair without a response has an empty text.
+        `answers` says whose are wanted, as in the corpus section; a pair without a response has an empty text. If no
+        pair has a response then, it is a `RoleError`.
         """
         pending = [pair for pair in corpus if answers == "teacher" or not pair.response.text.strip()]
         if answers == "corpus" or not pending:
@@ -98,4 +100,11 @@ class Respond:
                 result.append(pair)
             elif row.text is not None:
                 result.append(replace(pair, response=Response(row.text, row.author, row.thought)))
+        if not result:
+            raise RoleError(
+                f"none of {len(rows)} answers of the teacher {self.teacher.name} can be used: "
+                + commonest((row.failure or "").partition(":")[0] for row in rows.values()),
+                remedy=f"The reasons are in {context.path('responses')}.parquet, the replies in the ledger. Raise"
+                " teacher.max_tokens where they were cut off, else use another teacher, in a new run.",
+            )
         return result

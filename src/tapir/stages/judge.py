@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import isfinite
@@ -10,7 +9,7 @@ from math import isfinite
 from tapir.data.run.reader import difficulties
 from tapir.data.run.rows import AnswerRow, EstimateRow, JudgementRow
 from tapir.domain.difficulty import Difficulty
-from tapir.domain.errors import RoleError
+from tapir.domain.errors import RoleError, commonest
 from tapir.domain.instruction import Pair, id_of
 from tapir.domain.judgement import Unscored, Verdict
 from tapir.domain.randomness import seed_for, shuffled
@@ -60,9 +59,8 @@ class Score:
         scores = difficulties(run_items(context, work, JudgementRow, items, do))
         unscored = [score.reason for score in scores.values() if isinstance(score, Unscored)]
         if self.table == JUDGEMENTS and scores and len(unscored) == len(scores):
-            counts = ", ".join(f"{reason} ({count})" for reason, count in Counter(unscored).most_common(5))
             raise RoleError(
-                f"the judge {self.judge.name} gave no score for any of {len(unscored)} items: {counts}",
+                f"the judge {self.judge.name} gave no score for any of {len(unscored)} items: {commonest(unscored)}",
                 remedy="Its replies are in the round's judgements.parquet (column raw) and in the ledger. Use a"
                 " stronger judge, or one whose server takes a JSON schema (endpoints.NAME.json_schema); then start a"
                 " new run.",

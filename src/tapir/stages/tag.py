@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 
 from tapir.data.run.rows import TagRow
 from tapir.domain.completion import Failure
-from tapir.domain.errors import RoleError
+from tapir.domain.errors import RoleError, commonest
 from tapir.domain.instruction import Instruction
 from tapir.domain.roles import Labeller, Tagger
 from tapir.domain.training import TaggerReport
@@ -23,8 +22,16 @@ class Tag:
     chunk: int
 
     def run(self, context: StageContext, instructions: Sequence[Instruction]) -> dict[str, TagRow]:
-        """Return one row for each instruction, by id."""
-        return _label(context, Work("tag", "tags", self.chunk), instructions, self.tagger.tag)
+        """Return one row for each instruction, by id; raise `RoleError` if none of them has a task."""
+        rows = _label(context, Work("tag", "tags", self.chunk), instructions, self.tagger.tag)
+        failed = [(row.failure or "").partition(":")[0] for row in rows.values() if row.task is None]
+        if rows and len(failed) == len(rows):
+            raise RoleError(
+                f"the tagger found no task for any of {len(rows)} instructions: {commonest(failed)}",
+                remedy=f"What it said is in {context.path('tags')}.parquet. Lower tagger.abstain_below where it"
+                " abstained, else use another tagger, in a new run.",
+            )
+        return rows
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +50,15 @@ class FitTagger:
 
     def _labelled(self, context: StageContext, sample: Sequence[Instruction]) -> list[tuple[Instruction, str]]:
         rows = _label(context, Work("label", "labels", self.chunk), sample, self.tagger.label)
-        failed = Counter((row.failure or "").partition(":")[0] for row in rows.values() if row.task is None)
+        failed = [(row.failure or "").partition(":")[0] for row in rows.values() if row.task is None]
         if failed:
-            reasons = ", ".join(f"{reason} ({count})" for reason, count in failed.most_common(5))
-            if failed.total() == len(rows):
+            reasons = commonest(failed)
+            if len(failed) == len(rows):
                 raise RoleError(
                     f"none of the {len(rows)} labels for the tagger came back: {reasons}",
                     remedy="The replies are in round-0/labels.parquet. Fix the endpoint and start a new run.",
                 )
-            context.progress.note(f"{failed.total()} of {len(rows)} labels did not come back: {reasons}")
+            context.progress.note(f"{len(failed)} of {len(rows)} labels did not come back: {reasons}")
         return [(instruction, task) for instruction in sample if (task := rows[instruction.id].task) is not None]
 
 

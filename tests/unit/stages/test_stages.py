@@ -233,6 +233,23 @@ def test_a_tag_is_a_label_or_the_reason_for_none(tmp_path: Path) -> None:
         assert found[one.id] == TagRow(one.id, *expected)
 
 
+def test_a_tagger_without_any_task_is_an_error_with_its_reasons(tmp_path: Path) -> None:
+    nines = [one for one in INSTRUCTIONS if one.text.endswith("9")]
+    with pytest.raises(RoleError, match=r"no task for any of 2 instructions: no label \(2\)") as caught:
+        Tag(fakes.Tagger(), CHUNK).run(place(tmp_path), nines)
+    assert "abstain_below" in caught.value.remedy
+    assert Tag(fakes.Tagger(), CHUNK).run(place(tmp_path, 2), []) == {}
+
+
+def test_a_teacher_without_any_answer_is_an_error_with_its_reasons(tmp_path: Path) -> None:
+    useless = [pair for pair in PAIRS if pair.instruction.text[-2:] in {"33", "34", "35"}]
+    with pytest.raises(RoleError, match=r"none of 3 .* timeout \(1\), length \(1\), empty \(1\)") as caught:
+        Respond(Teacher(), CHUNK).run(place(tmp_path), useless, "teacher")
+    assert "teacher.max_tokens" in caught.value.remedy
+    missing = [replace(useless[0], response=Response("", "corpus")), PAIRS[0]]
+    assert Respond(Teacher(), CHUNK).run(place(tmp_path, 2), missing, "missing") == [PAIRS[0]]
+
+
 @dataclass
 class Student:
     """Answers with the instruction; it cannot answer what ends in 3."""
