@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 from tapir.config.base import BY_NAME, Count, CustomConfig, Section, Share, kind_or
 from tapir.domain.curriculum import Schedule, competence_share
 from tapir.domain.difficulty import Threshold
+from tapir.domain.judgement import RANGE
 from tapir.domain.roles import Estimator
 
 
@@ -146,6 +147,10 @@ class ThresholdConfig(Section):
     def _fits_its_rule(self) -> ThresholdConfig:
         if self.rule == "quantile" and not 0 < self.value < 1:
             raise ValueError(f"with rule = 'quantile' value is a share between 0 and 1, got {self.value:g}")
+        chosen = "value" in self.model_fields_set
+        if self.rule == "budget" and not (chosen and self.value >= 1 and self.value.is_integer()):
+            got = f"{self.value:g}" if chosen else "none"
+            raise ValueError(f"with rule = 'budget' value is a number of items, got {got}: set it to 1 or more")
         if self.rule == "delta" and 0 < self.most <= self.value:
             raise ValueError(f"most = {self.most:g} leaves nothing above value = {self.value:g}: raise most")
         return self
@@ -255,10 +260,12 @@ class CurriculumConfig(Section):
                 f"difficulty = {kind!r} has a scale of its own, on which threshold.value = {self.threshold.value:g}"
                 " means nothing: set threshold.rule to 'quantile' or 'budget', or threshold.value"
             )
-        if isinstance(self.difficulty, PassRateConfig) and self.threshold.rule == "delta" and self.threshold.value >= 1:
-            raise ValueError(
-                f"threshold.value = {self.threshold.value:g}: a share of failures is at most 1: nothing would be hard"
-            )
+        largest, why = {
+            "mfd": (RANGE, f"no gap is above {RANGE:g}"),
+            "pass-rate": (1.0, "a share of failures is at most 1"),
+        }.get(kind, (math.inf, ""))
+        if self.threshold.rule == "delta" and self.threshold.value >= largest:
+            raise ValueError(f"threshold.value = {self.threshold.value:g}: {why}: nothing would be hard")
         if len(set(self.compare)) < len(self.compare) or kind in self.compare:
             raise ValueError(f"compare = {list(self.compare)} beside difficulty = {kind!r}: name each estimator once")
         return self

@@ -8,6 +8,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 from pydantic import Field, model_validator
 
 from tapir.config.base import Count, CustomConfig, Section, Share, Text, Whole, kind_or
+from tapir.domain.judgement import RANGE
 from tapir.domain.roles import Trainer
 
 Precision: TypeAlias = Literal["auto", "float32", "bfloat16", "float16"]
@@ -30,7 +31,7 @@ class LoraConfig(Section):
 class DpoConfig(Section):
     """Direct preference optimisation after every round's fine-tuning."""
 
-    gap: Annotated[float, Field(gt=0)] = 4.0
+    gap: Annotated[float, Field(gt=0, le=RANGE)] = 4.0
     """The trained answer is preferred to the student's own where the judge's gap is at least this."""
     beta: Annotated[float, Field(gt=0)] = 0.1
     """How closely the student stays to what it was before."""

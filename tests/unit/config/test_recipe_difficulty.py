@@ -62,6 +62,11 @@ def test_a_recipe_that_says_nothing_measures_as_the_paper_does() -> None:
             ({"threshold": {"rule": "quantile", "value": value}}, f"value is a share between 0 and 1, got {value}")
             for value in (0, 1, 2)
         ),
+        *(
+            ({"threshold": {"rule": "budget", **value}}, f"with rule = 'budget' value is a number of items, {said}")
+            for value, said in (({}, "got none"), ({"value": 0}, "got 0"), ({"value": 2.5}, "got 2.5"))
+        ),
+        ({"threshold": {"value": 9}}, "threshold.value = 9: no gap is above 9: nothing would be hard"),
         ({"difficulty": "none", "target": {"shares": "competence"}}, "a difficulty other than 'none'"),
         ({"difficulty": "none", "schedule": {"kind": "competence"}}, "schedule has no effect with difficulty"),
         ({"repeats": "never"}, "curriculum.repeats = 'never': must be 'drawn' or 'last'"),
@@ -69,6 +74,13 @@ def test_a_recipe_that_says_nothing_measures_as_the_paper_does() -> None:
 )
 def test_a_wrong_value_is_named_with_what_is_right(settings: dict[str, object], said: str) -> None:
     assert said in refused(**settings)
+
+
+def test_no_gap_is_larger_than_nine() -> None:
+    assert "training.dpo.gap = 10: must be less than or equal to 9" in refusal({"training": {"dpo": {"gap": 10}}})
+    assert parse({"training": {"dpo": {"gap": 9}}}).preferred_gap() == 9
+    assert curriculum(threshold={"value": 8.9}).curriculum.difficulty_threshold().value == 8.9
+    assert curriculum(difficulty="length", threshold={"value": 900}).curriculum.difficulty_threshold().value == 900
 
 
 @pytest.mark.parametrize("kind", ["ifd", "pass-rate", "length"])
