@@ -136,7 +136,9 @@ class Curriculum:
         """Find the hard seeds, D_S = {MFD > δ}."""
         if self.one_pool:
             return undivided(list(self.pairs))
-        return select(self.context, self.recipe.curriculum.difficulty_threshold(), scored)
+        settings, estimator = self.recipe.curriculum, self.roles.estimator
+        scale = estimator.scale(settings.difficulty) if estimator else None
+        return select(self.context, settings.difficulty_threshold(scale), scored)
 
     def plan_round(self, number: int, split: Split, evaluations: Sequence[Evaluation]) -> RoundPlan:
         """Set n, α_r and P(t): fixed as in the paper, or adjusted to what the student can do (not in the paper)."""

@@ -22,6 +22,7 @@ from tapir.domain.judgement import Unscored, Verdict
 from tapir.domain.roles import Comparison, Estimate, Estimator, Reply, Roles
 from tapir.domain.round import Checkpoint
 from tapir.models.estimators import Length, PassRate
+from tapir.report.summary import summarise
 from tapir.runs import session
 
 
@@ -57,6 +58,24 @@ def test_an_estimator_takes_the_place_of_student_and_judge(tmp_path: Path) -> No
     assert not store.has("round-0/answers")
     assert isinstance(roles.estimator, Numbers)
     assert {number for number, _ in roles.estimator.asked} == {0}
+
+
+def test_the_scale_of_an_estimator_may_be_below_zero(tmp_path: Path) -> None:
+    class Negative(Numbers):
+        def estimate(
+            self, checkpoint: Checkpoint, pairs: Sequence[Pair], tasks: Mapping[str, str]
+        ) -> Iterator[tuple[str, Estimate | Unscored]]:
+            for name, found in super().estimate(checkpoint, pairs, tasks):
+                yield name, replace(found, value=found.value - 100) if isinstance(found, Estimate) else found
+
+    roles = replace(fakes.roles(tmp_path / "people"), judge=NoJudge(), estimator=Negative("own"))
+    own = {"kind": "custom", "class": "support.beyond:NoJudge"}
+    recipe = fakes.recipe(difficulty=own, threshold=QUANTILE, size=12, rounds=1, expand=False)
+    store = carried_out(tmp_path, recipe, roles)
+    rows = store.read("round-1/difficulty", DifficultyRow)
+    assert Counter(row.part for row in rows) == {"hard": 12, "easy": 42, "unscored": 6}
+    summary = summarise(store)
+    assert Counter(map(summary.cut.part, summary.gaps)) == {"hard": 12, "easy": 42}
 
 
 def test_an_estimator_is_asked_again_in_every_round_where_that_is_wanted(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from pydantic import Field, model_validator
 
 from tapir.config.base import BY_NAME, Count, CustomConfig, Section, Share, kind_or
 from tapir.domain.curriculum import Schedule, competence_share
-from tapir.domain.difficulty import Threshold
+from tapir.domain.difficulty import Scale, Threshold
 from tapir.domain.judgement import RANGE
 from tapir.domain.roles import Estimator
 
@@ -295,6 +295,7 @@ class CurriculumConfig(Section):
             return competence_share(self.schedule.start, self.schedule.end, competence)
         return self.alpha().share(number)
 
-    def difficulty_threshold(self) -> Threshold:
-        """Return the threshold as a value of the domain."""
-        return Threshold(self.threshold.rule, self.threshold.value, self.threshold.most or math.inf)
+    def difficulty_threshold(self, scale: Scale | None = None) -> Threshold:
+        """Return the threshold as a value of the domain: on a scale, MFD's by default."""
+        floor = scale.floor if scale else 0.0
+        return Threshold(self.threshold.rule, self.threshold.value, self.threshold.most or math.inf, floor)

@@ -40,14 +40,15 @@ class Threshold:
         rule: "delta" takes `value` as δ itself; "quantile" keeps that share of the scored items;
             "budget" keeps that many of them.
         value: δ, a share in (0, 1), or a number of items. Ties at the cut are not hard, and neither is
-            an item where the student is as good as the teacher, so quantile and budget keep at most what
-            was asked for.
+            an item at the floor, so quantile and budget keep at most what was asked for.
         most: a gap above this is hopeless: neither hard nor easy in this round, and not counted by quantile and budget.
+        floor: of the scale.
     """
 
     rule: ThresholdRule = "delta"
     value: float = 2.0
     most: float = math.inf
+    floor: float = 0.0
 
     def delta(self, gaps: NDArray[np.float64]) -> float:
         """Return δ for these gaps (NaN = unscored); +inf where nothing is scored."""
@@ -55,9 +56,11 @@ class Threshold:
             return self.value
         scored = np.sort(gaps[gaps <= self.most])  # NaN is not
         keep = int(self.value if self.rule == "budget" else np.floor(round(self.value * scored.size, _DIGITS)))
-        if scored.size == 0 or keep <= 0:
-            return float("inf")
-        return max(0.0, float(scored[scored.size - keep - 1])) if keep < scored.size else 0.0
+        if scored.size == 0:
+            return math.inf
+        if keep < scored.size:
+            return max(self.floor, float(scored[scored.size - keep - 1]))
+        return self.floor if math.isfinite(self.floor) else math.nextafter(scored[0], -math.inf)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,8 +68,8 @@ class Split:
     """A partition of the corpus: every id is in exactly one of hard, easy, hopeless and unscored.
 
     `hopeless` items are too hard for the student in this round: dropped for the round and scored again with the rest.
-    `withheld` is the part of easy where the student's answer beat the teacher's: it is never trained on with the
-    worse teacher answer.
+    `withheld` is the part of easy below the floor of the scale, where the student's answer beat the teacher's: it is
+    never trained on with the worse teacher answer.
     """
 
     hard: tuple[str, ...]
@@ -101,6 +104,7 @@ class Scale:
         span: what an axis shows at least; None leaves it to the values.
         tick: distance between the ticks of an axis with a span.
         ticks: format of the ticks; empty leaves it to the chart.
+        floor: the value of an answer as good as the teacher's, on a scale that has one: nothing at it or below is hard.
     """
 
     name: str
@@ -114,6 +118,7 @@ class Scale:
     span: tuple[float, float] | None = None
     tick: float = 1.0
     ticks: str = ""
+    floor: float = -math.inf
 
     @classmethod
     def unknown(cls, name: str) -> Scale:
@@ -164,13 +169,13 @@ def split(ids: Sequence[str], gaps: NDArray[np.float64], threshold: Threshold) -
     names = np.asarray(ids, dtype=object)
     unscored = np.isnan(gaps)
     hopeless = gaps > threshold.most
-    hard = ~unscored & ~hopeless & (gaps > delta) & (gaps >= 0)
+    hard = ~unscored & ~hopeless & (gaps > delta) & (gaps >= threshold.floor)
     easy = ~unscored & ~hopeless & ~hard
     return Split(
         hard=tuple(names[hard]),
         easy=tuple(names[easy]),
         unscored=tuple(names[unscored]),
-        withheld=frozenset(names[easy & (gaps < 0)]),
+        withheld=frozenset(names[easy & (gaps < threshold.floor)]),
         delta=delta,
         hopeless=tuple(names[hopeless]),
     )

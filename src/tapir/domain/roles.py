@@ -165,7 +165,7 @@ class Estimator(Protocol):
     @classmethod
     def scale(cls, section: Any) -> Scale:  # noqa: ARG003
         """Return how its values are read and written, for its section of the recipe."""
-        return Scale.unknown(cls.name)
+        return Scale.unknown(getattr(cls, "name", cls.__name__))  # each object may have its own
 
     @classmethod
     def cost(cls, section: Any) -> EstimateCost:  # noqa: ARG003

@@ -30,6 +30,7 @@ MFD = Scale(
     bar=0.5,
     span=(0.0, 9.0),
     ticks="d",
+    floor=0.0,
 )
 """Of the difficulty that student and judge measure in the stages `answer` and `judge`."""
 
@@ -221,6 +222,7 @@ class PassRate(Estimator):
             span=(0.0, 1.0),
             tick=bar,
             ticks=".0%",
+            floor=0.0,
         )
 
     @classmethod

@@ -11,12 +11,14 @@ from itertools import chain
 from operator import attrgetter
 from typing import Any
 
+import numpy as np
+
 from tapir.config.corpus import Selection
 from tapir.config.curriculum import CurriculumConfig
 from tapir.config.recipe import Recipe
 from tapir.config.toml import parse, without_idle
 from tapir.data.run.reader import RunReader
-from tapir.data.run.rows import DifficultyRow, DropRow
+from tapir.data.run.rows import DropRow
 from tapir.data.run.store import RunStore
 from tapir.data.screen import unwanted
 from tapir.domain.completion import Spending
@@ -112,16 +114,17 @@ def _shorten(text: str) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Cut:
-    """Thresholds: hard above `delta`, hopeless above `most`, withheld below 0 where the scale is signed."""
+    """Thresholds: hard above `delta`, hopeless above `most`, withheld below `floor`."""
 
     delta: float
     most: float = math.inf
+    floor: float = 0.0
 
     def part(self, gap: float) -> str:
         """Return the part of the split that a gap belongs to."""
-        if 0 <= gap <= self.most:
+        if self.floor <= gap <= self.most:
             return "hard" if gap > self.delta else "easy"
-        return "withheld" if gap < 0 else "hopeless"
+        return "withheld" if gap < self.floor else "hopeless"
 
 
 @dataclass(frozen=True, slots=True)
@@ -193,7 +196,7 @@ def summarise(store: RunStore) -> Summary:
         scale=scale,
         parts=Counter(row.part for row in first),
         gaps=list(gaps.values()),
-        cut=_cut(recipe.curriculum, first),
+        cut=_cut(recipe.curriculum, scale, list(gaps.values())),
         tagger=read_tagger(run),
         rounds=rounds,
         evaluations=evaluations,
@@ -222,15 +225,13 @@ def tasks_of(evaluations: Sequence[Evaluation]) -> list[str]:
     return sorted({task for evaluation in evaluations for task in evaluation.tasks})
 
 
-def _cut(plan: CurriculumConfig, rows: Sequence[DifficultyRow]) -> Cut:
-    """Return δ itself, or the largest gap that was not hard where a quantile or budget decided; and the hopeless."""
+def _cut(plan: CurriculumConfig, scale: Scale | None, gaps: Sequence[float]) -> Cut:
+    """Return δ, as it follows from the gaps where a quantile or budget decided, and the other bounds."""
     if plan.difficulty.measured_by == "nobody":
         return Cut(0.0)
-    threshold = plan.difficulty_threshold()
-    if threshold.rule == "delta":
-        return Cut(threshold.value, threshold.most)
-    below = [row.gap for row in rows if row.part in {"easy", "withheld"} and row.gap is not None]
-    return Cut(max(0.0, *below) if below else 0.0, threshold.most)
+    threshold = plan.difficulty_threshold(scale)
+    delta = threshold.delta(np.array(gaps))
+    return Cut(delta if math.isfinite(delta) else 0.0, threshold.most, threshold.floor)
 
 
 def sum_spending(entries: Iterable[Spending]) -> Spending:

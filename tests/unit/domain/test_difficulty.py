@@ -69,6 +69,19 @@ def test_a_student_that_beat_the_teacher_is_withheld_and_never_hard(
     assert parts.withheld.isdisjoint(parts.hard)
 
 
+@pytest.mark.parametrize("threshold", [Threshold("quantile", 0.34), Threshold("budget", 1), Threshold("delta", -2.0)])
+def test_a_scale_without_a_floor_withholds_nothing(threshold: Threshold) -> None:
+    parts = split(["a", "b", "c"], np.array([-3.0, -2.0, -1.0]), replace(threshold, floor=-math.inf))
+    assert (parts.hard, parts.easy, parts.withheld, parts.delta) == (("c",), ("a", "b"), frozenset(), -2.0)
+
+
+@given(st.lists(st.floats(-9, 9), max_size=60, unique=True).map(np.array), st.integers(0, 80))
+def test_without_a_floor_a_budget_is_spent_in_full(gaps: NDArray[np.float64], budget: int) -> None:
+    parts = split_of(gaps, Threshold("budget", budget, floor=-math.inf))
+    assert len(parts.hard) == min(budget, len(gaps))
+    assert not len(gaps) or math.isfinite(parts.delta)
+
+
 @given(many_gaps, thresholds)
 def test_nothing_easy_has_a_larger_gap_than_anything_hard_and_the_delta_reported_is_the_one_used(
     gaps: NDArray[np.float64], threshold: Threshold

@@ -21,7 +21,7 @@ from tapir.domain.difficulty import split
 from tapir.domain.task import Taxonomy
 from tapir.models.api.ledger import Ledger
 from tapir.models.api.session import LEDGER
-from tapir.models.estimators import cost_of
+from tapir.models.estimators import cost_of, scale_of
 from tapir.runs.plan.corpus import CorpusStats
 from tapir.runs.plan.rounds import Assumptions
 from tapir.runs.plan.tokens import ANSWER, LABEL, NEW_INSTRUCTION, UNREADABLE, LabelConfig, verdict_tokens
@@ -93,7 +93,7 @@ def read_measurements(recipe: Recipe, folder: Path | None) -> Measurements:
     alike = before.curriculum.difficulty == recipe.curriculum.difficulty
     comparable = alike and recipe.curriculum.threshold.rule != "budget"
     gaps = {row.id: row.gap for row in run.difficulty(1) if row.gap is not None}  # a new run has the same student
-    threshold = recipe.curriculum.difficulty_threshold()
+    threshold = recipe.curriculum.difficulty_threshold(scale_of(recipe.curriculum.difficulty))
     hard = split([*gaps], np.array([*gaps.values()]), threshold).hard_share if gaps and comparable else None
     tasks = Counter(row.task for row in run.tags() if row.task is not None)
     kept = [row.reason is None for number in run.rounds("expansions") for row in run.expansions(number)]
