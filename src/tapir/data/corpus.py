@@ -12,7 +12,7 @@ from tapir.data.layouts import TURN, Row
 from tapir.data.readers import records
 from tapir.data.records import Record, unwrapped
 from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
-from tapir.data.screen import REFUSAL
+from tapir.data.screen import unless_refusal
 from tapir.domain.completion import always_fit
 from tapir.domain.errors import DataError
 from tapir.domain.evaluation import Prompt
@@ -135,8 +135,7 @@ class CorpusFilter:
             return "empty instruction"
         if not pair.response.text.strip() and not self.unanswered:
             return "still thinking" if pair.response.thought else "empty response"
-        said, asked = self.screen(pair.response.text), self.screen(item.transcript)
-        if reason := said or ("" if asked.startswith(REFUSAL) else asked):  # an instruction may well begin as one does
+        if reason := self.screen(pair.response.text) or unless_refusal(self.screen(item.transcript)):
             return reason.partition(": ")[0]
         return self._held_out(item)
 

@@ -54,6 +54,11 @@ def unwanted(text: str) -> str:
     return f"holds a secret: {found}" if (found := secret(text)) else ""
 
 
+def unless_refusal(fault: str) -> str:
+    """Return what a screen found in an instruction: none refuses, though one may well begin as a refusal does."""
+    return "" if fault.startswith(REFUSAL) else fault
+
+
 def _is_somebody(address: re.Match[str]) -> bool:
     return not (_NOBODY.fullmatch(address["name"]) or _NOWHERE.search(address["host"]))
 

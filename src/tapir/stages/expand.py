@@ -10,6 +10,7 @@ from typing import NamedTuple
 from tapir.data.duplicates import DuplicateIndex
 from tapir.data.run.rows import DrawRow, ExpansionRow
 from tapir.data.run.store import cells
+from tapir.data.screen import unless_refusal
 from tapir.domain.completion import Completion, Failure, always_fit, usable
 from tapir.domain.instruction import Instruction, Origin, Pair, Response, id_of
 from tapir.domain.mixture import Draw
@@ -150,7 +151,7 @@ class Expand:
         """Return why a text is dropped whatever its task, and what it resembles; (None, "") keeps it."""
         if not text.strip():
             return "empty instruction", ""
-        if fault := self.unfit(text):
+        if fault := unless_refusal(self.unfit(text)):
             reason, _, detail = fault.partition(": ")
             return reason, detail
         if met := self.forbidden.find(text):

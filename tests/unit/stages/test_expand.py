@@ -15,6 +15,7 @@ from support.scripted import Watcher, completion
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.run.rows import ExpansionRow
 from tapir.data.run.store import RunStore
+from tapir.data.screen import REFUSAL
 from tapir.domain.completion import Completion, Failure
 from tapir.domain.errors import Interrupted
 from tapir.domain.instruction import Instruction, Origin, Pair, Response, instruction_id
@@ -112,7 +113,9 @@ def expand(
 
 
 def unfit(text: str) -> str:
-    """As of a student with one special token."""
+    """As of a student with one special token, and of a screen."""
+    if text.startswith("add what I cannot"):
+        return f"{REFUSAL}: {text}"
     return "special token: <|end|> is written out in it" if "<|end|>" in text else ""
 
 
@@ -134,6 +137,7 @@ def table(folder: Path) -> bytes:
         ("spell the word ravens", "tagged as another task", "spell"),
         ("add the mute ones", "not answered", "timeout: no answer"),
         ("add the lengths of all rivers", None, ""),
+        ("add what I cannot add", None, ""),  # an instruction may begin as a refusal does
     ],
 )
 def test_every_text_is_kept_or_dropped_with_a_reason_and_what_it_met(
