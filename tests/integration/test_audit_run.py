@@ -16,6 +16,7 @@ from tapir.data.files import write_json
 from tapir.data.run.rows import AnswerRow, CorpusRow, JudgementRow, ResponseRow, TagRow
 from tapir.data.run.store import RunStore
 from tapir.domain.errors import DataError
+from tapir.evaluation.audit.audit import findings
 from tapir.evaluation.audit.readers import read_reviews
 from tapir.evaluation.audit.records import read_run
 
@@ -62,7 +63,9 @@ def run_of(folder: Path) -> Path:
     constant.append(JudgementRow(NAMES[5], "alone", None, None, "", "the-judge", "no score found", "Hm."))
     store.write("round-0/canary", JudgementRow, constant)
     spent = {"round": 0, "task": "", "calls": 10, "prompt_tokens": 1, "cached_tokens": 0, "completion_tokens": 1}
-    write_json(folder / "spending.json", [spent | {"stage": "judge", "cost": 0.2}, spent | {"stage": "tag", "cost": 9}])
+    stages = [("judge", 0, 0.2), ("canary", 0, 0.02), ("judge", 2, 9), ("tag", 0, 9)]
+    entries = [spent | {"stage": stage, "round": number, "cost": cost} for stage, number, cost in stages]
+    write_json(folder / "spending.json", entries)
     return folder
 
 
@@ -111,9 +114,14 @@ def test_the_judge_of_a_run_is_audited_without_labels_too(tmp_path: Path) -> Non
     assert value(judge["flips"]) == pytest.approx(sum(first * second <= 0 for first, second in leads) / 38)
     assert value(judge["favours_first"]) == 1
     assert [value(judge[f"{key}"]) for key in ("constant_score", "other_score", "constant_wins")] == [2, 8, 0]
-    assert judge["money"].value == pytest.approx(20.0)
+    rows = 2 * 38 + 1 + 2 * 5 + 1
+    assert judge["money"].value == pytest.approx(1000 * 0.22 / rows)
+    assert judge["money"].n == rows
     assert column(result, "the-judge").unreadable == {"no score found": 1}
-    assert judge["unreadable"].n == 2 * 38 + 1, "an answer that never came was not put to the judge"
+    assert judge["unreadable"].n == 39, "an answer that never came was not put to the judge"
+    assert value(judge["unreadable"]) == pytest.approx(1 / 39), "a pair is one, however many rows it has"
+    (said,) = [line for line in findings(result.sections[0], "") if "no score found" in line]
+    assert said == "the-judge has no verdict on 3 % of what it judged: no score found (1)."
     assert "there is no reference" in judge["agreement"].why
 
 

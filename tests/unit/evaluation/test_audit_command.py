@@ -64,7 +64,7 @@ def test_every_metric_is_in_the_json_and_none_is_nan(tmp_path: Path) -> None:
         ),
         (
             [{"id": place, "score_a": float("nan"), "score_b": 1.0, "label": "a"} for place in range(3)],
-            ["100 % of the replies of judge cannot be read: a score is not a finite number (3)."],
+            ["judge has no verdict on 100 % of what it judged: a score is not a finite number (3)."],
         ),
     ],
 )

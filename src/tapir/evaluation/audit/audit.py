@@ -317,7 +317,7 @@ def _other_findings(column: RaterColumn) -> Iterator[str]:
     unreadable = metrics["unreadable"]
     if unreadable.value and unreadable.value > MOST_UNREADABLE:
         kinds = ", ".join(f"{why} ({count:,})" for why, count in list(column.unreadable.items())[:3])
-        yield f"{_percent(unreadable)} of the replies of {name} cannot be read: {kinds}."
+        yield f"{name} has no verdict on {_percent(unreadable)} of what it judged: {kinds}."
 
 
 def _difficulty_findings(column: RaterColumn) -> Iterator[str]:

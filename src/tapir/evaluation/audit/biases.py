@@ -158,7 +158,8 @@ def null_answer(votes: Votes, pairs: Pairs) -> Metrics:
 
 
 def unreadable_share(votes: Sequence[Vote], pairs: Pairs) -> tuple[Metric, dict[str, int]]:
-    """Return the share of judgements without a verdict, and how many for each reason."""
-    prompts = prompts_of(pairs, (vote.pair for vote in votes))
-    metric = share([bool(vote.unreadable) for vote in votes], prompts, "no judgement")
-    return metric, dict(Counter(vote.unreadable for vote in votes if vote.unreadable).most_common())
+    """Return the share of judgements without a verdict, and how many for each reason; joint votes are one judgement."""
+    judged = {(vote.pair, vote.rater) if vote.joint else place: vote for place, vote in enumerate(votes)}.values()
+    prompts = prompts_of(pairs, (vote.pair for vote in judged))
+    metric = share([bool(vote.unreadable) for vote in judged], prompts, "no judgement")
+    return metric, dict(Counter(vote.unreadable for vote in judged if vote.unreadable).most_common())

@@ -84,6 +84,7 @@ class Vote:
             choice was given.
         scores: both scores, where there are two.
         unreadable: the reason for no choice.
+        joint: whether the rater has one verdict on the pair or none, however often it was shown, as in a run.
     """
 
     pair: str
@@ -93,6 +94,7 @@ class Vote:
     order: Order = ""
     scores: tuple[float, float] | None = None
     unreadable: str = ""
+    joint: bool = False
 
     def swap(self) -> Vote:
         """Return the same vote about the pair with its answers the other way round."""
@@ -265,10 +267,10 @@ def read_run(folder: Path, number: int | None = None) -> Recording:
         raise DataError(f"{folder}, round {place}: no judgement", remedy="Go on with `tapir resume` and audit then.")
     notes = [f"Round {place} of {folder.name}: the student's answers compared with the teacher's."]
     recording = into.recording(folder.name, "run")
-    entries = [entry for entry in run.spending() if entry.stage in {"judge", CANARY}]
-    calls, costs = sum(entry.calls for entry in entries), dict[str, JudgingCost]()
-    if calls and len(recording.raters) == 1:  # the cost of the whole run is not recorded by judge
-        costs[recording.raters[0]] = JudgingCost(priced=calls, money=sum(entry.cost for entry in entries))
+    spent = [entry for entry in run.spending() if (entry.stage, entry.round) in {("judge", place), (CANARY, 0)}]
+    costs = dict[str, JudgingCost]()
+    if spent and len(recording.raters) == 1:  # costs are not recorded by judge
+        costs[recording.raters[0]] = JudgingCost(len(recording.votes), sum(entry.cost for entry in spent))
     scored = difficulties(run.judgements(place)).items()
     gaps = {name: value.gap for name, value in scored if isinstance(value, Difficulty)}
     return replace(recording, costs=costs, oracle=Oracle(gaps, run.tasks()), notes=notes)
@@ -295,5 +297,5 @@ def to_vote(row: JudgementRow, name: str) -> Vote:
     """Return the vote of a judgement on the pair `name`."""
     order = _ORDERS.get(row.order, "")
     if row.student is None or row.reference is None:
-        return Vote(name, row.judge, None, order=order, unreadable=row.unscored or "no reason given")
-    return score_vote(name, row.judge, (row.student, row.reference), order)
+        return Vote(name, row.judge, None, order=order, unreadable=row.unscored or "no reason given", joint=True)
+    return replace(score_vote(name, row.judge, (row.student, row.reference), order), joint=True)
