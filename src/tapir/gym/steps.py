@@ -115,8 +115,12 @@ def _word_sequence_reversal(metadata: dict[str, Any]) -> list[str]:
 
 def _number_filtering(metadata: dict[str, Any]) -> list[str]:
     limit, result = metadata["filter_value"], metadata["result"]
+
+    def sign(number: str) -> str:
+        return "=" if float(number) == float(limit) else "<" if float(number) < float(limit) else ">"
+
     return [
-        f"{number}{'<' if float(number) < float(limit) else '>'}{limit} {'yes' if number in result else 'no'}"
+        f"{number}{sign(number)}{limit} {'yes' if number in result else 'no'}"
         for number in metadata["original_numbers"]
     ]
 

@@ -13,6 +13,7 @@ from functools import cache, lru_cache
 from typing import TYPE_CHECKING, Any
 
 from tapir.domain.errors import GymError
+from tapir.gym.corrections import is_sound, true_answer, true_score
 from tapir.gym.skills import SKILLS
 
 if TYPE_CHECKING:
@@ -53,7 +54,8 @@ def _dataset(skill: str, level: int) -> ProceduralDataset:
 def item(skill: str, level: int, index: int) -> GymItem:
     """Return the item at an address; the same on every machine."""
     entry = _dataset(skill, level)[index]
-    return GymItem(skill, level, index, str(entry["question"]).strip(), str(entry["answer"]), entry)
+    answer = true_answer(skill, entry)
+    return GymItem(skill, level, index, str(entry["question"]).strip(), answer, {**entry, "answer": answer})
 
 
 def from_address(address: str) -> GymItem:
@@ -75,7 +77,7 @@ def is_reserved(text: str) -> bool:
 
 
 def stream(skill: str, level: int, *, key: str, reserved: bool, tries: int = 4000) -> Iterator[GymItem]:
-    """Yield distinct items of one skill and level in an order fixed by `key`.
+    """Yield distinct items of one skill and level, each with a true answer, in an order fixed by `key`.
 
     Args:
         skill: its name.
@@ -94,11 +96,12 @@ def stream(skill: str, level: int, *, key: str, reserved: bool, tries: int = 400
             continue
         misses = 0
         seen.add(drawn.question)
-        yield drawn
+        if is_sound(skill, drawn.entry):
+            yield drawn
 
 
 def score(target: GymItem, reply: str) -> float:
-    """Return the quality of a reply, 0 to 1, by the library's scorer; an unreadable reply gets 0.
+    """Return the quality of a reply, 0 to 1, by the library's corrected scorer; an unreadable reply gets 0.
 
     What follows the last `####` is graded, or the whole reply.
     """
@@ -117,4 +120,5 @@ def score(target: GymItem, reply: str) -> float:
 
 
 def _score(target: GymItem, answer: str) -> float:
-    return float(_dataset(target.skill, target.level).score_answer(answer, target.entry))
+    quality = float(_dataset(target.skill, target.level).score_answer(answer, target.entry))
+    return true_score(target.skill, target.answer, answer, quality)
