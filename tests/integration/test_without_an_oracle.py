@@ -137,6 +137,23 @@ def test_an_evaluation_set_without_prompts_is_an_error_and_not_unprotected(tmp_p
 
 
 @pytest.mark.parametrize(
+    "row",
+    [
+        {"turns": [{"content": "Why?"}, {"content": "And how?"}]},  # Arena-Hard
+        {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "And how?"}]},
+        {"conversations": [{"from": "human", "value": "Why?"}, {"from": "human", "value": "And how?"}]},
+        {"turns": ["Why?", "And how?"]},  # MT-Bench
+    ],
+)
+def test_turns_of_an_evaluation_set_are_read_however_they_are_written(row: object, tmp_path: Path) -> None:
+    from tapir.data.corpus import texts
+
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps(row) + "\n")
+    assert [text for _, text in texts(path)] == ["Why?", "And how?"]
+
+
+@pytest.mark.parametrize(
     ("changes", "said"),
     [
         ({"curriculum": {"difficulty": "mfd"}}, "difficulty = 'mfd' needs a judge"),

@@ -24,8 +24,12 @@ def write_gguf(
     architecture: str = "llama",
     without: Collection[str] = (),
     extra: Collection[str] = (),
+    scaling: float = 0.0,
 ) -> Path:
-    """Write a model of random weights; `without` names tensors, "tokenizer" or "template"; `extra` more tensors."""
+    """Write a model of random weights; `without` names tensors, "tokenizer" or "template"; `extra` more tensors.
+
+    `scaling` is a factor of linear scaling of positions.
+    """
     from tokenizers.pre_tokenizers import ByteLevel
 
     gguf: Any = importlib.import_module("gguf")
@@ -41,6 +45,9 @@ def write_gguf(
     writer.add_rope_freq_base(10_000.0)
     writer.add_rope_dimension_count(WIDTH // HEADS)
     writer.add_vocab_size(len(vocabulary))
+    if scaling:
+        writer.add_rope_scaling_type(gguf.RopeScalingType.LINEAR)
+        writer.add_rope_scaling_factor(scaling)
     if "tokenizer" not in without:
         writer.add_tokenizer_model("gpt2")
         writer.add_token_list(vocabulary)

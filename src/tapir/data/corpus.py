@@ -21,7 +21,10 @@ from tapir.domain.randomness import shuffled
 from tapir.domain.roles import Rejected
 
 _SHOWN = 3
-_PROMPTS = ("instruction", "prompt", "question", "turns", "text", "problem", "input", "Instruction", "user_prompt")
+_PROMPTS = (
+    *("instruction", "prompt", "question", "turns", "text", "problem", "input", "Instruction", "user_prompt"),
+    *("messages", "conversation", "conversations", "conversation_input"),
+)
 
 
 def pairs(rows: Iterable[Row | Rejected], author: str) -> Iterator[Pair | Rejected]:
@@ -184,4 +187,5 @@ def _prompt_texts(fields: Mapping[str, Any]) -> Iterator[str]:
         if name != "input" and isinstance(given, str) and given.strip():
             yield f"{value}\n\n{given}"
     elif isinstance(value, list):
-        yield from (turn for turn in value if isinstance(turn, str) and turn.strip())
+        said = ((turn.get("content") or turn.get("value")) if isinstance(turn, dict) else turn for turn in value)
+        yield from (turn for turn in said if isinstance(turn, str) and turn.strip())

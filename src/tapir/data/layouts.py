@@ -21,6 +21,7 @@ from tapir.data.turns import (
     holds_any,
     in_turn,
     is_list,
+    is_off,
     joined,
     spoken_turn,
     spoken_turns,
@@ -278,7 +279,7 @@ def _rows(
             found[-1] = found[-1]._replace(thought=checked_text(thought, "a thought").strip())
     except UnusableRow as reason:
         return [_rejected(record, place, str(reason))]
-    if fields.get("kto_tag") is False or (read is _completion and fields.get("label") is False):
+    if is_off(fields.get("kto_tag")) or (read is _completion and is_off(fields.get("label"))):
         return [_rejected(record, place, "a completion that its label rejects")]
     other = () if _OTHER_MEDIA.isdisjoint(fields) else [name for name in fields if name in _OTHER_MEDIA]
     if held := next((name for name in other if holds_any(fields[name])), ""):

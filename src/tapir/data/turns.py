@@ -199,7 +199,7 @@ def spoken_turn(turn: dict[str, Any]) -> SpokenTurn:
     elif more:
         told = (turn[name] for name in _THOUGHT if isinstance(turn.get(name), str) and turn[name].strip())
         thought = next(told, thought)
-        learnt = not any(_is_off(turn.get(name)) for name in _SWITCHES)
+        learnt = not any(is_off(turn.get(name)) for name in _SWITCHES)
     return SpokenTurn(speaker, checked_text(text, "a turn"), learnt, checked_text(thought, "a thought").strip())
 
 
@@ -222,7 +222,7 @@ def _text(parts: Sequence[Any]) -> str:
     return "\n".join(part["text"] for part in parts)
 
 
-def _is_off(value: Any) -> bool:
+def is_off(value: Any) -> bool:
     """Return whether a weight is 0, or a flag false; tables hold both as texts."""
     return str(value).strip().lower() in {"0", "0.0", "-0.0", "false"}
 

@@ -160,7 +160,7 @@ class ExternalTrainer:
         pairs = (preference(layout, pair.prompt, better, worse, pair.context) for pair, better, worse in sides)
         write_records(preferences, pairs)
         return {
-            "base": job.base.path,
+            "base": str(Path(job.base.path).resolve()) if Path(job.base.path).exists() else job.base.path,
             "data": str(data),
             "out": str(out),
             "work": str(own),

@@ -204,7 +204,8 @@ def _train(task: TrainingTask, micro: int) -> TrainReport:
         del trainer, model  # before the checkpoint is loaded: there may not be room for both
         free_memory()
         if is_main_process():
-            saved_model = checkpoints.reload(draft, arguments.device, **load_arguments(config, device))
+            pinned = {"revision": task.settings.revision} if task.settings.revision else {}  # of an adapter's base
+            saved_model = checkpoints.reload(draft, arguments.device, **pinned, **load_arguments(config, device))
             # TRL keeps an adapter over 4 bits in bfloat16
             precision = "bfloat16" if config.method == "qlora" else device.precision
             saved = checkpoints.logits(saved_model, task.probes, arguments.device)

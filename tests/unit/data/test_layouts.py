@@ -344,6 +344,8 @@ def test_an_answer_whose_thought_stands_apart_is_taken_as_it_is(tmp_path: Path) 
     "row",
     [
         {"prompt": "a", "completion": "b", "label": False},
+        {"prompt": "a", "completion": "b", "label": 0},
+        {"prompt": "a", "completion": "b", "label": "False"},  # as a CSV has it
         {"instruction": "a", "output": "b", "kto_tag": False},
         {"conversations": TALK, "kto_tag": False},
     ],

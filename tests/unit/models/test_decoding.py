@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from types import SimpleNamespace
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tapir.domain.errors import RoleError
 from tapir.models.local import decoding
 
 ENDS = {2, 5, 9, 11, 13, 17, 21}
@@ -67,6 +69,16 @@ def test_rows_that_leave_change_nothing_for_the_others(kind: str, penalty: float
     answers = generate(made, asked)
     assert len({len(answer) for answer in answers}) > 3  # they end at different times
     assert sum(a != b for a, b in zip(answers, generate_bare(made, asked), strict=True)) <= 1  # float noise
+
+
+@pytest.mark.parametrize("temperature", [0.0, 1.0])
+def test_logits_that_are_not_numbers_are_an_error_and_no_empty_answers(temperature: float) -> None:
+    made = model("qwen2")
+    with torch.no_grad():
+        next(iter(made.parameters())).fill_(math.nan)
+    with pytest.raises(RoleError, match=r"logits are not numbers \(torch\.float32\)") as caught:
+        generate(made, prompts(3), temperature)
+    assert "student.dtype" in caught.value.remedy
 
 
 def test_rare_checks_and_a_single_prompt_give_the_same(monkeypatch: pytest.MonkeyPatch) -> None:

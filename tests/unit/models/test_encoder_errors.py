@@ -18,7 +18,9 @@ from support.training import files_of_at_most
 from tapir.data.files import replacing_folder
 from tapir.domain.completion import Failure
 from tapir.domain.errors import Interrupted, MissingExtra, RoleError, StoreFull, TrainingError
+from tapir.domain.round import Checkpoint
 from tapir.domain.task import TaskTag
+from tapir.models.local.loading import load_tokenizer
 from tapir.models.memory import free_memory
 from tapir.models.taggers import classifier as loading
 from tapir.models.taggers.classifier import match_labels
@@ -45,10 +47,12 @@ def test_a_vocabulary_that_needs_another_library_names_the_library(
         raise ValueError("`tiktoken` is required to read a `tiktoken` file.")
 
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", refuse)
-    monkeypatch.setattr(loading, "find_spec", lambda _: None)
+    monkeypatch.setattr("tapir.domain.errors.find_spec", lambda _: None)
     with pytest.raises(MissingExtra, match="sentencepiece is not installed") as caught:
         fakes.taught(encoders.tagger(bare["deberta"]), INSTRUCTIONS)
     assert "sentencepiece" in caught.value.remedy
+    with pytest.raises(MissingExtra, match="sentencepiece is not installed"):
+        load_tokenizer(Checkpoint(str(bare["deberta"]), 0))  # a student's
 
 
 def test_an_encoder_without_a_head_can_be_trained_but_is_no_published_tagger(bare: dict[str, Path]) -> None:

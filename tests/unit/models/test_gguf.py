@@ -117,12 +117,13 @@ def test_of_two_processes_one_converts_and_the_other_waits(
         ({"without": ["tokenizer"]}, "Cannot build a tokenizer"),
         ({"without": ["blk.1.ffn_up.weight"]}, r"it lacks the weights model\.layers\.1\.mlp\.up_proj\.weight"),
         ({"extra": ["rope_freqs.weight"]}, r"transformers drops its rope_freqs\.weight, which scale positions"),
+        ({"scaling": 4.0}, r"drops its llama\.rope\.scaling\.type = linear, llama\.rope\.scaling\.factor = 4\.0"),
         (lambda whole: whole[:3000], "it is cut short"),
         (lambda whole: whole[:-2000], "cannot reshape"),
         (lambda _: b"", "empty file"),
         (lambda _: b"version https://git-lfs", "not a GGUF file"),
     ],
-    ids=["architecture", "tokenizer", "weights", "positions", "header", "tensors", "empty", "pointer"],
+    ids=["architecture", "tokenizer", "weights", "positions", "scaling", "header", "tensors", "empty", "pointer"],
 )
 def test_a_file_that_cannot_be_read_is_named_with_the_reason(
     content: dict[str, Any] | Callable[[bytes], bytes], message: str, tmp_path: Path, cache: Path

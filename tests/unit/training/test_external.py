@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+from dataclasses import replace
 from importlib import resources
 from pathlib import Path
 from typing import Literal
@@ -92,6 +93,17 @@ def test_examples_and_preferences_arrive_and_the_checkpoint_is_the_next_student(
     assert sum(part.numel() for part in model.parameters()) > 0
     assert report.steps == 0
     assert not (work / "out").exists()
+
+
+def test_a_checkpoint_is_named_so_that_it_is_found_from_every_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = ExternalTrainingConfig(kind="command", command=(sys.executable, "{data}", "{out}"), format="messages")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(NANO.path, "earlier")
+    for base, named in (("earlier", str(tmp_path / "earlier")), ("org/model", "org/model")):
+        inputs = ExternalTrainer(config)._write_inputs(replace(job(tmp_path), base=Checkpoint(base, 1)))
+        assert inputs["base"] == named
 
 
 def test_every_placeholder_is_filled_and_other_braces_stay(tmp_path: Path) -> None:

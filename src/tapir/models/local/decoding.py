@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from tapir.domain.errors import RoleError
 from tapir.models.local.loading import end_tokens
 
 if TYPE_CHECKING:
@@ -80,6 +81,11 @@ def _decode(
         step_output = model(**step, return_dict=True)
         inputs = model._update_model_kwargs_for_generation(step_output, inputs)  # noqa: SLF001 (what such loops use)
         scores = step_output.logits[:, -1].float()
+        if first and scores.isnan().any():
+            raise RoleError(
+                f"the student's logits are not numbers ({model.dtype})",
+                remedy='Set student.dtype = "float32"; if that does not help, its weights are broken.',
+            )
         if logits_processor:  # some remember the rows they began with
             all_scores = scores.new_zeros(rows, scores.shape[1])
             all_scores[places] = scores

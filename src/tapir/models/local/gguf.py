@@ -65,6 +65,12 @@ def write_model(file: Path, folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def _is_scaling(key: str, value: Any) -> bool:
+    return (key.endswith(".rope.scaling.type") and value != "none") or (
+        key.endswith(".rope.scaling.factor") and value not in {0, 1}
+    )
+
+
 def _read(file: Path) -> tuple[Any, Any]:
     """Return tokenizer and model, with weights that are plain numbers."""
     import torch
@@ -73,8 +79,11 @@ def _read(file: Path) -> tuple[Any, Any]:
     from transformers.utils.logging import disable_progress_bar
 
     disable_progress_bar()
-    _, names = read_gguf_metadata(str(file))
-    if dropped := [name for name in names if name.startswith("rope_f")]:
+    metadata, names = read_gguf_metadata(str(file))
+    dropped = [name for name in names if name.startswith("rope_f")]
+    if metadata.get("general.architecture") != "gpt-oss":  # the only one whose scaling transformers reads
+        dropped += [f"{key} = {metadata[key]}" for key in metadata if _is_scaling(key, metadata[key])]
+    if dropped:
         raise ValueError(f"transformers drops its {', '.join(dropped)}, which scale positions")
     tokenizer = AutoTokenizer.from_pretrained(file.parent, gguf_file=file.name)
     whole = {"dtype": torch.float32, "quantization_config": GgufConfig(dequantize=True)}

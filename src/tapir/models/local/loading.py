@@ -14,7 +14,7 @@ from typing import Any
 
 from tapir.config.student import StudentSection
 from tapir.domain.completion import Failure
-from tapir.domain.errors import RecipeError, RoleError
+from tapir.domain.errors import RecipeError, RoleError, TapirError, missing_sentencepiece
 from tapir.domain.instruction import messages
 from tapir.domain.progress import Progress
 from tapir.domain.round import Checkpoint
@@ -373,11 +373,11 @@ def _check_template(tokenizer: Any, path: str, *, thinks: bool) -> None:
         )
 
 
-def load_error(path: str, error: Exception) -> RoleError:
+def load_error(path: str, error: Exception) -> TapirError:
     """Return the error of a model or adapter that cannot be loaded."""
     base = base_of(path)
     adapter = f" (an adapter of {base})" if base else ""
-    return RoleError(
+    return missing_sentencepiece(path, error) or RoleError(
         f"no student can be loaded from {path}{adapter}: {error}",
         remedy="Set student.model to a folder or hub id that transformers can load; a checkpoint of a run that is "
         "damaged can be deleted, `tapir resume` trains it again.",

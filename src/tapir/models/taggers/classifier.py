@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
@@ -16,7 +15,7 @@ from numpy.typing import NDArray
 
 from tapir.config.annotators import EmbeddingTaggerConfig, EncoderTaggerConfig
 from tapir.data.files import full, is_disk_full
-from tapir.domain.errors import MissingExtra, RoleError
+from tapir.domain.errors import RoleError, missing_sentencepiece
 from tapir.domain.progress import Progress
 from tapir.domain.task import TaskTag
 from tapir.domain.training import check_loss
@@ -31,7 +30,6 @@ _WEIGHT_DECAY = 0.01
 _MULTIPLE = 8  # widths that an accelerator multiplies fast
 _GENERIC_LABEL = re.compile(r"(?:label_)?(\d+)")
 _check = partial(check_loss, rate="tagger.learning_rate", what="tagger's training")
-_NO_SENTENCEPIECE = "`tiktoken` is required"  # what transformers says where it has no library for an spm.model
 
 
 class TextModel:
@@ -203,12 +201,7 @@ def cannot_load(name: str, revision: str, error: Exception) -> Exception:
     """Return an error that says which key of the recipe names what cannot be loaded; a download may fill the disk."""
     if is_disk_full(error):
         return full(Path(getattr(error, "filename", None) or name))
-    if _NO_SENTENCEPIECE in str(error) and find_spec("sentencepiece") is None:
-        return MissingExtra(
-            f"the tokenizer of {name} is a SentencePiece model, and sentencepiece is not installed",
-            remedy="pip install sentencepiece",
-        )
-    return RoleError(
+    return missing_sentencepiece(name, error) or RoleError(
         f"no encoder can be loaded from {name}{f' at {revision}' if revision else ''}: {error}",
         remedy="Set tagger.model to a folder or hub id with an encoder that transformers can load, as in"
         ' "answerdotai/ModernBERT-base" or "microsoft/deberta-v3-base". Without a network it must be in the hub\'s'
