@@ -21,6 +21,8 @@ Scorer: TypeAlias = Callable[
 
 _REWRITING = re.compile(
     r"\b(?:re-?written|revised|refined|original)\s+(?:answer|response|instructions?)\b"
+    r"|\b(?:every|this|the)\s+re-?write\b"  # the prompt's words
+    r"|\b(?:this|the)\s+(?:answer|response)\b[^.\n]{0,40}\b(?:no|not\s+need\s+any)\s+(?:further\s+)?changes\b"
     r"|\b(?:this|the)\s+(?:answer|response)\b[^.\n]{0,40}\b(?:address|follow|meet|adher|fulfil)\w*[^.\n]{0,20}\binstructions?\b",
     re.IGNORECASE,
 )

@@ -20,6 +20,11 @@ def pair(instruction: str = "Who climbed it first?", answer: str = "Hillary and 
         ("Hillary.\nThis answer directly addresses the instruction.", "This answer directly addresses the instruction"),
         ("Here is the revised answer: Hillary.", "revised answer"),
         (
+            "The answer is correct and does not need any changes.",
+            "The answer is correct and does not need any changes",
+        ),
+        ("In every rewrite\n- Keep what is right, correct what is wrong.", "every rewrite"),
+        (
             "Hillary. The response meets all of the given instructions.",
             "The response meets all of the given instructions",
         ),
@@ -31,7 +36,10 @@ def test_a_rewrite_that_speaks_of_itself_is_known(text: str, words: str) -> None
 
 @pytest.mark.parametrize(
     "text",
-    ["Hillary and Norgay.", "Always follow the instructions on the label.", "The original was lost.", ""],
+    [
+        *("Hillary and Norgay.", "Always follow the instructions on the label.", "The original was lost.", ""),
+        "It runs without changes, and there are no changes in the answer sheet.",
+    ],
 )
 def test_an_answer_is_none(text: str) -> None:
     assert not speaks_of_rewriting(text, pair())
