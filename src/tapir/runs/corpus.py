@@ -38,7 +38,7 @@ def taxonomy(recipe: Recipe) -> Taxonomy:
     name, minimum = recipe.curriculum.target.taxonomy, recipe.curriculum.target.minimum
     shipped = resources.files("tapir.recipes") / "taxonomies" / f"{name}.toml"
     try:
-        text = shipped.read_text("utf-8") if shipped.is_file() else Path(name).expanduser().read_text("utf-8")
+        text = shipped.read_text("utf-8") if shipped.is_file() else Path(name).expanduser().read_text("utf-8-sig")
         result = Taxonomy.from_toml(text)
     except (OSError, ValueError) as error:
         raise RecipeError(

@@ -229,5 +229,7 @@ def test_the_shipped_template_is_known_by_name_and_others_by_file(tmp_path: Path
     assert chat_template("") == ""
     assert "### Response" in chat_template("alpaca")
     assert chat_template(str(file)) == "{{ messages }}"
+    file.write_text("{{ messages }}", encoding="utf-8-sig")  # as Windows saves it: the mark is not learnt
+    assert chat_template(str(file)) == "{{ messages }}"
     with pytest.raises(RecipeError, match=r"student\.chat_template = 'alpacca'.*\(alpaca\)"):
         chat_template("alpacca")

@@ -59,6 +59,12 @@ def test_a_taxonomy_in_the_home_folder_is_found(tmp_path: Path, monkeypatch: pyt
     assert taxonomy(recipe(tmp_path, curriculum={"target": {"taxonomy": "~/t.toml"}})).labels == ("Math",)
 
 
+def test_a_taxonomy_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    (tmp_path / "t.toml").write_text('name = "mine"\nversion = "1"\n[shares]\nMath = 1.0\n', encoding="utf-8-sig")
+    target = {"taxonomy": str(tmp_path / "t.toml")}
+    assert taxonomy(recipe(tmp_path, curriculum={"target": target})).labels == ("Math",)
+
+
 def test_what_is_measured_has_the_same_name_wherever_its_file_lies(tmp_path: Path) -> None:
     (tmp_path / "held-out.json").write_text(json.dumps(rows(12)), encoding="utf-8")
     evaluation = {"kind": "judged", "held_out": 3, "file": str(tmp_path / "held-out.json")}

@@ -73,7 +73,7 @@ def chat_template(name: str) -> str:
     if name in shipped:
         return (folder / f"{name}.jinja").read_text("utf-8")
     try:
-        return Path(name).expanduser().read_text("utf-8")
+        return Path(name).expanduser().read_text("utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(
             f"student.chat_template = {name!r} is neither a shipped template ({', '.join(shipped)}) nor a readable "
