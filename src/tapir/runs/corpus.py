@@ -35,7 +35,8 @@ from tapir.models.prompts import PromptSet
 
 def taxonomy(recipe: Recipe) -> Taxonomy:
     """Return the recipe's taxonomy, limited to the skills in play where it is the gym's."""
-    name, minimum = recipe.curriculum.target.taxonomy, recipe.curriculum.target.minimum
+    target = recipe.curriculum.target
+    name, minimum = target.taxonomy, target.minimum
     shipped = resources.files("tapir.recipes") / "taxonomies" / f"{name}.toml"
     try:
         text = shipped.read_text("utf-8") if shipped.is_file() else Path(name).expanduser().read_text("utf-8-sig")
@@ -61,7 +62,7 @@ def taxonomy(recipe: Recipe) -> Taxonomy:
             remedy="Set it to paper, or to a TOML file of your own.",
         )
     labels = sum(share > 0 for share in result.target.shares.values())
-    if minimum * labels > 1:
+    if minimum * labels > 1 and "minimum" not in target.idle():
         raise RecipeError(
             f"curriculum.target.minimum = {minimum} for {labels} tasks is more than everything",
             remedy=f"Use at most {1 / labels:.3f}.",

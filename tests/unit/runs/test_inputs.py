@@ -65,6 +65,15 @@ def test_a_taxonomy_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     assert taxonomy(recipe(tmp_path, curriculum={"target": target})).labels == ("Math",)
 
 
+def test_a_taxonomy_of_many_labels_is_refused_only_where_each_keeps_a_minimum(tmp_path: Path) -> None:
+    shares = "".join(f"t{number} = 0.005\n" for number in range(200))
+    (tmp_path / "t.toml").write_text(f'name = "mine"\nversion = "1"\n[shares]\n{shares}', encoding="utf-8")
+    target = {"taxonomy": str(tmp_path / "t.toml")}
+    assert len(taxonomy(recipe(tmp_path, curriculum={"target": target})).labels) == 200
+    with pytest.raises(RecipeError, match=r"minimum = 0\.01 for 200 tasks is more than everything"):
+        taxonomy(recipe(tmp_path, curriculum={"target": target | {"shares": "room"}}))
+
+
 def test_what_is_measured_has_the_same_name_wherever_its_file_lies(tmp_path: Path) -> None:
     (tmp_path / "held-out.json").write_text(json.dumps(rows(12)), encoding="utf-8")
     evaluation = {"kind": "judged", "held_out": 3, "file": str(tmp_path / "held-out.json")}
