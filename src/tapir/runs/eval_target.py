@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from tapir.config.recipe import Recipe
-from tapir.config.toml import load
+from tapir.config.toml import load, toml_value
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore, is_run
 from tapir.domain.completion import after_thought
@@ -67,7 +67,7 @@ def resolve_target(
         return recorded_target(path, _recorded_answers(path), path.name, load(recipe, changes))
     if path.suffix in _ANSWER_FILES:
         raise RecipeError(f"{text}: there is no such file", remedy=f"The path is relative to {Path.cwd()}; fix it.")
-    chosen = load(recipe, [*changes, f"student.model={text}"])
+    chosen = load(recipe, [*changes, f"student.model={toml_value(text)}"])
     check_student(chosen)
     base = prepare_student(chosen)
     digest = Path(base.path).name if chosen.student.gguf else ""  # tells weights from others of the same name

@@ -129,6 +129,14 @@ def test_a_model_folder_is_a_model_and_another_model_there_is_other_facts(tmp_pa
     assert resolve_target(str(tmp_path), "gym", ["student.max_new_tokens=7"]).facts != found.facts
 
 
+@pytest.mark.parametrize("name", ["123", "true", "1.5", 'a"b'])
+def test_a_model_folder_may_have_any_name(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / name).mkdir()
+    write_json(tmp_path / name / "config.json", {})
+    monkeypatch.chdir(tmp_path)
+    assert resolve_target(name).checkpoint == Checkpoint(name, 0)
+
+
 def test_a_folder_without_a_model_and_a_round_of_no_run_are_said_so(tmp_path: Path) -> None:
     assert "no config.json" in refused(RecipeError, str(tmp_path))
     assert "--round 2: nano is no run directory" in refused(RecipeError, "nano", 2)
