@@ -268,9 +268,9 @@ class Costs:
 
 
 def costs(summary: Summary) -> Costs | None:
-    """Return the run's costs, or None where no model was called."""
+    """Return the run's costs, or None where no model was called, with a reply or without."""
     total = sum_spending(summary.spending)
-    if not total.calls:
+    if not (total.calls or total.possible_calls):
         return None
     stages = group_spending(summary.spending, "round", "stage")
     return Costs(

@@ -83,6 +83,8 @@ def test_calls_that_may_have_been_billed_stand_apart(api_run: RunStore) -> None:
     assert found.total == replace(sum_spending(SPENDING), possible_calls=3, possible_cost=0.25)
     assert "possibly billed: 3 calls, at most 0.2500" in next(status_lines(with_more, api_run.folder, ""))
     assert re.search(r"possibly billed</dt>.*>3</span>.*at most \D*0\.25", render(api_run, with_more))
+    assert costs(replace(summary, spending=[more])) is not None  # where no call had a reply too
+    assert "nothing was paid" not in render(api_run, replace(summary, spending=[more]))
 
 
 @pytest.mark.parametrize("spending", [[], [Spending(0, "judge", "", 0, 0, 0, 0, 0.0)]])
