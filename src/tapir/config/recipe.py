@@ -31,7 +31,7 @@ class Recipe(Section):
 
     operational: ClassVar[frozenset[str]] = frozenset({"prompts", "engine"})
 
-    name: str = "gym"
+    name: Text = "gym"
     """Name of the recipe, for the report."""
     seed: Whole = 7
     """Same seed, same run."""

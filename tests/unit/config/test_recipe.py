@@ -107,6 +107,7 @@ def test_every_section_refuses_unknown_keys_and_every_field_has_a_help_line(sect
     [
         ("seed=-1", "seed = -1"),
         ("chunk=0", "chunk = 0"),
+        ('name=""', "name = ''"),
         ("curriculum.rounds=0", "curriculum.rounds = 0"),
         ("curriculum.size=1.5", "curriculum.size = 1.5"),
         ("curriculum.threshold.value=nan", "curriculum.threshold.value = nan"),

@@ -294,7 +294,11 @@ def recipes(draw: st.DrawFn) -> dict[str, Any]:
         endpoints = {
             name: {key: value for key, value in one.items() if key not in batching} for name, one in endpoints.items()
         }
-    content: dict[str, Any] = {"name": draw(st.text(max_size=9)), "curriculum": draw(plans), "endpoints": endpoints}
+    content: dict[str, Any] = {
+        "name": draw(st.text(min_size=1, max_size=9)),
+        "curriculum": draw(plans),
+        "endpoints": endpoints,
+    }
     if not endpoints:
         return content | {"corpus": draw(gym_corpora)}
     everyone = draw(st.permutations(list(endpoints)))
