@@ -133,6 +133,42 @@ def test_a_mistake_is_one_error_that_names_the_key(tmp_path: Path, old: str, new
     assert message in error_of(tmp_path, GOOD.replace(old, new))
 
 
+HELD_OUT = """
+name = "mine"
+recipe = "alpaca-api"
+seeds = [1]
+baseline = "few"
+[set]
+"evaluation.held_out" = 50
+[variants.few]
+about = "as it is"
+[variants.other]
+about = "another one"
+set = { CHANGED }
+"""
+
+
+@pytest.mark.parametrize(("key", "value"), [("limit", "2000"), ("answers", '"teacher"'), ("columns.category", '"x"')])
+def test_variants_that_would_hold_out_other_prompts_are_refused(tmp_path: Path, key: str, value: str) -> None:
+    error = error_of(tmp_path, HELD_OUT.replace("CHANGED", f'"corpus.{key}" = {value}'))
+    assert f"variants.other holds out other prompts than variants.few: corpus.{key}: " in error
+
+
+@pytest.mark.parametrize(
+    ("changed", "evaluation"),
+    [
+        ('"corpus.screen" = "drop", "corpus.near_duplicates" = "drop"', '"evaluation.held_out" = 50'),
+        ('"corpus.answers" = "teacher"', 'evaluation = { kind = "exact", held_out = 50 }'),
+        ('"corpus.limit" = 2000', 'evaluation = { held_out = 0, file = "prompts.json" }'),
+    ],
+)
+def test_a_corpus_that_differs_in_no_held_out_prompt_is_a_variant(
+    tmp_path: Path, changed: str, evaluation: str
+) -> None:
+    text = HELD_OUT.replace("CHANGED", changed).replace('"evaluation.held_out" = 50', evaluation)
+    assert len(studies.runs_of(studies.read(write(tmp_path, text)))) == 2
+
+
 @pytest.mark.parametrize(("source", "message"), [("gim", "did you mean gym?"), ("absent.toml", "cannot be read")])
 def test_a_study_that_is_not_there_is_an_error(source: str, message: str) -> None:
     with pytest.raises(RecipeError, match=message.replace("?", r"\?")) as caught:

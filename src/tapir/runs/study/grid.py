@@ -11,10 +11,11 @@ from typing import Annotated, TypeAlias
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
 from tapir.config.base import Section, Text, Whole, leaves, suggestion
+from tapir.config.evaluation import ExactEvaluationConfig, HeldOut
 from tapir.config.recipe import Recipe
 from tapir.config.toml import load, read_toml, toml_value
 from tapir.config.validation import explain
-from tapir.domain.errors import RecipeError
+from tapir.domain.errors import RecipeError, changed_keys
 
 UNTUNED = "untuned"
 """The student before any round; every run measures it, so it needs none of its own."""
@@ -142,14 +143,30 @@ def runs_of(study: StudyConfig, only: Sequence[str] = (), seeds: Sequence[int] =
 
 def _check_same_evaluation(study: StudyConfig) -> None:
     """Check that all variants are measured with the same held-out instructions: else no difference means anything."""
-    evaluations = {name: _recipe(study, name, study.seeds_of(name)[0]).evaluation for name in study.variants}
-    (first, expected), *others = evaluations.items()
-    for name, evaluation in others:
-        if evaluation != expected:
+    recipes = {name: _recipe(study, name, study.seeds_of(name)[0]) for name in study.variants}
+    (first, expected), *others = recipes.items()
+    for name, recipe in others:
+        if recipe.evaluation != expected.evaluation:
             raise RecipeError(
                 f"variants.{name} is measured with another [evaluation] than variants.{first}",
                 remedy="Set the keys of the evaluation for all variants, in [set].",
             )
+        if differing := changed_keys(_held_out_from(expected), _held_out_from(recipe)):
+            raise RecipeError(
+                f"variants.{name} holds out other prompts than variants.{first}: {'; '.join(differing)}",
+                remedy="Set these keys for all variants, in [set]; or measure with evaluation.file and held_out = 0.",
+            )
+
+
+def _held_out_from(recipe: Recipe) -> dict[str, JsonValue]:
+    """Return what decides which prompts are held out from the corpus, and their references; nothing where none are."""
+    evaluation = recipe.evaluation
+    if not (isinstance(evaluation, HeldOut) and evaluation.held_out):
+        return {}
+    others = {"screen", "near_duplicates"}  # what they drop is only left out of training
+    if isinstance(evaluation, ExactEvaluationConfig):
+        others.add("answers")  # the corpus's own are expected, whoever's are learnt
+    return dict(leaves({"corpus": recipe.corpus.model_dump(mode="json", exclude=others)}))
 
 
 def _recipe(study: StudyConfig, name: str, seed: int) -> Recipe:
