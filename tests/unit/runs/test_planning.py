@@ -213,6 +213,12 @@ def test_the_gym_costs_nothing_and_is_planned_where_it_is_not_installed(monkeypa
     assert "expand" in names(result)
 
 
+def test_the_student_of_a_ray_cluster_is_not_timed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tapir.runs.plan.check_installed", lambda _recipe: None)
+    monkeypatch.setattr("tapir.runs.plan.measure_speed", lambda *_: pytest.fail("no cluster is there for a plan"))
+    assert plan(parse({"engine": "ray"})).seconds is None
+
+
 @pytest.mark.parametrize(
     "changes",
     [

@@ -15,7 +15,7 @@ from tapir.config.annotators import LlmTeacherConfig
 from tapir.config.corpus import GymCorpusConfig
 from tapir.config.evaluation import HarnessConfig
 from tapir.config.recipe import Recipe
-from tapir.config.student import LocalStudentConfig
+from tapir.config.student import LocalEngineConfig, LocalStudentConfig
 from tapir.config.training import SftConfig
 from tapir.domain.errors import DataError, MissingExtra, TapirError
 from tapir.domain.instruction import Instruction
@@ -158,6 +158,8 @@ def _speed(recipe: Recipe, roles: Roles, corpus: CorpusStats) -> Speed | None:
         return None
     if not (isinstance(recipe.student, LocalStudentConfig) and isinstance(recipe.training, SftConfig)):
         return None  # a server or a program of the user's is not started for a plan
+    if not isinstance(recipe.engine, LocalEngineConfig):
+        return None  # nor is a cluster
     if isinstance(recipe.corpus, GymCorpusConfig):
         if not roles.benchmarks:
             return None  # there is nothing to answer
