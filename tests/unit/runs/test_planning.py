@@ -219,6 +219,16 @@ def test_the_student_of_a_ray_cluster_is_not_timed(monkeypatch: pytest.MonkeyPat
     assert plan(parse({"engine": "ray"})).seconds is None
 
 
+def test_a_plan_says_that_the_student_could_not_be_timed_for_lack_of_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Speed:
+        raise RuntimeError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr("tapir.runs.plan.measure_speed", full)
+    result = plan(parse({}))
+    assert result.seconds is None
+    assert "memory ran out while the student was timed" in reasons(result)
+
+
 @pytest.mark.parametrize(
     "changes",
     [

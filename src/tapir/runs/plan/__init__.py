@@ -25,6 +25,7 @@ from tapir.domain.round import Checkpoint
 from tapir.evaluation.lm_eval import without_hub
 from tapir.models.api.connection import read_key
 from tapir.models.api.session import ApiSession
+from tapir.models.memory import free_memory, is_out_of_memory
 from tapir.runs.build import build_roles, check_installed, check_student, locate_student
 from tapir.runs.corpus import taxonomy
 from tapir.runs.plan.assumptions import READING, assume, read_measurements
@@ -102,14 +103,14 @@ def plan(recipe: Recipe, *, measure: bool = True, folder: Path | None = None, re
     at_once = recipe.teacher.new_per_call if isinstance(recipe.teacher, LlmTeacherConfig) else _NEW_PER_CALL
     rounds = expected_rounds(recipe.curriculum, corpus.size, assumed, labels.target, at_once=at_once)
     sizes = request_sizes(recipe, corpus, labels)
-    speed = _speed(recipe, roles, corpus) if measure and roles and not missing else None
+    speed, untimed = _time(recipe, roles, corpus) if measure and roles and not missing else (None, [])
     stages = tuple(_stage(step, call_cost(recipe, step, sizes, known), speed) for step in steps(recipe, corpus, rounds))
     return Plan(
         stages,
         disk=disk_needed(recipe, corpus.size),
         pays=bool(recipe.endpoints),
         priced=any(endpoint.costs for endpoint in recipe.endpoints.values()),
-        assumed=(*lines, *(roles.notes if roles else ())),
+        assumed=(*lines, *untimed, *(roles.notes if roles else ())),
         warnings=(*uncounted, *_warnings(recipe, stages)),
         obstacles=(*missing, *filter(None, [unfit]), *_unreachable(roles, reach=reach)),
     )
@@ -150,6 +151,19 @@ def _error(check: Callable[[], object]) -> str:
     except TapirError as error:
         return f"{error}: {error.remedy}"
     return ""
+
+
+def _time(recipe: Recipe, roles: Roles, corpus: CorpusStats) -> tuple[Speed | None, list[str]]:
+    """Return what `_speed` does, and why it is not known where memory ran out."""
+    try:
+        return _speed(recipe, roles, corpus), []
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    if isinstance(roles.student, Resource):
+        roles.student.rest()
+    free_memory()
+    return None, ["the time is not known: memory ran out while the student was timed"]
 
 
 def _speed(recipe: Recipe, roles: Roles, corpus: CorpusStats) -> Speed | None:
