@@ -294,6 +294,8 @@ def test_every_assumption_is_reported(planned: Planned) -> None:
         *("beyond curriculum.threshold.most = 7", "2 times, each a third of the time of training", "sampled answers"),
     ):
         assert part in reasons(result)
+    assert "training.dpo" not in reasons(result)
+    assert "the time leaves out training.dpo" in reasons(planned(training={"dpo": {}}))
 
 
 def test_a_cell_is_short_and_has_the_most_only_where_it_differs() -> None:

@@ -177,6 +177,8 @@ def _of_the_method(recipe: Recipe) -> Iterator[str]:
     costs = [cost_of(section) for section in (plan.difficulty, *plan.compared())]
     if passes := max(cost.passes for cost in costs):
         yield f"an estimator reads an example {passes} times, each a third of the time of training on it"
+    if recipe.preferred_gap() is not None:
+        yield "the time leaves out training.dpo: how many answers it prefers is not known before they are judged"
     if isinstance(recipe.judge, LlmJudgeConfig) and any(cost.answers > 1 for cost in costs):
         yield "the sampled answers to an instruction all differ (equal ones are judged, and paid for, once)"
 
