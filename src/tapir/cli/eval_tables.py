@@ -8,8 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from rich.text import Text
-
 from tapir.cli.tables import new_table, print_line
 from tapir.data.files import sha256
 from tapir.evaluation.length_control import MEANING, LengthControlled
@@ -63,7 +61,7 @@ def benchmark_table(name: str, results: Mapping[str, EvalResult], problems: Mapp
     for benchmark, result in results.items():
         kinds = ", ".join(f"{count} {kind}" for kind, count in problems.get(benchmark, {}).items())
         none = "none" if benchmark in problems else ""  # a further metric of the same answers
-        table.add_row(Text(benchmark), f"{result.n:,}", *_cells(result), kinds or none)
+        table.add_row(benchmark, f"{result.n:,}", *_cells(result), kinds or none)
     return table
 
 
@@ -149,7 +147,7 @@ def _rate_table(rates: Sequence[ModelRates]) -> Table:
         equal = _cells(controlled.rate, 2) if isinstance(controlled, LengthControlled) else ["-", "-"]
         value, interval = _cells(raw.rate, 2)
         counts = f"{raw.wins}/{raw.draws}/{raw.losses}", f"{raw.lengths.model:,.0f}"
-        table.add_row(Text(raw.model), f"{raw.rate.n:,}", value + error, interval, *equal, *counts)
+        table.add_row(raw.model, f"{raw.rate.n:,}", value + error, interval, *equal, *counts)
     return table
 
 

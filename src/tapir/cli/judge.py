@@ -71,7 +71,7 @@ def _show_audit(console: Console, result: Audit) -> None:
         against = f" (reference: {result.reference})" if result.reference and section.kind != "difficulty" else ""
         for start in range(0, max(1, len(judges)), width):
             console.print()
-            console.print(f"{TITLES[section.kind]}{against}", style="bold", markup=False)
+            console.print(f"{TITLES[section.kind]}{against}", style="bold")
             columns = [*judges[start : start + width], *references]
             names = ["\n".join(wrap(column.name, _HEAD)) for column in columns]
             style = {"box": SIMPLE_HEAD, "padding": (0, 1, 0, 0), "show_edge": False}
@@ -82,9 +82,9 @@ def _show_audit(console: Console, result: Audit) -> None:
                 table.add_row(row.title, *(cell(row, column.figures.get(row.key)) for column in columns))
             console.print(table)
         for line in findings(section, result.reference):
-            console.print(line, markup=False)
+            console.print(line)
     for line in [*filter(None, map(missing, result.sections)), *result.notes]:
-        console.print(line, markup=False, style="dim")
+        console.print(line, style="dim")
 
 
 @judges.command("review")

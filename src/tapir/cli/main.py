@@ -46,11 +46,11 @@ def main() -> None:
     except TapirError as error:
         from rich.console import Console
 
-        console = Console(stderr=True, highlight=False, soft_wrap=True)
+        console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         console.print("error: ", style="bold red", end="")
-        console.print(str(error), markup=False)
+        console.print(str(error))
         if error.remedy:
-            console.print(f"  {error.remedy}", markup=False)
+            console.print(f"  {error.remedy}")
         sys.exit(error.exit_code)
 
 

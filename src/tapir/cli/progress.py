@@ -25,7 +25,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from tapir.cli.tables import PLAIN_WIDTH, print_json, print_line
+from tapir.cli.tables import new_console, print_json, print_line
 from tapir.data.files import disk_errors
 from tapir.domain.errors import Interrupted, TapirError
 from tapir.domain.progress import SilentProgress, duration
@@ -192,7 +192,7 @@ def attend(
     resume = resume or shlex.join(["tapir", *sys.argv[1:]])
     with os.fdopen(os.dup(2), "w", encoding="utf-8") as errors, quiet(folder / LOG) as output:
         screen = output if content is None else errors
-        console = Console(file=screen, width=None if screen.isatty() else PLAIN_WIDTH)
+        console = new_console(screen)
         progress = TerminalProgress(console, rounds, meter)
         try:
             with progress.listening():

@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 
 import typer
 
@@ -49,25 +49,25 @@ def print_result(content: object, lines: Iterable[str], *, as_json: bool) -> Non
         typer.echo(line)
 
 
-def new_console(plain_width: int = PLAIN_WIDTH) -> Console:
-    """Return a console for tables: as wide as the terminal, or of a fixed width elsewhere."""
+def new_console(file: TextIO | None = None, *, plain_width: int = PLAIN_WIDTH) -> Console:
+    """Return a console without markup, on stdout unless given: as wide as the terminal, elsewhere of a fixed width."""
     from rich.console import Console
 
-    return Console(highlight=False, width=None if sys.stdout.isatty() else plain_width)
+    width = None if (file or sys.stdout).isatty() else plain_width
+    return Console(file=file, highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_line(console: Console, text: str, style: str = "") -> None:
     """Print a line as it is, however long: a path in it stays whole."""
-    console.print(text, style=style, markup=False, highlight=False, soft_wrap=True)
+    console.print(text, style=style, soft_wrap=True)
 
 
 def new_table(title: str, texts: Iterable[str], numbers: Iterable[str], **style: Any) -> Table:
     """Return an empty table with columns of text to the left and of numbers to the right."""
     from rich.table import Column, Table
-    from rich.text import Text
 
     columns = [Column(name, overflow="fold") for name in texts] + [Column(name, justify="right") for name in numbers]
-    return Table(*columns, title=Text(title), title_justify="left", **style)
+    return Table(*columns, title=title, title_justify="left", **style)
 
 
 def result_table(summary: Summary, benchmark: str) -> Table:

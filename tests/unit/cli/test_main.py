@@ -74,6 +74,12 @@ def test_a_users_mistake_is_one_clear_error(arguments: list[str], message: str, 
     assert not list(tmp_path.iterdir())
 
 
+def test_an_error_names_a_path_as_it_is() -> None:
+    command = [sys.executable, "-m", "tapir.cli.main", "plan", "/no/:key:/[b].toml"]
+    said = subprocess.run(command, check=False, capture_output=True, text=True).stderr
+    assert "/no/:key:/[b].toml cannot be read" in said
+
+
 def test_a_good_recipe_is_called_good() -> None:
     result = tapir("check", "gym")
     assert (result.returncode, result.stderr) == (0, "")
