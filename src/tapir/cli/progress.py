@@ -54,7 +54,8 @@ class TerminalProgress(SilentProgress):
         self._seen: list[tuple[float, int]] = []  # when a line was printed, and how many items were done
 
     def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
-        """Show the start of a stage of which `done` items are there already."""
+        """Show the start of a stage of which `done` items are there already; the same one may start again."""
+        self.close()
         before = "before round 1  " if self._rounds else ""
         self._label = f"round {number}/{self._rounds}  {stage}" if number else f"{before}{stage}"
         self._total, self._done, self._before, self._metrics = total, done, done, ""

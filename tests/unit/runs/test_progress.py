@@ -86,3 +86,13 @@ def test_the_time_left_is_said_once_enough_is_done_to_know_it(
         shown.advance(items)
     lines = [line.split("/140")[-1].strip() for line in file.getvalue().splitlines()]
     assert lines == said
+
+
+def test_a_stage_that_starts_again_leaves_no_bar_behind_and_the_cursor_as_it_was() -> None:
+    file = io.StringIO()
+    shown = TerminalProgress(Console(file=file, width=100, force_terminal=True), 2)
+    shown.start(1, "train", 10)
+    shown.start(1, "train", 10)  # as training does after it ran out of memory
+    shown.close()
+    hidden, back = (file.getvalue().count(code) for code in ("\x1b[?25l", "\x1b[?25h"))
+    assert hidden == back > 0
