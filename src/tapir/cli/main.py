@@ -207,6 +207,7 @@ for commands in (recipes, ledgers, plans, exports, evals, judges, studies):
 
 def _run(recipe: Recipe, folder: Path) -> None:
     from tapir.cli.progress import attend
+    from tapir.data.run.store import resume_command
     from tapir.runs import session
 
     recipe = session.dated(recipe, folder)
@@ -218,7 +219,7 @@ def _run(recipe: Recipe, folder: Path) -> None:
         lambda progress: session.execute(recipe, folder, roles, progress),
         lambda console, result: show_result(console, result.summary, result.student.path, result.report),
         meter=meter,
-        resume=f"tapir resume {folder}",
+        resume=resume_command(folder),
         rounds=rounds,
     )
 

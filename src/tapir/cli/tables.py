@@ -137,7 +137,9 @@ def possibly_billed(calls: int, cost: float) -> str:
 
 def status_lines(summary: Summary, folder: Path, last_event: str) -> Iterator[str]:
     """Yield the state of a run, a line for each benchmark, and what it took so far."""
-    state = "finished" if summary.finished else f"unfinished; `tapir resume {folder}` goes on"
+    from tapir.data.run.store import resume_command
+
+    state = "finished" if summary.finished else f"unfinished; `{resume_command(folder)}` goes on"
     yield f"{folder}: {state}, {summary.seconds / 60:.1f} min of work{_paid(summary)}"
     for name in summary.benchmarks:
         results = summary.benchmark(name)

@@ -25,7 +25,7 @@ from tapir.data.corpus import CorpusFilter, pair_of
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import disk_errors, locked, read_json, write_json
 from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
-from tapir.data.run.store import CHECKSUMS, RunStore, claim_folder, is_run
+from tapir.data.run.store import CHECKSUMS, RunStore, claim_folder, is_run, resume_command
 from tapir.domain.errors import StoreError, StoreFull, require_same
 from tapir.domain.instruction import Pair
 from tapir.domain.progress import Progress, SilentProgress
@@ -220,7 +220,7 @@ def claim(recipe: Recipe, folder: Path, roles: Roles) -> None:
         mended = [line for line in differing if line.removeprefix("the content of ").startswith(_MENDABLE)]
         if mended and not any(folder.glob("round-*/training.json")):
             differing = [line for line in differing if line not in mended]
-        remedy = f"Choose another folder with --out, or `tapir resume {folder}` to go on with that run."
+        remedy = f"Choose another folder with --out, or `{resume_command(folder)}` to go on with that run."
         require_same(folder, "a run of another recipe", differing, remedy=remedy)
         if mended:
             fresh = {

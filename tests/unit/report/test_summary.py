@@ -87,6 +87,11 @@ def test_calls_that_may_have_been_billed_stand_apart(api_run: RunStore) -> None:
     assert "nothing was paid" not in render(api_run, replace(summary, spending=[more]))
 
 
+def test_the_command_that_goes_on_can_be_pasted_whatever_the_folder_is_called(api_summary: Summary) -> None:
+    line = next(status_lines(replace(api_summary, finished=False), Path("my runs/gym"), ""))
+    assert "`tapir resume 'my runs/gym'` goes on" in line
+
+
 @pytest.mark.parametrize("spending", [[], [Spending(0, "judge", "", 0, 0, 0, 0, 0.0)]])
 def test_where_no_model_was_called_there_are_no_costs(api_summary: Summary, spending: list[Spending]) -> None:
     assert costs(replace(api_summary, spending=spending)) is None

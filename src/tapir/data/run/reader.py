@@ -10,7 +10,7 @@ from typing import Any, cast
 
 from tapir.data.files import MADE_AGAIN, read_json
 from tapir.data.run import rows
-from tapir.data.run.store import EVENTS, RunStore
+from tapir.data.run.store import EVENTS, RunStore, resume_command
 from tapir.data.run.tables import RowT
 from tapir.domain.completion import Spending
 from tapir.domain.difficulty import Difficulty, difficulty
@@ -69,11 +69,11 @@ class RunReader:
     def choose(self, rounds: Sequence[int], number: int | None, what: str) -> list[int]:
         """Return the requested one of the rounds that have something, or all of them; without any it is an error."""
         if not rounds and self.manifest:  # which raises where the folder is not a run
-            raise DataError(f"{self.folder} has no {what} yet", remedy=f"Go on with `tapir resume {self.folder}`.")
+            raise DataError(f"{self.folder} has no {what} yet", remedy=f"Go on with `{resume_command(self.folder)}`.")
         if number is not None and number not in rounds:
             raise DataError(
                 f"round {number} of {self.folder} has no {what}; rounds with one: {', '.join(map(str, rounds))}",
-                remedy=f"Name one of these rounds; `tapir resume {self.folder}` goes on with the run.",
+                remedy=f"Name one of these rounds; `{resume_command(self.folder)}` goes on with the run.",
             )
         return list(rounds) if number is None else [number]
 

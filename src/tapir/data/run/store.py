@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -23,6 +24,11 @@ def is_run(folder: Path) -> bool:
     """Return whether a folder is a run directory; one that cannot be looked into is a `StoreError`."""
     with disk_errors(folder):
         return (folder / "recipe.json").is_file()
+
+
+def resume_command(folder: Path) -> str:
+    """Return the command that goes on with a run, to be pasted into a shell."""
+    return shlex.join(["tapir", "resume", str(folder)])
 
 
 def claim_folder(folder: Path, marker: str, what: str) -> bool:
