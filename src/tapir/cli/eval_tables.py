@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from tapir.cli.tables import new_table, print_line
+from tapir.cli.tables import new_table, print_line, print_table
 from tapir.data.files import sha256
 from tapir.evaluation.length_control import MEANING, LengthControlled
 from tapir.evaluation.paired import remarks
@@ -83,13 +83,13 @@ def show_pairs(console: Console, names: str, results: Sequence[PairedResult]) ->
     for result in results:
         table.add_row(result.benchmark, "of tasks", *_contrast(result.mean_of_tasks))
         table.add_row("", "of prompts", *_contrast(result.prompts))
-    console.print(table)
+    print_table(console, table)
     if len(results) == 1 and len(results[0].tasks) > 1:
         (only,) = results
         table = _table(f"{only.benchmark} by task; p corrected for {len(only.tasks)} tasks (Holm)", ["task"], _PAIRED)
         for task, contrast in only.tasks.items():
             table.add_row(task, *_contrast(contrast))
-        console.print(table)
+        print_table(console, table)
     for result in results:
         for line in remarks(result):
             warn(console, f"{result.benchmark}: {line}")
@@ -116,7 +116,7 @@ def _p(value: float | None) -> str:
 
 def show_rates(console: Console, rates: Sequence[ModelRates], model: str = "", verdicts: str = "") -> None:
     """Print the win rates of every model; for `model`, or a single one, all that is known of it."""
-    console.print(_rate_table(rates))
+    print_table(console, _rate_table(rates))
     chosen = next((each for each in rates if each.raw.model == model), rates[0])
     if len(rates) == 1 or model:
         for line in (*_rate_details(chosen), *filter(None, [verdicts])):
@@ -125,7 +125,7 @@ def show_rates(console: Console, rates: Sequence[ModelRates], model: str = "", v
             table = _table("by category, in %", ["category"], ("n", "win rate", "95 % interval"))
             for name, result in chosen.raw.categories.items():
                 table.add_row(name, f"{result.n:,}", *_cells(result, 2))
-            console.print(table)
+            print_table(console, table)
     for how in sorted({each.controlled.how for each in rates if isinstance(each.controlled, LengthControlled)}):
         print_line(console, f"at equal lengths ({how}): {MEANING[how]}")
     for each in rates:
@@ -188,7 +188,7 @@ def show_grades(console: Console, scores: MtBenchScores, references: Path | None
         table.add_row(name, *(cell for turn in turns for cell in _grade_cells(scores.by[name, turn])))
     table.add_section()
     table.add_row("all", *(cell for turn in turns for cell in _grade_cells(scores.by["", turn])), style="bold")
-    console.print(table)
+    print_table(console, table)
     if scores.failures:
         print_line(console, f"no answer, graded 1: {_count(scores.failures)}")
     if unscored := scores.by["", 0].unscored:

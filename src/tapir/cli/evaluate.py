@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tapir.cli.tables import AsJson, Changes, new_console, print_json, print_line
+from tapir.cli.tables import AsJson, Changes, new_console, print_json, print_line, print_table
 from tapir.domain.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -92,9 +92,9 @@ def eval_gym(  # noqa: PLR0913 (options)
     def show(console: Console, scores: tuple[Any, ...]) -> None:
         evaluations, drops, problems = scores
         results = {each.benchmark: each.overall for each in evaluations}
-        console.print(benchmark_table(f"{who.name} on the gym", results, problems))
+        print_table(console, benchmark_table(f"{who.name} on the gym", results, problems))
         if drops:
-            console.print(drop_table(drops, left_out))
+            print_table(console, drop_table(drops, left_out))
         print_line(console, f"results: {folder / 'gym.json'}")
 
     attend(folder, work, show, (lambda _: read_json(folder / "gym.json")) if as_json else None)
@@ -201,7 +201,7 @@ def _eval_section(
         return content
 
     def show(console: Console, content: dict[str, Any]) -> None:
-        console.print(benchmark_table(who.name, content["results"], content["problems"]))
+        print_table(console, benchmark_table(who.name, content["results"], content["problems"]))
         print_line(console, f"results: {folder / 'results.json'}")
 
     attend(folder, work, show, (lambda content: content) if as_json else None)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tapir.cli.tables import AsJson, money_json, money_table, new_console, possibly_billed, print_json
+from tapir.cli.tables import AsJson, money_json, money_table, new_console, possibly_billed, print_json, print_table
 from tapir.domain.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -103,7 +103,7 @@ def ledger_stats(ledger: LedgerFile, *, as_json: AsJson = False) -> None:
         )
         return
     for _, names, rows in tables:
-        new_console().print(money_table(names, rows))
+        print_table(new_console(), money_table(names, rows))
     if more[0]:
         typer.echo(possibly_billed(*more))
     typer.echo(f"{ledger}: {ledger.stat().st_size / 1e6:,.1f} MB")

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tapir.cli.tables import AsJson, new_console, new_table, print_json
+from tapir.cli.tables import AsJson, new_console, new_table, print_json, print_table
 from tapir.domain.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _show_audit(console: Console, result: Audit) -> None:
                 head.no_wrap = True
             for row in rows(section):
                 table.add_row(row.title, *(cell(row, column.figures.get(row.key)) for column in columns))
-            console.print(table)
+            print_table(console, table)
         for line in findings(section, result.reference):
             console.print(line)
     for line in [*filter(None, map(missing, result.sections)), *result.notes]:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tapir.cli.tables import AsJson, Changes, RecipeName, new_console, new_table, print_json, print_line
+from tapir.cli.tables import AsJson, Changes, RecipeName, new_console, new_table, print_json, print_line, print_table
 from tapir.domain.progress import duration
 
 if TYPE_CHECKING:
@@ -52,7 +52,7 @@ def plan(
         print_json({"recipe": chosen.name, "plan": result, "total": result.total, "seconds": result.seconds})
         return
     screen = new_console()
-    screen.print(plan_table(result, chosen.name))
+    print_table(screen, plan_table(result, chosen.name))
     for line in plan_lines(result):
         print_line(screen, line)
 

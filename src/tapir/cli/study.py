@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tapir.cli.tables import AsJson, new_console, new_table, print_json, print_line, print_result
+from tapir.cli.tables import AsJson, new_console, new_table, print_json, print_line, print_result, print_table
 
 if TYPE_CHECKING:
     from tapir.runs.study.results import StudyResult
@@ -64,7 +64,7 @@ def _show(result: StudyResult, folder: Path) -> None:
     table = new_table(f"study {result.study.name}: mean over the seeds [95 % interval]", [first], columns)
     for row in formatting.rows(result):
         table.add_row(*row, style="bold" if row[0] == result.study.baseline else "")
-    console.print(table)
+    print_table(console, table)
     if result.missing:
         failed = f", {len(result.failed)} of them failed" if result.failed else ""
         print_line(console, f"{len(result.missing)} runs are not finished{failed}; the same command goes on with them")

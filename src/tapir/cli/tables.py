@@ -12,7 +12,7 @@ import typer
 
 if TYPE_CHECKING:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     from tapir.domain.completion import Usage
     from tapir.domain.evaluation import EvalResult
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     Counted: TypeAlias = tuple[Sequence[str], int, Usage, float]  # names, calls, tokens, money
 
 PLAIN_WIDTH = 120  # columns where the output is not a terminal
+_LEAST_TEXT, _FRAME, _ANY_WIDTH = 12, 3, 10_000  # of a folded text, of the frame around a cell, of any table
 
 RecipeName = Annotated[str, typer.Argument(help="TOML file, or name of a shipped recipe.")]
 Changes = Annotated[
@@ -70,6 +71,26 @@ def new_table(title: str, texts: Iterable[str], numbers: Iterable[str], **style:
     return Table(*columns, title=title, title_justify="left", **style)
 
 
+def print_table(console: Console, table: Table) -> None:
+    """Print a table; where it is too wide, figures break between words and the frame goes before one is cut off."""
+    if console.measure(table, options=console.options.update_width(_ANY_WIDTH)).maximum > console.width:
+        for column in table.columns:
+            column.min_width = _least_width(column)
+            column.max_width = column.min_width if column.justify == "right" else None
+        if sum(_least_width(column) + _FRAME for column in table.columns) > console.width:
+            table.box, table.padding = None, (0, 1, 0, 0)
+    console.print(table, crop=False)
+
+
+def _least_width(column: Column) -> int:
+    """Return the width of a column's longest word, or of its longest line where it may not break."""
+    from rich.cells import cell_len
+
+    cells = [str(cell) for cell in (column.header, *column.cells)]
+    width = max(cell_len(part) for cell in cells for part in (cell.split("\n") if column.no_wrap else cell.split(" ")))
+    return width if column.no_wrap or column.justify == "right" else min(width, _LEAST_TEXT)
+
+
 def result_table(summary: Summary, benchmark: str) -> Table:
     """Return success by task for S_0, each round, and the change in percentage points."""
     from tapir.report.summary import tasks_of
@@ -98,7 +119,7 @@ def _change(results: Sequence[EvalResult | None]) -> str:
 
 def show_result(console: Console, summary: Summary, student: str, report: Path | None) -> None:
     """Print the results of a run, its checks and warnings, and what it took."""
-    console.print(result_table(summary, summary.benchmarks[0]))
+    print_table(console, result_table(summary, summary.benchmarks[0]))
     for line in result_lines(summary, summary.benchmarks[1:]):
         print_line(console, line)
     for alarm in summary.alarms:
