@@ -46,7 +46,7 @@ def run(
     limit_threads()  # before torch is loaded
     from tapir.runs import session
 
-    return session.run(session.recipe_of(recipe), Path(folder), progress, roles)
+    return session.run(session.recipe_of(recipe), Path(folder).expanduser(), progress, roles)
 
 
 def resume(folder: str | Path, progress: Progress | None = None) -> RunResult:
@@ -62,4 +62,4 @@ def resume(folder: str | Path, progress: Progress | None = None) -> RunResult:
     limit_threads()
     from tapir.runs import session
 
-    return session.resume(Path(folder), progress)
+    return session.resume(Path(folder).expanduser(), progress)

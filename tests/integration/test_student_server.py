@@ -272,6 +272,12 @@ def test_a_python_that_is_not_there_or_has_no_vllm_is_reported_with_how_to_make_
         assert "pip install vllm" in caught.value.remedy
 
 
+def test_a_python_in_the_home_folder_is_found(fake: Fake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(Path(fake.python).parent))
+    with student(f"~/{Path(fake.python).name}", tmp_path) as answers:
+        assert len(list(answers.answer(NANO, instructions(1)))) == 1
+
+
 @pytest.mark.parametrize("option", ["--port", "--api-key=secret"])
 def test_what_only_we_can_set_is_no_option(fake: Fake, option: str) -> None:
     with pytest.raises(RoleError, match=r"student\.options"):

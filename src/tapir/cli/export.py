@@ -10,7 +10,16 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tapir.cli.tables import AsJson, money_json, money_table, new_console, possibly_billed, print_json, print_table
+from tapir.cli.tables import (
+    AsJson,
+    expand_home,
+    money_json,
+    money_table,
+    new_console,
+    possibly_billed,
+    print_json,
+    print_table,
+)
 from tapir.domain.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -22,7 +31,7 @@ exports = typer.Typer(rich_markup_mode=None)
 @exports.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder to write.")],
+    out: Annotated[Path, typer.Option("--out", callback=expand_home, help="Folder to write.")],
     what: Annotated[
         Literal["student", "dataset", "mixture"],
         typer.Option(
@@ -112,7 +121,9 @@ def ledger_stats(ledger: LedgerFile, *, as_json: AsJson = False) -> None:
 @ledgers.command("export")
 def ledger_export(
     ledger: LedgerFile,
-    out: Annotated[Path | None, typer.Option(help="File to write (default: the terminal).")] = None,
+    out: Annotated[
+        Path | None, typer.Option("--out", callback=expand_home, help="File to write (default: the terminal).")
+    ] = None,
 ) -> None:
     """Write every call as a line of JSON: request, reply, purpose, cost."""
     from tapir.data.files import replacing

@@ -15,7 +15,17 @@ from tapir.cli.export import exports, ledgers
 from tapir.cli.judge import judges
 from tapir.cli.plan import plans
 from tapir.cli.study import studies
-from tapir.cli.tables import AsJson, Changes, RecipeName, Run, print_json, print_result, show_result, status_lines
+from tapir.cli.tables import (
+    AsJson,
+    Changes,
+    RecipeName,
+    Run,
+    expand_home,
+    print_json,
+    print_result,
+    show_result,
+    status_lines,
+)
 from tapir.domain.errors import TapirError, require
 from tapir.models.memory import limit_threads
 from tapir.version import __version__
@@ -67,7 +77,8 @@ def _version(
 def run(
     recipe: RecipeName = "gym",
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write the run to (default: runs/NAME).")
+        Path | None,
+        typer.Option("--out", callback=expand_home, help="Folder to write the run to (default: runs/NAME)."),
     ] = None,
     changes: Changes = None,
 ) -> None:

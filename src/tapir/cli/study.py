@@ -9,7 +9,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tapir.cli.tables import AsJson, new_console, new_table, print_json, print_line, print_result, print_table
+from tapir.cli.tables import (
+    AsJson,
+    expand_home,
+    new_console,
+    new_table,
+    print_json,
+    print_line,
+    print_result,
+    print_table,
+)
 
 if TYPE_CHECKING:
     from tapir.runs.study.results import StudyResult
@@ -21,7 +30,8 @@ studies = typer.Typer(rich_markup_mode=None)
 def study(  # noqa: PLR0913 (the options of a command)
     source: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file or the name of a shipped study.")] = "gym",
     folder: Annotated[
-        Path | None, typer.Option("--out", help="Folder to write the study to (default: studies/NAME).")
+        Path | None,
+        typer.Option("--out", callback=expand_home, help="Folder to write the study to (default: studies/NAME)."),
     ] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Number of runs in parallel.")] = 1,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of each run.")] = 1,

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
 PLAIN_WIDTH = 120  # columns where the output is not a terminal
 _LEAST_TEXT, _FRAME, _ANY_WIDTH = 12, 3, 10_000  # of a folded text, of the frame around a cell, of any table
 
+
+def expand_home(path: Path | None) -> Path | None:
+    """Return a path with the home folder in the place of ~, which shells leave in --out=~/x as it is."""
+    return path and path.expanduser()
+
+
 RecipeName = Annotated[str, typer.Argument(help="TOML file, or name of a shipped recipe.")]
 Changes = Annotated[
     list[str] | None, typer.Option("--set", help="key=value that replaces one of the recipe; repeatable.")

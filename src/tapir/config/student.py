@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 from datetime import date
 from pathlib import Path
@@ -115,6 +116,11 @@ class VllmStudentConfig(StudentSection):
     """Seconds without any reply after which the server counts as hung."""
     while_training: Literal["stop", "keep"] = "stop"
     """stop: the server is stopped before training, which needs its memory; keep: it has a GPU of its own."""
+
+    @property
+    def interpreter(self) -> str:
+        """The program that `python` names, with the home folder in the place of ~."""
+        return os.path.expanduser(self.python)  # noqa: PTH111 (a Path would lose the ./ that tells a file from a command)
 
 
 class CustomStudentConfig(CustomConfig, StudentSection):

@@ -225,7 +225,7 @@ def _check_devices(launch: AccelerateLaunchConfig, machines: int, kind: str) -> 
 def _config_path(config: str) -> Path:
     if config in SHIPPED:
         return Path(str(resources.files("tapir.training") / "configs" / f"{config}.yaml"))
-    return Path(config)
+    return Path(config).expanduser()
 
 
 def _read_config(config: str) -> Any:

@@ -6,12 +6,19 @@ import json
 import subprocess
 import sys
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
+import typer
+from typer.main import get_command
 
+import tapir as package
 from support.command import tapir
+from tapir.cli.main import app
 from tapir.config.toml import as_toml, load, parse
+from tapir.runs import session
 from tapir.version import __version__
 
 HEAVY = ("torch", "transformers", "trl", "reasoning_gym", "sklearn", "datasets", "pyarrow", "rich", "pydantic")
@@ -72,6 +79,27 @@ def test_a_users_mistake_is_one_clear_error(arguments: list[str], message: str, 
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not list(tmp_path.iterdir())
+
+
+def options(command: Any, name: str) -> Iterator[tuple[Any, Any]]:
+    """Every command below this one that has such an option, with the option."""
+    for inner in getattr(command, "commands", {}).values():
+        yield from options(inner, name)
+    yield from ((command, each) for each in command.params if name in each.opts)
+
+
+def test_a_folder_to_write_to_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))  # bash leaves the ~ of --out=~/mine as it is
+    found = list(options(get_command(app), "--out"))
+    assert {"run", "study", "export", "gym", "alpaca", "mt-bench", "pair"} <= {command.name for command, _ in found}
+    for command, option in found:
+        assert option.process_value(typer.Context(command), "~/mine") == tmp_path / "mine", command.name
+    folders: list[Path] = []
+    monkeypatch.setattr(session, "run", lambda _recipe, folder, *_: folders.append(folder))
+    monkeypatch.setattr(session, "resume", lambda folder, *_: folders.append(folder))
+    package.run("gym", "~/mine")
+    package.resume("~/mine")
+    assert folders == [tmp_path / "mine"] * 2
 
 
 def test_an_error_names_a_path_as_it_is() -> None:

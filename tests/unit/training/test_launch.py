@@ -146,6 +146,12 @@ def test_a_configuration_that_cannot_be_used_is_an_error_in_the_recipe(
         AccelerateTrainer(CountingTrainer(), accelerate(config or str(path))).check()
 
 
+def test_a_configuration_in_the_home_folder_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "mine.yaml").write_text((CONFIGS / "ddp.yaml").read_text("utf-8"), encoding="utf-8")
+    assert AccelerateTrainer(CountingTrainer(), accelerate("~/mine.yaml")).check() == 1
+
+
 def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("torch.cuda.device_count", lambda: 0)
     with pytest.raises(RecipeError, match=r"training\.launch\.config = 'fsdp2' shares a model between GPUs"):

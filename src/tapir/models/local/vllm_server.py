@@ -134,7 +134,12 @@ class Server:
         template = Path(self._files.name) / "chat_template.jinja"
         template.write_text(self.model.template, "utf-8")
         # Not the command `vllm serve`: of the build for CPUs it does not find its own version.
-        command = [self._section.python, "-m", "vllm.entrypoints.openai.api_server", *self.model.arguments(template)]
+        command = [
+            self._section.interpreter,
+            "-m",
+            "vllm.entrypoints.openai.api_server",
+            *self.model.arguments(template),
+        ]
         command += ["--host", _HOST, "--port", str(self.port), "--disable-uvicorn-access-log", *self._section.options]
         self._process = ChildProcess(command, self._log, environment=_environment(adapters=self.model.rank > 0))
         try:
@@ -299,8 +304,9 @@ def check(section: VllmStudentConfig) -> None:
     check_options(section.options)
     python = section.python
     program = "from importlib.util import find_spec; raise SystemExit(not getattr(find_spec('vllm'), 'origin', None))"
+    command = [section.interpreter, "-c", program]
     try:
-        result = subprocess.run([python, "-c", program], capture_output=True, check=False, timeout=_TO_CHECK)  # noqa: S603
+        result = subprocess.run(command, capture_output=True, check=False, timeout=_TO_CHECK)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired) as error:
         raise RoleError(f"student.python = {python!r} cannot be run: {error}", remedy=_INSTALL) from error
     if result.returncode:
