@@ -219,8 +219,9 @@ def format_money(amount: float, total: float = 0.0) -> str:
 
 
 def format_count(number: int) -> str:
-    """Format a number of parameters: 1.08 M, 494 M, 7.62 B."""
-    for unit, size in (("B", 1_000_000_000), ("M", 1_000_000), ("k", 1_000)):
-        if number >= size:
-            return f"{number / size:.3g}\u202f{unit}"
+    """Format a number of parameters: 1.08 M, 494 M, 7.62 B, 1.03 T."""
+    rounded = float(f"{number:.3g}")  # which may reach the next unit
+    for unit, size in (("T", 10**12), ("B", 10**9), ("M", 10**6), ("k", 10**3)):
+        if rounded >= size:
+            return f"{rounded / size:.3g}\u202f{unit}"
     return str(number)

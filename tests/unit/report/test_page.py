@@ -167,7 +167,8 @@ def test_money_has_as_many_digits_as_its_size_needs(amount: float, total: float,
 
 @pytest.mark.parametrize(
     ("number", "text"),
-    [(999, "999"), (1_084_000, "1.08\u202fM"), (7_615_616_512, "7.62\u202fB"), (43_000, "43\u202fk")],
-)
+    [(999, "999"), (1_084_000, "1.08\u202fM"), (7_615_616_512, "7.62\u202fB"), (43_000, "43\u202fk"),
+     (999_885_952, "1\u202fB"), (999_600_000_000, "1\u202fT")],
+)  # fmt: skip
 def test_numbers_of_parameters_are_short(number: int, text: str) -> None:
     assert page.format_count(number) == text

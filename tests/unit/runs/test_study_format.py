@@ -105,7 +105,8 @@ def test_json_has_null_where_there_is_no_number() -> None:
 
 
 @pytest.mark.parametrize(
-    ("number", "text"), [(0, "0"), (999, "999"), (1000, "1.0k"), (12_345, "12k"), (1_500_000, "1.5M")]
+    ("number", "text"),
+    [(0, "0"), (999, "999"), (1000, "1.0k"), (9_999, "10k"), (12_345, "12k"), (999_999, "1.0M"), (1_500_000, "1.5M")],
 )
 def test_large_numbers_are_short(number: float, text: str) -> None:
     assert formatting._count(number) == text

@@ -154,7 +154,8 @@ def _share_needed(efficiency: Efficiency | None) -> str:
 
 
 def _count(number: float) -> str:
+    rounded = float(f"{number:.3g}")  # which may reach the next unit
     for unit, size in (("M", _THOUSAND**2), ("k", _THOUSAND)):
-        if number >= size:
-            return f"{number / size:.{0 if number >= 10 * size else 1}f}{unit}"
+        if rounded >= size:
+            return f"{number / size:.{0 if rounded >= 10 * size else 1}f}{unit}"
     return f"{number:.0f}"
