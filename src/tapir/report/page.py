@@ -193,7 +193,8 @@ def _drops(summary: Summary) -> list[tuple[str, str, int, float]]:
 
 def recipe_text(recipe: Recipe) -> tuple[str, str]:
     """Return the resolved recipe as TOML with the command that runs it."""
-    same = next((name for name in shipped() if load(name) == recipe), None)
+    undated = recipe.model_copy(update={"student": recipe.student.model_copy(update={"date": ""})})
+    same = next((name for name in shipped() if load(name) == undated), None)
     return as_toml(recipe), f"tapir run {same or 'recipe.toml'}"
 
 

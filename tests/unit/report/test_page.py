@@ -12,13 +12,14 @@ import pytest
 
 from support.pages import Elements, data_of, section, words
 from support.runs import HOSTILE, TASKS, UNANSWERED, UNSCORED, UNTAGGED, WITHHELD, build_run
-from tapir.config.toml import parse
+from tapir.config.toml import load, parse
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import DifficultyRow, ExpansionRow
 from tapir.data.run.store import RunStore
 from tapir.report import page
 from tapir.report.sample import FATES, LONGEST, choose_sample
 from tapir.report.summary import summarise
+from tapir.runs.session import dated
 
 pytest.importorskip("altair")
 pytest.importorskip("vl_convert")
@@ -154,6 +155,12 @@ def test_the_settings_are_a_recipe_that_runs_again() -> None:
     text, command = page.recipe_text(recipe)
     assert command == "tapir run recipe.toml"
     assert parse(tomllib.loads(text)) == recipe
+
+
+def test_the_date_of_a_run_makes_a_shipped_recipe_no_other_recipe(tmp_path: Path) -> None:
+    text, command = page.recipe_text(dated(load("smollm2"), tmp_path))
+    assert command == "tapir run smollm2"
+    assert "\ndate = " in text
 
 
 @pytest.mark.parametrize(
