@@ -139,6 +139,20 @@ def test_the_card_has_every_score_with_its_n_and_interval(run: RunStore, card: s
         assert f"| {task.replace('_', chr(92) + '_')} |" in card
 
 
+def test_a_student_that_was_not_measured_has_no_scores_of_the_one_before_it(run: RunStore, tmp_path: Path) -> None:
+    store = RunStore(tmp_path / "run")
+    shutil.copytree(run.folder, store.folder)
+    for name in ("metrics.json", "evaluation.parquet"):
+        (store.round(2) / name).unlink()
+    export_model(store, tmp_path / "out")
+    scores = (tmp_path / "out" / "README.md").read_text().partition("## Scores")[2].partition("## Data")[0]
+    assert "| S_0 | S_1 | S_2 |" in scores
+    rows = [line for line in scores.splitlines() if line.startswith("|") and " %" in line]
+    assert len(rows) > len(read_json(store.round(0) / "metrics.json"))
+    assert all(row.endswith("| not measured |") for row in rows)
+    assert "could not be graded" not in scores
+
+
 def test_the_header_is_metadata_the_hub_reads(card: str) -> None:
     header = yaml.safe_load(card.split("---\n")[1])
     assert header["library_name"] == "transformers"

@@ -22,7 +22,7 @@ from tapir.domain.evaluation import EvalResult
 from tapir.models.local.template import template_arguments
 from tapir.report.export.lineage import examples, remove_paths, without_paths
 from tapir.report.judging import answering, models
-from tapir.report.summary import Summary, group_spending, sum_spending, summarise, tasks_of
+from tapir.report.summary import Summary, group_spending, sum_spending, summarise
 
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 _QUESTION = "Name three uses of a spoon."
@@ -48,10 +48,13 @@ class HubName:
 
 @dataclass(frozen=True, slots=True)
 class BenchmarkScores:
-    """One benchmark after every round from S_0 on; each task has the results of S_0 and of the student, if any."""
+    """One benchmark after every round from S_0 on; each task has the results of S_0 and of the student, if any.
+
+    `overall` ends with the student's; it is None where the run stopped before the student was measured.
+    """
 
     benchmark: str
-    overall: Sequence[EvalResult]
+    overall: Sequence[EvalResult | None]
     tasks: Sequence[tuple[str, EvalResult | None, EvalResult | None]]
     ungraded: int
 
@@ -137,11 +140,11 @@ def _composition(run: RunReader, rounds: Sequence[int]) -> dict[str, Any]:
 
 def _scores(summary: Summary, number: int) -> Iterator[BenchmarkScores]:
     for name in summary.benchmarks:
-        measured = [evaluation for evaluation in summary.benchmark(name) if evaluation.round <= number]
-        first, last = measured[0], measured[-1]
-        tasks = [(task, first.tasks.get(task), last.tasks.get(task)) for task in tasks_of([first, last])]
-        ungraded = summary.ungraded.get((name, last.round), 0)
-        yield BenchmarkScores(name, [evaluation.overall for evaluation in measured], tasks, ungraded)
+        measured = {evaluation.round: evaluation for evaluation in summary.benchmark(name)}
+        first, last = (measured[each].tasks if each in measured else {} for each in (0, number))
+        tasks = [(task, first.get(task), last.get(task)) for task in sorted({*first, *last})]
+        overall = [measured[each].overall if each in measured else None for each in range(number + 1)]
+        yield BenchmarkScores(name, overall, tasks, summary.ungraded.get((name, number), 0))
 
 
 def _drops(summary: Summary, number: int) -> Iterator[tuple[str, str, int]]:
