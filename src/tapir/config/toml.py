@@ -7,7 +7,7 @@ import json
 import re
 import tomllib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import reduce
 from importlib import resources
 from operator import getitem
@@ -19,7 +19,7 @@ from pydantic.fields import FieldInfo
 
 from tapir.config.base import Section, suggestion
 from tapir.config.recipe import Recipe
-from tapir.config.validation import explain, idle_keys, kind_of, outdated_keys, sections
+from tapir.config.validation import explain, idle_keys, kind_of, named_by_kind, outdated_keys, sections
 from tapir.domain.errors import RecipeError
 
 
@@ -124,8 +124,9 @@ def _apply(content: dict[str, Any], change: str) -> str:
         parsed = value.strip()
     *tables, last = key.strip().split(".")
     inner = content
-    for table in tables:
-        inner = inner.setdefault(table, {})
+    for depth, table in enumerate(tables, start=1):
+        inner[table] = _spelt_out(inner.get(table, {}), tables[:depth])
+        inner = inner[table]
         if not isinstance(inner, dict):
             raise RecipeError(
                 f"--set {key.strip()}: {table} is not a table",
@@ -133,6 +134,11 @@ def _apply(content: dict[str, Any], change: str) -> str:
             )
     inner[last] = parsed
     return key.strip()
+
+
+def _spelt_out(value: Any, path: Sequence[str]) -> Any:
+    """Return a text that names a kind as the table it stands for, and anything else as it is."""
+    return {"kind": value} if isinstance(value, str) and named_by_kind(path) else value
 
 
 def as_toml(recipe: Recipe) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Union, get_args, get_origin
@@ -11,7 +11,7 @@ from typing import Union, get_args, get_origin
 from pydantic import JsonValue, ValidationError
 from pydantic_core import ErrorDetails
 
-from tapir.config.base import Section, nearest
+from tapir.config.base import BY_NAME, Section, nearest
 from tapir.config.recipe import Recipe
 
 _MESSAGES = {
@@ -37,7 +37,7 @@ class _Spot:
 
     def elsewhere(self) -> list[str]:
         """Return the kinds of the same section that do have the last key."""
-        others = (kind for kind in self.kinds if kind is not self.table and self.path[-1] in kind.model_fields)
+        others = (kind for kind in self.kinds if kind is not self.table and self.path[-1] in _keys(kind))
         return [kind_of(section) for section in others]
 
 
@@ -46,8 +46,7 @@ def explain(problem: ErrorDetails, root: type[Section] = Recipe) -> str:
     spot, kind, context = _locate(problem["loc"], root), problem["type"], problem.get("ctx", {})
     key = ".".join(spot.path)
     if kind == "extra_forbidden":
-        keys = (field.alias or name for name, field in spot.table.model_fields.items())
-        near = nearest(spot.path[-1], keys, cutoff=0.5)
+        near = nearest(spot.path[-1], _keys(spot.table), cutoff=0.5)
         others = " or ".join(map(repr, spot.elsewhere()))
         meant = f"; did you mean {near}?" if near else ""
         return f"{key}: no such key{meant}" + (f"; it belongs to kind = {others}" if others else "")
@@ -99,9 +98,26 @@ def sections(annotation: object) -> tuple[type[Section], ...]:
     return tuple(section for section in types if isinstance(section, type) and issubclass(section, Section))
 
 
+def named_by_kind(path: Sequence[str]) -> bool:
+    """Return whether a text at this key of the recipe stands for a table of that kind."""
+    table: type[Section] = Recipe
+    for key in path[:-1]:
+        options = sections(table.model_fields[key].annotation) if key in table.model_fields else ()
+        if len(options) != 1:
+            return False
+        table = options[0]
+    field = table.model_fields.get(path[-1])
+    return field is not None and BY_NAME in field.metadata
+
+
 def kind_of(section: type[Section]) -> str:
     """Return the value of `kind` for a section."""
     return str(get_args(section.model_fields["kind"].annotation)[0])
+
+
+def _keys(section: type[Section]) -> list[str]:
+    """Return the keys of a section as a recipe has them."""
+    return [field.alias or name for name, field in section.model_fields.items()]
 
 
 def _locate(place: tuple[int | str, ...], table: type[Section] = Recipe) -> _Spot:

@@ -199,6 +199,23 @@ def test_a_change_of_kind_takes_the_keys_of_the_other_kind_away(file: str) -> No
     assert (changed.kind, getattr(changed, "limit", None)) == ("hub", 500)
 
 
+def test_a_class_of_ones_own_gives_way_to_another_kind(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    custom = {"kind": "custom", "class": "mine:Teacher", "options": {"a": 1}}
+    path.write_text(as_toml(parse(api(teacher=custom))), encoding="utf-8")
+    assert load(str(path), ["teacher.kind=llm", 'teacher.endpoints=["gpt"]']).teacher.kind == "llm"
+    assert "corpus.class: no such key; it belongs to kind = 'custom'" in refusal({"corpus": {"class": "mine:Corpus"}})
+
+
+def test_a_table_that_is_written_as_the_name_of_its_kind_can_be_changed_key_by_key(tmp_path: Path) -> None:
+    path = tmp_path / "mine.toml"
+    threshold = 'threshold = {rule = "quantile", value = 0.5}'
+    path.write_text(f'engine = "ray"\n[curriculum]\ndifficulty = "length"\n{threshold}\n', encoding="utf-8")
+    recipe = load(str(path), ["curriculum.difficulty.kind=pass-rate", "curriculum.difficulty.samples=8"])
+    assert recipe.curriculum.difficulty.model_dump() == {"kind": "pass-rate", "samples": 8, "temperature": 0.8}
+    assert load(str(path), ["engine.workers=3"]).engine.model_dump()["workers"] == 3
+
+
 def test_a_change_does_not_excuse_another_change_without_effect(file: str) -> None:
     message = refusal_of(file, "curriculum.refine=false", "curriculum.refine_keep=judge")
     assert "refine_keep has no effect with refine = false" in message
