@@ -17,7 +17,7 @@ from typing import Any, get_args
 from pydantic import JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
-from tapir.config.base import Section, suggestion
+from tapir.config.base import Section, leaves, suggestion
 from tapir.config.recipe import Recipe
 from tapir.config.validation import explain, idle_keys, kind_of, named_by_kind, outdated_keys, sections
 from tapir.domain.errors import RecipeError
@@ -32,22 +32,20 @@ def shipped(folder: str = "") -> list[str]:
 def load(source: str, changes: Iterable[str] = (), base: Iterable[str] = ()) -> Recipe:
     """Read a recipe: a TOML file, or a shipped one by its name.
 
-    `changes` are "key=value" with a dotted key and a TOML value (a bare word is taken as text); what they leave without
-    effect in the file gives way to them. `base` are the same, as if the file had them.
+    `changes` are "key=value" with a dotted key and a TOML value (a bare word is taken as text; a table changes the keys
+    it names); what they leave without effect in the file gives way to them. `base` are the same, as if the file had
+    them.
     """
     content = read_toml(source)
     for change in base:
         _apply(content, change)
-    keys = {_apply(content, change) for change in changes}
-    return _validate(content, keys)
+    return _validate(content, {key for change in changes for key in _apply(content, change)})
 
 
 def parse(content: Mapping[str, Any], changes: Iterable[str] = ()) -> Recipe:
     """Read a recipe from its tables, with some keys set; every problem is named with the nearest right name."""
     tables = copy.deepcopy(dict(content))
-    for change in changes:
-        _apply(tables, change)
-    return _validate(tables)
+    return _validate(tables, {key for change in changes for key in _apply(tables, change)})
 
 
 def _validate(content: dict[str, Any], changed: Collection[str] = ()) -> Recipe:
@@ -113,8 +111,8 @@ def read_toml(source: str, kind: str = "recipe", folder: str = "") -> dict[str, 
         raise RecipeError(f"{source} is not valid TOML: {error}", remedy="Fix the line shown above.") from error
 
 
-def _apply(content: dict[str, Any], change: str) -> str:
-    """Set one key, and return its name."""
+def _apply(content: dict[str, Any], change: str) -> list[str]:
+    """Set one key, or those that a table names, and return their names."""
     key, equals, value = change.partition("=")
     if not equals or not key.strip():
         raise RecipeError(f"--set {change!r} is not key=value", remedy="For example: --set curriculum.rounds=2")
@@ -132,8 +130,19 @@ def _apply(content: dict[str, Any], change: str) -> str:
                 f"--set {key.strip()}: {table} is not a table",
                 remedy=f"`tapir recipe show {_nearest_recipe(content)}` lists its keys.",
             )
-    inner[last] = parsed
-    return key.strip()
+    _merge(inner, {last: parsed}, tables)
+    return [name for name, _ in leaves({key.strip(): parsed})]
+
+
+def _merge(table: dict[str, Any], changes: Mapping[str, Any], path: Sequence[str]) -> None:
+    """Set keys of a table in its place; a table without keys replaces the one that is there."""
+    for name, value in changes.items():
+        inner = _spelt_out(table.get(name), [*path, name])
+        if value and isinstance(value, dict) and isinstance(inner, dict):
+            table[name] = inner
+            _merge(inner, value, [*path, name])
+        else:
+            table[name] = value
 
 
 def _spelt_out(value: Any, path: Sequence[str]) -> Any:

@@ -216,6 +216,19 @@ def test_a_table_that_is_written_as_the_name_of_its_kind_can_be_changed_key_by_k
     assert load(str(path), ["engine.workers=3"]).engine.model_dump()["workers"] == 3
 
 
+def test_a_table_changes_the_keys_it_names_and_leaves_the_others(file: str) -> None:
+    changed = load(file, ["curriculum={rounds = 2, novelty = {rouge = 0.6}}"]).curriculum
+    assert (changed.rounds, changed.refine_keep) == (2, "judge")
+    assert changed.novelty.model_dump() == {"rule": "near", "rouge": 0.6, "minhash": 0.7}
+    assert load(file, ["training.dpo={}"]).training.model_dump()["dpo"]["gap"] == 4.0
+    hub = load(file, ['corpus={kind = "hub", dataset = "owner/name"}']).corpus
+    assert (hub.kind, getattr(hub, "limit", None)) == ("hub", 500)
+    launched = parse({"training": {"launch": {"kind": "accelerate", "processes": 2}}})
+    assert parse(launched.resolved(), ['training.launch={kind = "here"}']).training.model_dump()["launch"] == {
+        "kind": "here"
+    }
+
+
 def test_a_change_does_not_excuse_another_change_without_effect(file: str) -> None:
     message = refusal_of(file, "curriculum.refine=false", "curriculum.refine_keep=judge")
     assert "refine_keep has no effect with refine = false" in message
