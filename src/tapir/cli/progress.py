@@ -162,7 +162,7 @@ def quiet(log: Path) -> Iterator[TextIO]:
     logging.captureWarnings(capture=True)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)s %(name)s %(message)s", force=True)
     try:
-        with os.fdopen(os.dup(saved[0]), "w", encoding="utf-8") as terminal:
+        with os.fdopen(os.dup(saved[0]), "w", encoding=sys.stdout.encoding, errors="replace") as terminal:
             yield terminal
     finally:
         for stream in (sys.stdout, sys.stderr):
@@ -191,7 +191,8 @@ def attend(
     `resume` is the command that goes on with work that was stopped: the same one, unless given.
     """
     resume = resume or shlex.join(["tapir", *sys.argv[1:]])
-    with os.fdopen(os.dup(2), "w", encoding="utf-8") as errors, quiet(folder / LOG) as output:
+    errors = os.fdopen(os.dup(2), "w", encoding=sys.stderr.encoding, errors="replace")
+    with errors, quiet(folder / LOG) as output:
         screen = output if content is None else errors
         console = new_console(screen)
         progress = TerminalProgress(console, rounds, meter)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from base64 import b64encode
 from dataclasses import asdict
 from functools import cache
@@ -70,7 +71,7 @@ def render(store: RunStore, summary: Summary) -> str:
         "fates": FATES,
         "chosen": chosen,
         "settings": recipe_text(summary.recipe),
-        "folder": store.folder.name,
+        "folder": os.fsencode(store.folder.name).decode(errors="replace"),  # not every name is UTF-8
         "data": _json({"charts": specs, "sample": [_item(each, summary.scale) for each in chosen.items]}),
         "style": _file("style.css"),
         "scripts": scripts,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import os
 import tomllib
 from collections import Counter
 from pathlib import Path
@@ -42,6 +43,13 @@ def test_a_page_is_written_at_every_stage_of_a_run(tmp_path: Path, done: int) ->
     assert len(data_of(text)["charts"]) == CHARTS[done]
     assert ("This run is unfinished" in text) is (done != 3)
     assert ("Nothing has been trained yet" in text) is (done < 1)
+
+
+def test_a_folder_whose_name_is_not_utf_8_has_a_page(tmp_path: Path) -> None:
+    store = build_run(tmp_path / os.fsdecode(b"caf\xe9"), done=-1)
+    path = page.write_report(store, summarise(store))
+    assert path
+    assert "<code>caf\ufffd</code>" in path.read_text(encoding="utf-8")
 
 
 def test_without_the_chart_library_there_is_no_report(gym_run: RunStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import io
+import os
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 
-from tapir.cli.progress import TerminalProgress
+from tapir.cli.progress import TerminalProgress, attend
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
 from tapir.domain.completion import Spending
@@ -96,3 +99,21 @@ def test_a_stage_that_starts_again_leaves_no_bar_behind_and_the_cursor_as_it_was
     shown.close()
     hidden, back = (file.getvalue().count(code) for code in ("\x1b[?25l", "\x1b[?25h"))
     assert hidden == back > 0
+
+
+@pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
+@pytest.mark.parametrize("content", [None, lambda result: result])
+def test_a_text_that_the_terminal_cannot_show_does_not_end_the_work(
+    encoding: str, content: Callable[[str], str] | None, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def work(progress: TerminalProgress) -> str:
+        progress.note(os.fsdecode(b"runs/caf\xe9 \xe2\x86\x92"))
+        return "done"
+
+    for stream in (sys.stdout, sys.stderr):
+        assert isinstance(stream, io.TextIOWrapper)
+        stream.reconfigure(encoding=encoding)
+    attend(tmp_path, work, lambda console, result: console.print(result), content)
+    said = "".join(capfd.readouterr())
+    assert f"runs/caf? {'?' if encoding == 'ascii' else '→'}" in said
+    assert "done" in said
