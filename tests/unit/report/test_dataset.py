@@ -15,12 +15,13 @@ import pytest
 from support.runs import OVER_API, SPENDING, build_run
 from support.small import environment
 from tapir.config.toml import parse
-from tapir.data.files import write_json
+from tapir.data.files import read_json, write_json
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import ExpansionRow, MixtureRow
 from tapir.data.run.store import RunStore
-from tapir.report.export.cards import facts
-from tapir.report.export.dataset import export_dataset
+from tapir.models.estimators import MFD
+from tapir.report.export.cards import facts, write_card
+from tapir.report.export.dataset import export_dataset, export_mixture
 from tapir.report.export.folder import read_mark
 from tapir.report.export.lineage import examples
 
@@ -130,3 +131,38 @@ def test_a_corpus_of_ones_own_is_named_by_its_class(tmp_path: Path) -> None:
     recipe = parse(OVER_API | {"corpus": {"kind": "custom", "class": "mine.data:Corpus"}})
     write_json(path, recipe.resolved())
     assert facts(RunReader(store), 1, [1])["corpus"] == "mine.data:Corpus"
+
+
+@pytest.mark.parametrize(
+    ("kind", "said", "pool"),
+    [
+        ("none", "draws its examples at random", "`any`: how hard it is was not measured"),
+        ("ifd", "IFD is the student's mean loss per token", "`hard` or `easy`"),
+        ("length", "Difficulty is the length of the teacher's answer in characters", "`hard` or `easy`"),
+    ],
+)
+def test_a_run_without_judge_or_teacher_has_cards_that_speak_of_none(
+    kind: str, said: str, pool: str, tmp_path: Path
+) -> None:
+    threshold = {} if kind == "none" else {"threshold": {"rule": "quantile", "value": 0.5}}
+    method = {"difficulty": kind, "expand": False, "refine": False} | threshold
+    store = build_run(tmp_path / "run", curriculum=method)
+    recipe = read_json(store.folder / "recipe.json")
+    recipe |= {name: {"kind": "none"} for name in ("teacher", "judge", "tagger")}
+    recipe |= {"corpus": {"kind": "file", "path": "a.jsonl"}, "evaluation": {"kind": "exact", "file": "b.jsonl"}}
+    recipe["curriculum"]["target"] = {"shares": "pool"}
+    write_json(store.folder / "recipe.json", recipe)
+    export_dataset(store, tmp_path / "data")
+    export_mixture(store, tmp_path / "mixture")
+    card = facts(RunReader(store), 3, [1, 2, 3])
+    write_card(tmp_path, "model-card.md.j2", f=card, title="mine", adapter=False, base="path/to/nano")
+    cards = [(tmp_path / place / "README.md").read_text() for place in ("data", "mixture", "")]
+    for text in cards:
+        prose = re.sub(r"```.*?```", "", text, flags=re.DOTALL)
+        assert not re.search(r"the judge|a judge|by none|: none|terms of whoever|distillation\n|minus", prose)
+    assert all(pool in text for text in cards[:2])
+    assert all(said in text for text in (cards[0], cards[2]))
+    assert "trained to follow instructions with TAPIR" in cards[2]
+    assert "- teacher: nobody\n- judge: nobody\n" in cards[2]
+    judged = facts(RunReader(build_run(tmp_path / "judged", api=True)), 3, [3])
+    assert (judged["teachers"], judged["judges"], judged["scale"]) == (["a-large-model"], ["a-small-model"], MFD)

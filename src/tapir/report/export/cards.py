@@ -9,14 +9,16 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+from tapir.config.curriculum import CurriculumConfig
 from tapir.config.endpoints import EndpointConfig
 from tapir.config.recipe import Recipe
 from tapir.config.student import StudentSection
 from tapir.config.toml import as_toml, parse
 from tapir.data.files import write_text
 from tapir.data.run.reader import RunReader
+from tapir.domain.difficulty import Scale
 from tapir.domain.errors import RecipeError
 from tapir.domain.evaluation import EvalResult
 from tapir.models.local.template import template_arguments
@@ -79,8 +81,10 @@ def facts(run: RunReader, number: int, rounds: Sequence[int]) -> dict[str, Any]:
         "warmed": recipe.curriculum.warmup_epochs > 0,
         "base": HubName.of(recipe.student.model),
         "revision": recipe.student.revision,
-        "teachers": remove_paths(models(recipe, "teacher")),
-        "judges": remove_paths(models(recipe, "judge")),
+        "teachers": _names(recipe, "teacher"),
+        "judges": _names(recipe, "judge"),
+        "scale": summary.scale,
+        "steps": list(_steps(recipe.curriculum, summary.scale)),
         "corpus": without_paths(corpus),
         "corpus_hub": hub.name if hub.hub else "",
         "made": _composition(run, rounds),
@@ -99,6 +103,24 @@ def facts(run: RunReader, number: int, rounds: Sequence[int]) -> dict[str, Any]:
         "answer_tokens": recipe.student.max_new_tokens,
         "question": next((row.instruction for row in run.evaluation(0)), _QUESTION) if gym else _QUESTION,
     }
+
+
+def _names(recipe: Recipe, role: Literal["teacher", "judge"]) -> list[str]:
+    """Return the names of the models in a role; none where the run had nobody in it."""
+    return [] if getattr(recipe, role).kind == "none" else remove_paths(models(recipe, role))
+
+
+def _steps(plan: CurriculumConfig, scale: Scale | None) -> Iterator[str]:
+    """Yield what the run did in its rounds."""
+    if scale:
+        yield "finds the instructions that are hard for this student"
+    if plan.target.shares != "pool":
+        yield "brings the mix of tasks to a target distribution"
+    if plan.expand:
+        yield "has the teacher write more of what is scarce"
+    if plan.refine:
+        yield "has the teacher rewrite answers in the style of their task"
+    yield "raises the share of hard examples" if scale else "draws its examples at random"
 
 
 def _variables(run: RunReader, student: StudentSection, number: int) -> dict[str, Any]:

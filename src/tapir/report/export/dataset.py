@@ -9,11 +9,13 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
+from tapir.config.toml import parse, without_idle
 from tapir.data.files import write_json
 from tapir.data.formats import LAYOUTS, preference, write_records
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
 from tapir.data.run.tables import read_rows, write_rows
+from tapir.report.estimators import read_scale
 from tapir.report.export.cards import facts, write_card
 from tapir.report.export.folder import Mark, draft_folder
 from tapir.report.export.lineage import ExportedExample, examples
@@ -36,7 +38,8 @@ def export_mixture(store: RunStore, out: Path, number: int | None = None) -> lis
         if not pairs:
             (draft / "preferences.jsonl").unlink()
         write_json(draft / "dataset_info.json", _dataset_info(read_rows(table, ExportedExample)))
-        write_card(draft, "mixture-card.md.j2", rows=rows, rounds=rounds, pairs=pairs)
+        scale = read_scale(run, parse(without_idle(run.recipe)).curriculum)
+        write_card(draft, "mixture-card.md.j2", rows=rows, rounds=rounds, pairs=pairs, scale=scale)
     plural = "s" * (len(rounds) > 1)
     return [f"{rows:,} examples of round{plural} {', '.join(map(str, rounds))}"]
 
