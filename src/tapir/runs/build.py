@@ -31,6 +31,7 @@ from tapir.models.context import BuildContext
 from tapir.models.local.gguf import convert, converted_folder
 from tapir.models.local.loading import ModelSettings, load_tokenizer
 from tapir.models.local.ray_cluster import RayCluster
+from tapir.models.local.weights import weight_shapes
 from tapir.models.prompts import PromptSet
 from tapir.runs.corpus import inputs, prompt_set, read_corpus, taxonomy
 from tapir.training.dataset import highlight_loss_mask
@@ -135,6 +136,13 @@ def student_format(recipe: Recipe) -> StudentFormat | None:
     )
 
 
+def _size_notes(recipe: Recipe) -> list[str]:
+    if weight_shapes(locate_student(recipe), recipe.student.revision) or recipe.student.gguf:
+        return []
+    model = recipe.student.model
+    return [f"the disk that is needed is counted without {model}: its weights are not here as safetensors"]
+
+
 def build_roles(recipe: Recipe, *, evaluated: bool = True, encoded: bool = True) -> Roles:
     """Return all roles, ready to work; nothing heavy is loaded and nobody is called before it is needed.
 
@@ -152,7 +160,7 @@ def build_roles(recipe: Recipe, *, evaluated: bool = True, encoded: bool = True)
         sampling.append(build(recipe.student.model_copy(update={"temperature": temperature}), context))
         return sampling[-1]
 
-    form, notes = student_format(recipe) if encoded else None, list[str]()
+    form, notes = student_format(recipe) if encoded else None, _size_notes(recipe)
     corpus = cache(partial(read_corpus, recipe, context, form, notes))
     context = replace(context, sampling_student=sampling_student, read_corpus=corpus)
     student, teacher, judge = (build(section, context) for section in (recipe.student, recipe.teacher, recipe.judge))

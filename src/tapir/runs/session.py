@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
+from math import prod
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from tapir.config.corpus import GymCorpusConfig
 from tapir.config.endpoints import AUTO
 from tapir.config.recipe import Recipe
 from tapir.config.toml import load, parse, without_idle
+from tapir.config.training import SftConfig
 from tapir.data.corpus import CorpusFilter, pair_of
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import disk_errors, locked, read_json, write_json
@@ -32,6 +34,7 @@ from tapir.domain.progress import Progress, SilentProgress
 from tapir.domain.roles import Rejected, Roles
 from tapir.domain.round import Checkpoint
 from tapir.models.api.session import ApiSession
+from tapir.models.local.weights import weight_shapes
 from tapir.models.taggers.embedding import EmbeddingTagger
 from tapir.models.taggers.encoder import EncoderTagger
 from tapir.report.summary import Summary, summarise
@@ -59,6 +62,7 @@ _PACKAGES = (
     "numpy",
 )
 _MEGABYTE = 1_000_000
+_FLOAT = 4  # bytes of a number that is trained, whatever it was stored in
 _CALL_BYTES = 3_000  # of a call in the ledger
 _MENDABLE = "student.chat_template"  # until the student is trained with it
 _RESTORE = "Put the file back from a copy, or start again in another folder with --out."
@@ -247,15 +251,21 @@ def _check_space(recipe: Recipe, folder: Path, rows: int) -> None:
 
 
 def disk_needed(recipe: Recipe, rows: int) -> int:
-    """Return the bytes a run on `rows` rows takes at most: checkpoints, one training in progress, tables, ledger."""
-    path = Path(locate_student(recipe))
-    weights = sum(file.stat().st_size for file in path.rglob("*") if file.is_file()) if path.is_dir() else 0
-    alpha = recipe.curriculum.alpha()
-    training = 3 * 3 * weights  # weights and two Adam moments, two saved and one being written
+    """Return the bytes a run on `rows` rows takes at most: checkpoints, one training in progress, tables, ledger.
+
+    A student whose weights are not on this machine counts nothing; `build_roles` notes it.
+    """
+    alpha, shapes = recipe.curriculum.alpha(), weight_shapes(locate_student(recipe), recipe.student.revision)
+    trained, how = sum(map(prod, shapes)), recipe.training
+    half = isinstance(how, SftConfig) and how.method == "full" and how.precision in {"bfloat16", "float16"}
+    if isinstance(how, SftConfig) and how.method != "full":  # two matrices beside each one of the base
+        trained = how.lora.rank * sum(sum(shape) for shape in shapes if len(shape) == len(("out", "in")))
+    training = 3 * 3 * _FLOAT * trained  # weights and two Adam moments, two saved and one being written
+    checkpoints = (_FLOAT // 2 if half else _FLOAT) * trained * (alpha.rounds + 2)
     scorings = alpha.rounds if recipe.curriculum.rescoring == "every-round" else 1
     calls = 2 * rows * scorings * ("judge" in recipe.users()) + rows + alpha.rounds * recipe.curriculum.size
     tables = 4_000 * (rows + alpha.rounds * recipe.curriculum.size)
-    return weights * (alpha.rounds + 2) + training + tables + _CALL_BYTES * calls * bool(recipe.endpoints)
+    return checkpoints + training + tables + _CALL_BYTES * calls * bool(recipe.endpoints)
 
 
 def _manifest(recipe: Recipe, roles: Roles) -> dict[str, Any]:

@@ -275,3 +275,41 @@ def test_a_rubric_for_a_label_that_the_taxonomy_lacks_is_refused_with_the_neares
     assert roles(tmp_path, judge=judge | {"rubrics": {"Math": "Is it right?"}})
     with pytest.raises(RecipeError, match="has no label 'Maths'; did you mean 'Math'"):
         roles(tmp_path, judge=judge | {"rubrics": {"Maths": "Is it right?"}})
+
+
+def weights(folder: Path) -> Path:
+    """Write a model folder that says it has a vocabulary of 1,000 and four square matrices of 1,000, but no numbers."""
+    shapes = {"embedding": [1_000, 1_000], "norm": [1_000]} | {f"layer {place}": [1_000, 1_000] for place in range(4)}
+    header = {name: {"dtype": "BF16", "shape": shape, "data_offsets": [0, 0]} for name, shape in shapes.items()}
+    text = json.dumps({"__metadata__": {"format": "pt"}} | header).encode()
+    folder.mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(len(text).to_bytes(8, "little") + text)
+    (folder / "config.json").write_text('{"dtype": "bfloat16"}', encoding="utf-8")
+    return folder
+
+
+def test_the_disk_that_is_needed_goes_by_what_is_trained_and_in_which_precision(tmp_path: Path) -> None:
+    def needed(**training: object) -> int:
+        there, missing = ({"student": {"model": str(path)}} for path in (model, tmp_path / "missing"))
+        return session.disk_needed(parse(there | {"training": training}), 0) - session.disk_needed(parse(missing), 0)
+
+    model = weights(tmp_path / "model")
+    assert needed() == 5_001_000 * 4 * (9 + 5)  # two saved states and a third, five checkpoints
+    assert needed(precision="bfloat16") == 5_001_000 * (4 * 9 + 2 * 5)
+    assert needed(method="lora") == needed(method="qlora") == 16 * 5 * 2_000 * 4 * (9 + 5)
+
+
+def test_a_student_in_the_cache_of_the_hub_counts_and_one_that_is_not_there_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path))
+    student = {"student": {"model": "owner/model"}}
+    (note,) = build_roles(recipe(tmp_path / "files", **student), encoded=False).notes
+    assert "counted without owner/model" in note
+    none = session.disk_needed(parse(student), 0)
+    cache = tmp_path / "models--owner--model"
+    weights(cache / "snapshots" / "abc")
+    (cache / "refs").mkdir()
+    (cache / "refs" / "main").write_text("abc")
+    assert session.disk_needed(parse(student), 0) - none == 5_001_000 * 4 * (9 + 5)
+    assert build_roles(recipe(tmp_path / "files", **student), encoded=False).notes == []
