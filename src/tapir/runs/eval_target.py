@@ -10,6 +10,7 @@ from typing import Any
 
 from tapir.config.recipe import Recipe
 from tapir.config.toml import load, toml_value
+from tapir.data.files import read_json
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore, is_run
 from tapir.domain.completion import after_thought
@@ -22,6 +23,9 @@ from tapir.runs import session
 from tapir.runs.build import build_student, check_student, prepare_student
 from tapir.runs.corpus import file_digest
 
+FACTS = "evaluation.json"
+"""File of an evaluation's folder: what its results depend on."""
+FACTS_REMEDY = "Put the file back from a copy, or choose another folder with --out."
 _ANSWER_FILES = (".json", ".jsonl", ".ndjson", ".csv", ".tsv", ".parquet", ".gz")
 
 
@@ -47,7 +51,11 @@ class EvalTarget:
 
 
 def resolve_target(
-    text: str, recipe: str = "gym", changes: Iterable[str] = (), number: int | None = None
+    text: str,
+    recipe: str = "gym",
+    changes: Iterable[str] = (),
+    number: int | None = None,
+    folder: Path | None = None,
 ) -> EvalTarget:
     """Resolve the model under evaluation: a run, a checkpoint or recorded answers.
 
@@ -57,6 +65,7 @@ def resolve_target(
         recipe: a recipe for everything that is not a run; a run brings its own.
         changes: "key=value" over that recipe.
         number: of the round, for a run.
+        folder: of the evaluation, whose date the prompts of a model have: the day it began, or today.
     """
     path, changes = Path(text).expanduser(), list(changes)
     if is_run(path):
@@ -68,6 +77,8 @@ def resolve_target(
     if path.suffix in _ANSWER_FILES:
         raise RecipeError(f"{text}: there is no such file", remedy=f"The path is relative to {Path.cwd()}; fix it.")
     chosen = load(recipe, [*changes, f"student.model={toml_value(text)}"])
+    if folder:
+        chosen = _dated(chosen, folder)
     check_student(chosen)
     base = prepare_student(chosen)
     digest = Path(base.path).name if chosen.student.gguf else ""  # tells weights from others of the same name
@@ -79,7 +90,7 @@ def resolve_target(
 
 
 def resolve_judged(
-    text: str, recipe: str, changes: Sequence[str] = (), number: int | None = None
+    text: str, recipe: str, changes: Sequence[str] = (), number: int | None = None, folder: Path | None = None
 ) -> tuple[EvalTarget, Recipe]:
     """Resolve the model under evaluation, and the recipe whose judge grades: that of --recipe, else the run's own."""
     run = is_run(Path(text).expanduser())
@@ -90,8 +101,16 @@ def resolve_judged(
         )
     if recipe and run:
         return resolve_target(text, recipe, (), number), load(recipe, changes)
-    target = resolve_target(text, recipe, changes, number)
+    target = resolve_target(text, recipe, changes, number, folder)
     return target, target.recipe
+
+
+def _dated(recipe: Recipe, folder: Path) -> Recipe:
+    """Return the recipe with the date of its evaluation: that of the one in the folder, or today's."""
+    if recipe.student.date or not (folder / FACTS).is_file():
+        return session.dated(recipe, folder)
+    day = read_json(folder / FACTS, FACTS_REMEDY).get("answering", {}).get("date", "")
+    return recipe.model_copy(update={"student": recipe.student.model_copy(update={"date": day})})
 
 
 def _of_run(folder: Path, recipe: Recipe, number: int | None) -> EvalTarget:

@@ -36,7 +36,7 @@ from tapir.models.context import BuildContext
 from tapir.runs.build import build_benchmarks
 from tapir.runs.corpus import file_digest, prompt_set, taxonomy
 from tapir.runs.endpoints import find_models
-from tapir.runs.eval_target import EvalTarget, recorded_target, resolve_judged
+from tapir.runs.eval_target import FACTS, FACTS_REMEDY, EvalTarget, recorded_target, resolve_judged
 from tapir.runs.progress import EventLog, open_calls, open_resources, record_session
 from tapir.stages.answer import Answer, SavedAnswers
 from tapir.stages.base import StageContext
@@ -44,7 +44,6 @@ from tapir.stages.evaluate import Evaluate
 from tapir.version import __version__
 
 TABLE = "round-0/evaluation"
-_FACTS = "evaluation.json"
 _NAMED = 3
 _ASKING = ("samples", "temperature", "max_tokens", "expected_score")
 
@@ -54,13 +53,13 @@ def claim(folder: Path, facts: Mapping[str, Any]) -> None:
 
     Its results depend on `facts` (JSON): model, settings, digests of files and prompts. What differs is named.
     """
-    begun = claim_folder(folder, _FACTS, "is no evaluation")
+    begun = claim_folder(folder, FACTS, "is no evaluation")
     with locked(folder):
         wanted = json.loads(json.dumps(facts))
         if not begun:
             write_json(folder / "manifest.json", {"run": uuid.uuid4().hex, "tapir": __version__})
-            write_json(folder / _FACTS, wanted)  # last: it makes the folder an evaluation
-        stored = read_json(folder / _FACTS, "Put the file back from a copy, or choose another folder with --out.")
+            write_json(folder / FACTS, wanted)  # last: it makes the folder an evaluation
+        stored = read_json(folder / FACTS, FACTS_REMEDY)
     remedy = "Give the same command again that made it, or choose another folder with --out."
     require_same(folder, "another evaluation", changed_keys(stored, wanted), remedy=remedy)
 
@@ -124,7 +123,7 @@ def read_graded(text: str) -> list[EvaluationRow]:
     if not folder.exists() and (parts := text.rpartition(":"))[2].isdigit():
         folder, number = Path(parts[0]), int(parts[2])
     store = RunStore(folder)
-    if (folder / _FACTS).is_file() and number is None:
+    if (folder / FACTS).is_file() and number is None:
         if store.has(TABLE):
             return graded(folder)
         raise DataError(
@@ -218,7 +217,7 @@ def prepare_alpaca(
         changes: "key=value" over the recipe.
         number: round of a run.
     """
-    target, judged = resolve_judged(text, recipe, changes, number)
+    target, judged = resolve_judged(text, recipe, changes, number, folder)
     section = AlpacaEvalConfig(kind="alpaca_eval", baseline=str(files[0]), prompts=str(files[1] or ""))
     context = build_context(judged, judged=True)
     (benchmark,) = claim_benchmarks(folder, target, section, context, **judge_facts(context, alpaca_eval.PROMPTS))
@@ -262,7 +261,7 @@ def prepare_mt_bench(
         judged = load(recipe, changes)
         target = recorded_target(path, recorded_turns(questions, models[name]), name, judged)
     else:
-        target, judged = resolve_judged(text, recipe, changes, number)
+        target, judged = resolve_judged(text, recipe, changes, number, folder)
     context = build_context(judged, judged=True)
     digests = {"questions": file_digest(files[0]), "references": file_digest(files[1]) if files[1] else "none"}
     asking = judge_facts(context, mt_bench.PROMPTS, "rationale")

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from datetime import datetime
 from importlib import resources
 from pathlib import Path
+from unittest.mock import Mock
 
 import pytest
 
@@ -20,7 +22,9 @@ from tapir.domain.roles import answers as parted_answers
 from tapir.domain.round import Checkpoint
 from tapir.models.local.generate import LocalStudent
 from tapir.models.none import RecordedStudent
-from tapir.runs.eval_target import EvalTarget, resolve_target
+from tapir.runs import session
+from tapir.runs.eval_target import EvalTarget, resolve_judged, resolve_target
+from tapir.runs.evaluate import claim
 
 NANO = resources.files("tapir.gym") / "nano"
 ROWS = [
@@ -135,6 +139,28 @@ def test_a_model_folder_may_have_any_name(name: str, tmp_path: Path, monkeypatch
     write_json(tmp_path / name / "config.json", {})
     monkeypatch.chdir(tmp_path)
     assert resolve_target(name).checkpoint == Checkpoint(name, 0)
+
+
+def test_an_evaluation_of_a_model_has_the_date_it_began_also_after_midnight(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def at(day: str, folder: str = "eval", *changes: str) -> EvalTarget:
+        monkeypatch.setattr(session, "datetime", Mock(now=lambda: datetime.fromisoformat(f"{day}T23:59")))
+        return resolve_judged("nano", "gym", changes, None, tmp_path / folder)[0]
+
+    begun = at("2026-01-31")
+    assert begun.recipe.student.date == "2026-01-31"
+    claim(tmp_path / "eval", begun.facts)
+    assert json.loads((tmp_path / "eval" / "evaluation.json").read_text())["answering"]["date"] == "2026-01-31"
+    resumed = at("2026-02-01")
+    assert (resumed.facts, resumed.recipe.student.date) == (begun.facts, "2026-01-31")
+    assert at("2026-02-01", "other").recipe.student.date == "2026-02-01"
+    assert at("2026-02-01", "eval", "student.date=2024-02-29").recipe.student.date == "2024-02-29"
+
+
+def test_an_evaluation_that_began_without_a_date_goes_on_without_one(tmp_path: Path) -> None:
+    claim(tmp_path, resolve_target("nano", "gym").facts)
+    assert resolve_target("nano", "gym", folder=tmp_path).recipe.student.date == ""
 
 
 def test_a_folder_without_a_model_and_a_round_of_no_run_are_said_so(tmp_path: Path) -> None:
