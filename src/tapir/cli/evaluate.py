@@ -73,7 +73,7 @@ def eval_gym(  # noqa: PLR0913 (options)
     from tapir.runs.eval_target import resolve_target
     from tapir.runs.evaluate import claim, graded, measure
 
-    who = resolve_target(target, recipe, changes or (), number)
+    who = resolve_target(target, recipe, changes or (), number, folder)
     sizes = {"per_task": per_task, "harder": harder, "unseen": unseen, "perturbed": perturbed, "sample": sample}
     suite = gym_suite(who.recipe, **sizes)
     claim(folder, {"evaluation": "gym", **who.facts, **sizes, "skills": list(suite.skills), "prompts": suite.digest})
@@ -189,7 +189,7 @@ def _eval_section(
     from tapir.runs.eval_target import resolve_target
     from tapir.runs.evaluate import build_context, claim_benchmarks, graded, measure
 
-    who = resolve_target(target, *options)
+    who = resolve_target(target, *options, folder)
     facts = harness_facts(section) if isinstance(section, HarnessConfig) else {}
     benchmarks = claim_benchmarks(folder, who, section, build_context(who.recipe, judged=False), **facts)
 
