@@ -324,6 +324,10 @@ def test_a_preference_is_read_or_its_absence_explained(reply: str, expected: str
         ('Here they are:\n{"Instructions": ["Add.", "Sort.",]}', ["Add.", "Sort."]),
         (r'{"instructions": ["Solve \( \frac{x}{2} = 1 \)."]}', [r"Solve \( \frac{x}{2} = 1 \)."]),
         ('{"instructions": [["Add."], {"a": "x", "b": "y"}, 3, null, [], {}]}', []),
+        (
+            '{"instructions": ["<example>\\nAdd.\\n</example>", "Put <example>x</example> in."]}',
+            ["Add.", "Put <example>x</example> in."],
+        ),
         ('{"instructions": "Add."}', []),
         ("1. Add.", []),
     ],
