@@ -62,6 +62,7 @@ _PACKAGES = (
     "numpy",
 )
 _MEGABYTE = 1_000_000
+_MATRIX = 2  # dimensions
 _FLOAT = 4  # bytes of a number that is trained, whatever it was stored in
 _CALL_BYTES = 3_000  # of a call in the ledger
 _MENDABLE = "student.chat_template"  # until the student is trained with it
@@ -259,7 +260,7 @@ def disk_needed(recipe: Recipe, rows: int) -> int:
     trained, how = sum(map(prod, shapes)), recipe.training
     half = isinstance(how, SftConfig) and how.method == "full" and how.precision in {"bfloat16", "float16"}
     if isinstance(how, SftConfig) and how.method != "full":  # two matrices beside each one of the base
-        trained = how.lora.rank * sum(sum(shape) for shape in shapes if len(shape) == len(("out", "in")))
+        trained = how.lora.rank * sum(sum(shape) for shape in shapes if len(shape) == _MATRIX)
     training = 3 * 3 * _FLOAT * trained  # weights and two Adam moments, two saved and one being written
     checkpoints = (_FLOAT // 2 if half else _FLOAT) * trained * (alpha.rounds + 2)
     scorings = alpha.rounds if recipe.curriculum.rescoring == "every-round" else 1
