@@ -24,7 +24,7 @@ pytestmark = pytest.mark.slow
 KILLS = 4
 REFUSE_OTHERS = Behaviour(latency=0.01, models=alpaca.MODELS, require_key=alpaca.KEY)
 BEHAVIOURS = {
-    "alpaca-local": Behaviour(latency=0.01, models=alpaca.MODELS),
+    "alpaca-local": Behaviour(latency=0.01, models=("the-only-one",)),
     "smollm2": Behaviour(latency=0.01, models=("the-only-one",)),
 }
 
