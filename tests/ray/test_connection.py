@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import socket
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -69,20 +68,16 @@ def test_an_address_from_the_environment_is_checked_too(tmp_path: Path, monkeypa
 @ray
 def test_a_cluster_started_here_works_and_leaves_nothing(tmp_path: Path) -> None:
     pytest.importorskip("ray", reason="Ray is not installed")
-    before = _folders()
     cluster = RayCluster(engine(workers=1))
     cluster.open(tmp_path, SilentProgress())
     assert sorted(place for place, _ in cluster.map(Blocks.of(Slow(0)), range(3))) == [0, 1, 2]
     assert cluster._own
-    process = cluster._own.process.child
+    process, folder = cluster._own.process.child, Path(cluster._own._files.name)
+    assert folder.is_dir()
     cluster.close()
     cluster.close()
     assert not process.alive
-    assert _folders() == before
-
-
-def _folders() -> set[Path]:
-    return set(Path(tempfile.gettempdir()).glob("tapir-ray-*"))
+    assert not folder.exists()
 
 
 @pytest.mark.parametrize(
