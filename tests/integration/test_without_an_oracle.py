@@ -136,11 +136,14 @@ def test_an_evaluation_set_without_prompts_is_an_error_and_not_unprotected(tmp_p
             list(texts(path))
 
 
+TURNS = (("system", "Be brief."), ("user", "Why?"), ("assistant", "So."), ("user", "And how?"))
+
+
 @pytest.mark.parametrize(
     "row",
     [
         {"turns": [{"content": "Why?"}, {"content": "And how?"}]},  # Arena-Hard
-        {"messages": [{"role": "user", "content": "Why?"}, {"role": "assistant", "content": "And how?"}]},
+        {"messages": [{"role": role, "content": text} for role, text in TURNS]},
         {"conversations": [{"from": "human", "value": "Why?"}, {"from": "human", "value": "And how?"}]},
         {"turns": ["Why?", "And how?"]},  # MT-Bench
     ],

@@ -21,6 +21,7 @@ from tapir.domain.randomness import shuffled
 from tapir.domain.roles import Rejected
 
 _SHOWN = 3
+_USERS = ("user", "human")
 _PROMPTS = (
     *("instruction", "prompt", "question", "turns", "text", "problem", "input", "Instruction", "user_prompt"),
     *("messages", "conversation", "conversations", "conversation_input"),
@@ -179,6 +180,13 @@ def texts(path: Path) -> Iterator[tuple[str, str]]:
         raise DataError(f"the evaluation set {path} is empty", remedy="Check evaluation.protect.")
 
 
+def _asked(turn: Any) -> Any:
+    """Return what the user says in a turn; nothing for the turn of another."""
+    if not isinstance(turn, dict):
+        return turn
+    return turn.get("content") or turn.get("value") if turn.get("role", turn.get("from", "user")) in _USERS else None
+
+
 def _prompt_texts(fields: Mapping[str, Any]) -> Iterator[str]:
     name = next((name for name in _PROMPTS if fields.get(name)), "")
     value, given = fields.get(name), fields.get("input")
@@ -187,5 +195,4 @@ def _prompt_texts(fields: Mapping[str, Any]) -> Iterator[str]:
         if name != "input" and isinstance(given, str) and given.strip():
             yield f"{value}\n\n{given}"
     elif isinstance(value, list):
-        said = ((turn.get("content") or turn.get("value")) if isinstance(turn, dict) else turn for turn in value)
-        yield from (turn for turn in said if isinstance(turn, str) and turn.strip())
+        yield from (text for text in map(_asked, value) if isinstance(text, str) and text.strip())

@@ -110,13 +110,3 @@ def require_same(folder: object, what: str, differing: Sequence[str], *, remedy:
     """Raise `RunMismatch` with a line for each difference, if there is one; `what` a folder holds instead."""
     if differing:
         raise RunMismatch(f"{folder} holds {what}:\n  " + "\n  ".join(differing), remedy=remedy)
-
-
-def missing_sentencepiece(name: str, error: Exception) -> MissingExtra | None:
-    """Return the error of a tokenizer that wants a library which transformers does not name; None for another."""
-    if "`tiktoken` is required" not in str(error) or find_spec("sentencepiece"):
-        return None
-    return MissingExtra(
-        f"the tokenizer of {name} is a SentencePiece model, and sentencepiece is not installed",
-        remedy="pip install sentencepiece",
-    )

@@ -1,4 +1,4 @@
-"""What reasoning-gym answers or scores wrongly, put right, so that every answer of the embedded world is exact."""
+"""Corrections of reasoning-gym's answers and scores, so that every answer of the embedded world is exact."""
 
 from __future__ import annotations
 

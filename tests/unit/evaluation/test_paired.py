@@ -232,7 +232,9 @@ def test_tasks_and_references_that_differ_are_counted() -> None:
 @pytest.mark.parametrize("scores", [[1.0], [1.0, 1.0], [1.0, 0.0, 0.5]])
 def test_a_figure_that_cannot_be_computed_is_null_in_json(scores: list[float]) -> None:
     text = json.dumps(as_json(compare_pairs(rows(scores), rows([1.0] * len(scores)), GYM)), allow_nan=False)
-    assert json.loads(text)["tasks"]["gcd"]["ties"] == sum(one == 1 for one in scores)
+    found = json.loads(text)
+    assert found["tasks"]["gcd"]["ties"] == sum(one == 1 for one in scores)
+    assert (found["prompts"]["difference"]["low"] is None) == (len({*scores}) == 1)
 
 
 # --- over seeds

@@ -47,7 +47,7 @@ def test_a_vocabulary_that_needs_another_library_names_the_library(
         raise ValueError("`tiktoken` is required to read a `tiktoken` file.")
 
     monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", refuse)
-    monkeypatch.setattr("tapir.domain.errors.find_spec", lambda _: None)
+    monkeypatch.setattr("tapir.models.local.loading.find_spec", lambda _: None)
     with pytest.raises(MissingExtra, match="sentencepiece is not installed") as caught:
         fakes.taught(encoders.tagger(bare["deberta"]), INSTRUCTIONS)
     assert "sentencepiece" in caught.value.remedy

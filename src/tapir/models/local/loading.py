@@ -9,12 +9,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import resources
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tapir.config.student import StudentSection
 from tapir.domain.completion import Failure
-from tapir.domain.errors import RecipeError, RoleError, TapirError, missing_sentencepiece
+from tapir.domain.errors import MissingExtra, RecipeError, RoleError, TapirError
 from tapir.domain.instruction import messages
 from tapir.domain.progress import Progress
 from tapir.domain.round import Checkpoint
@@ -371,6 +372,16 @@ def _check_template(tokenizer: Any, path: str, *, thinks: bool) -> None:
             f"the chat template of {path} begins a thought ({mark}) and has no switch: the student always thinks",
             remedy='Set student.thinking to "on" (only answers are learnt) or "keep" (the teacher\'s thoughts too).',
         )
+
+
+def missing_sentencepiece(name: str, error: Exception) -> MissingExtra | None:
+    """Return the error of a tokenizer that wants a library which transformers does not name; None for another."""
+    if "`tiktoken` is required" not in str(error) or find_spec("sentencepiece"):
+        return None
+    return MissingExtra(
+        f"the tokenizer of {name} is a SentencePiece model, and sentencepiece is not installed",
+        remedy="pip install sentencepiece",
+    )
 
 
 def load_error(path: str, error: Exception) -> TapirError:

@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from tapir.config.annotators import EmbeddingTaggerConfig, EncoderTaggerConfig
 from tapir.data.files import full, is_disk_full
-from tapir.domain.errors import RoleError, missing_sentencepiece
+from tapir.domain.errors import RoleError
 from tapir.domain.progress import Progress
 from tapir.domain.task import TaskTag
 from tapir.domain.training import check_loss
+from tapir.models.local.loading import missing_sentencepiece
 from tapir.models.memory import computes_in_bfloat16, free_memory, is_out_of_memory
 from tapir.models.taggers.metrics import most_probable
 
