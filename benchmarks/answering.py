@@ -2,6 +2,9 @@
 
     python benchmarks/answering.py                  # 5,000 prompts: about five minutes on 2 quiet cores
     python benchmarks/answering.py --prompts 1000
+    python benchmarks/answering.py --prompts 128 --model ~/.cache/tapir/models/smollm2-135m-instruct
+
+With a model, in float32 and in bfloat16, and without continuous batching.
 
 All sides go from instructions to texts, greedily. Bare `generate` takes the prompts in the order given, padded on
 the left, with the fixed batch size that is fastest here. The student answers them in one call, and in chunks sorted
@@ -17,6 +20,7 @@ import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -28,7 +32,7 @@ from tapir.domain.instruction import Instruction
 from tapir.domain.round import Checkpoint
 from tapir.gym.corpus import BY_FREQUENCY, corpus
 from tapir.models.local.generate import LocalStudent
-from tapir.models.local.loading import load
+from tapir.models.local.loading import ModelSettings, load
 
 NANO = Checkpoint(str(resources.files("tapir.gym") / "nano"), 0)
 LONGEST = 112
@@ -107,12 +111,13 @@ def continuous(model: Any, tokenizer: Any, items: Sequence[Instruction], most: i
         yield spoken(one, by_place[place], tokenizer)
 
 
-def ours(items: Sequence[Instruction], chunk: int) -> Iterator[tuple[str, str, int]]:
+def ours(items: Sequence[Instruction], chunk: int, base: Checkpoint, dtype: str) -> Iterator[tuple[str, str, int]]:
     """The student of a run."""
-    student = LocalStudent(LocalStudentConfig(max_new_tokens=LONGEST, batch_size=ROWS), seed=0)
+    config = LocalStudentConfig.model_validate({"max_new_tokens": LONGEST, "batch_size": ROWS, "dtype": dtype})
+    student = LocalStudent(config, seed=0)
     ordered = sorted(items, key=lambda one: (len(one.text), one.id))
     for start in range(0, len(ordered), chunk):
-        for name, reply in student.answer(NANO, ordered[start : start + chunk]):
+        for name, reply in student.answer(base, ordered[start : start + chunk]):
             assert isinstance(reply, Completion)
             yield name, reply.text, reply.usage.completion_tokens
 
@@ -127,39 +132,56 @@ def best(name: str, settings: Sequence[int], side: Callable[[int], Iterator[tupl
     return max(rates, key=lambda one: rates[one])
 
 
+def compare(items: Sequence[Instruction], base: Checkpoint, dtype: str, *, repeats: int, paged: bool) -> None:
+    """All sides in turn, so that a slow moment of the machine meets each."""
+    model, tokenizer = load(base, ModelSettings(dtype=dtype))
+    few = items[: max(1, len(items) // 10)]
+    list(bare(model, tokenizer, few[:64], 32))
+    sizes = [size for size in SIZES if size <= len(items)]
+    size = best(f"generate in {dtype}, rows", sizes, lambda one: bare(model, tokenizer, few, one)) if paged else sizes[-1]
+    sides: dict[str, Callable[[], Iterator[tuple[str, str, int]]]] = {
+        f"generate, {size} rows": lambda: bare(model, tokenizer, items, size),
+        "student, one call": lambda: ours(items, len(items), base, dtype),
+    }
+    if len(items) > CHUNK:
+        sides[f"student, chunks of {CHUNK}"] = lambda: ours(items, CHUNK, base, dtype)
+    found: dict[str, Measured] = {}
+    for _ in range(repeats):
+        for name, side in sides.items():
+            one = timed(side)
+            print(f"  {dtype}, {name:<24} {one}", flush=True)
+            if name not in found or one.wall < found[name].wall:
+                found[name] = one
+    if paged:
+        most = best("continuous, tokens", PAGED_TOKENS, lambda one: continuous(model, tokenizer, few, one))
+        name = f"continuous, {most} tokens"
+        found[name] = timed(lambda: continuous(model, tokenizer, items, most))
+        print(f"  {dtype}, {name:<24} {found[name]}")
+    base_line = next(iter(found.values()))
+    for name, one in [*found.items()][1:]:
+        other = sum(base_line.texts[key] != text for key, text in one.texts.items())
+        ratio = one.tokens / one.wall / (base_line.tokens / base_line.wall)
+        each = one.tokens / one.cpu / (base_line.tokens / base_line.cpu)
+        print(
+            f"{dtype}, {name}: {ratio:.2f} times generate ({each:.2f} by CPU time);"
+            f" {other} of {len(items):,} texts differ"
+        )
+
+
 def main() -> None:
     """Print the figures."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--prompts", type=int, default=5_000)
     parser.add_argument("--repeats", type=int, default=2)
-    arguments = parser.parse_args()
-    items = instructions(arguments.prompts)
-    model, tokenizer = load(NANO)
-    few = items[: max(1, len(items) // 10)]
-    print(f"{len(items):,} prompts, {torch.get_num_threads()} threads; settings tried on {len(few):,} of them")
-    list(bare(model, tokenizer, few[:64], 32))
-    size = best("generate, rows", SIZES, lambda one: bare(model, tokenizer, few, one))
-    most = best("continuous, tokens", PAGED_TOKENS, lambda one: continuous(model, tokenizer, few, one))
-    sides: dict[str, Callable[[], Iterator[tuple[str, str, int]]]] = {
-        f"generate, {size} rows": lambda: bare(model, tokenizer, items, size),
-        "student, one call": lambda: ours(items, len(items)),
-        f"student, chunks of {CHUNK}": lambda: ours(items, CHUNK),
-    }
-    found: dict[str, Measured] = {}
-    for _ in range(arguments.repeats):
-        for name, side in sides.items():
-            one = timed(side)
-            print(f"  {name:<24} {one}")
-            if name not in found or one.wall < found[name].wall:
-                found[name] = one
-    paged = timed(lambda: continuous(model, tokenizer, items, most))
-    print(f"  {f'continuous, {most} tokens':<24} {paged}")
-    base = next(iter(found.values()))
-    for name, one in [*found.items(), ("continuous", paged)][1:]:
-        other = sum(base.texts[key] != text for key, text in one.texts.items())
-        ratio = one.tokens / one.wall / (base.tokens / base.wall)
-        each = one.tokens / one.cpu / (base.tokens / base.cpu)
-        print(f"{name}: {ratio:.2f} times generate ({each:.2f} by CPU time); {other} of {len(items):,} texts differ")
+    parser.add_argument("--model", type=Path, help="folder of a student in place of the built-in one")
+    chosen = parser.parse_args()
+    items = instructions(chosen.prompts)
+    print(f"{len(items):,} prompts, {torch.get_num_threads()} threads")
+    if not chosen.model:
+        compare(items, NANO, "float32", repeats=chosen.repeats, paged=True)
+        return
+    for dtype in ("float32", "bfloat16"):
+        compare(items, Checkpoint(str(chosen.model.expanduser()), 0), dtype, repeats=chosen.repeats, paged=False)
 
 
 if __name__ == "__main__":
