@@ -113,8 +113,8 @@ def continuous(model: Any, tokenizer: Any, items: Sequence[Instruction], most: i
 
 def ours(items: Sequence[Instruction], chunk: int, base: Checkpoint, dtype: str) -> Iterator[tuple[str, str, int]]:
     """The student of a run."""
-    config = LocalStudentConfig.model_validate({"max_new_tokens": LONGEST, "batch_size": ROWS, "dtype": dtype})
-    student = LocalStudent(config, seed=0)
+    config = LocalStudentConfig(max_new_tokens=LONGEST, batch_size=ROWS)
+    student = LocalStudent(config, 0, ModelSettings(dtype=dtype))
     ordered = sorted(items, key=lambda one: (len(one.text), one.id))
     for start in range(0, len(ordered), chunk):
         for name, reply in student.answer(base, ordered[start : start + chunk]):
@@ -138,7 +138,7 @@ def compare(items: Sequence[Instruction], base: Checkpoint, dtype: str, *, repea
     few = items[: max(1, len(items) // 10)]
     list(bare(model, tokenizer, few[:64], 32))
     sizes = [size for size in SIZES if size <= len(items)]
-    size = best(f"generate in {dtype}, rows", sizes, lambda one: bare(model, tokenizer, few, one)) if paged else sizes[-1]
+    size = best("generate, rows", sizes, lambda one: bare(model, tokenizer, few, one)) if paged else sizes[-1]
     sides: dict[str, Callable[[], Iterator[tuple[str, str, int]]]] = {
         f"generate, {size} rows": lambda: bare(model, tokenizer, items, size),
         "student, one call": lambda: ours(items, len(items), base, dtype),

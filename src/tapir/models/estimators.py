@@ -16,7 +16,7 @@ from tapir.domain.judgement import Unscored
 from tapir.domain.roles import Comparison, Estimate, Estimator, Judge, PlainRole, Student, answers
 from tapir.domain.round import Checkpoint
 from tapir.models.context import BuildContext
-from tapir.models.local.loading import LoadedCheckpoint, ModelSettings
+from tapir.models.local.loading import LoadedCheckpoint, ModelSettings, position_limit
 from tapir.models.local.template import before_answer
 
 MFD = Scale(
@@ -97,7 +97,7 @@ class Ifd(LoadedCheckpoint, Estimator):
     ) -> Iterator[tuple[str, Estimate | Unscored]]:
         """Yield the ratio for every pair; an empty answer, or one too long to read, has none."""
         model, tokenizer = self.load(checkpoint)
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        limit = position_limit(model.config)
         first = [next(token for token in (tokenizer.bos_token_id, tokenizer.eos_token_id, 0) if token is not None)]
         texts: dict[str, tuple[list[int], list[int]]] = {}
         chats = [messages(x.text, x.context, pair.response.text) for pair in pairs for x in [pair.instruction]]

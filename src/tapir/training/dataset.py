@@ -101,8 +101,8 @@ def encode(
         raise misfits[0].error
     if not result.examples:
         raise TrainingError(
-            f"all {len(examples) - len(misfits)} examples have more tokens than training.max_length = {max_length}",
-            remedy="Raise training.max_length.",
+            f"all {len(examples) - len(misfits)} examples have more than {max_length} tokens",
+            remedy="Raise training.max_length, if the student can read more.",
         )
     return result
 

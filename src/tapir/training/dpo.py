@@ -67,7 +67,7 @@ def _tokenize_pairs(
         progress.note(
             f"{len(preferences) - len(fitting)} of {len(preferences)} preference pairs left out: an answer is empty,"
             " both are the same, the template"
-            f" cannot hold one, or one is longer than max_length = {max_length}"
+            f" cannot hold one, or one is longer than {max_length} tokens"
         )
     if not fitting:
         raise TrainingError(

@@ -160,7 +160,7 @@ class ExternalTrainer:
         pairs = (preference(layout, pair.prompt, better, worse, pair.context) for pair, better, worse in sides)
         write_records(preferences, pairs)
         return {
-            "base": str(Path(job.base.path).resolve()) if Path(job.base.path).exists() else job.base.path,
+            "base": self._whole_base(job, work / "base"),
             "data": str(data),
             "out": str(out),
             "work": str(own),
@@ -169,6 +169,13 @@ class ExternalTrainer:
             "round": str(job.number),
             "preferences": str(preferences),
         }
+
+    def _whole_base(self, job: TrainJob, merged: Path) -> str:
+        """Return the base as any program can load it: an adapter is written out as a whole model, in `merged`."""
+        base = Path(job.base.path)
+        if base_of(job.base.path) and not merged.exists():
+            merge(base, merged, self.settings)
+        return str(merged if merged.exists() else base.resolve()) if base.exists() else job.base.path
 
     def _accept(self, job: TrainJob, out: Path) -> None:
         from safetensors import SafetensorError, safe_open

@@ -13,7 +13,7 @@ from tapir.domain.progress import Progress
 from tapir.domain.roles import Trainer
 from tapir.domain.round import Checkpoint
 from tapir.domain.training import TrainJob, TrainReport
-from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, load_tokenizer
+from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, load_tokenizer, most_tokens
 from tapir.training.callbacks import require
 from tapir.training.dataset import (
     BatchPlan,
@@ -71,6 +71,9 @@ class SftTrainer:
 
     def train(self, job: TrainJob, progress: Progress) -> TrainReport:
         """Train from the base, or from the last complete training checkpoint; see `fit`."""
+        if (readable := most_tokens(job.base.path, self.settings)) < self.config.max_length:
+            config = self.config.model_copy(update={"max_length": int(readable)})
+            return replace(self, config=config).train(job, progress)
         if self.config.dpo is None or not job.preferences:
             return self._fine_tune(job, progress)
         report = self._fine_tune_once(job, progress)
@@ -97,7 +100,7 @@ class SftTrainer:
         encoded = encode(job.examples, tokenizer, max_length=longest, too_long=self.config.too_long, ends=ends)
         for ids, fate in ((encoded.too_long, "left out"), (encoded.cut, "cut")):
             if ids:
-                progress.note(f"{len(ids)} of {len(job.examples)} examples {fate}: longer than max_length = {longest}")
+                progress.note(f"{len(ids)} of {len(job.examples)} examples {fate}: longer than {longest} tokens")
         for reason, count in Counter(encoded.unfit.values()).most_common():
             progress.note(f"{count} of {len(job.examples)} examples left out: {reason}")
         lengths = [len(example.input_ids) for example in encoded.examples]

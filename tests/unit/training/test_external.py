@@ -42,17 +42,22 @@ shutil.copytree(sys.argv[1], sys.argv[2], dirs_exist_ok=True)
 
 
 def train(
-    folder: Path, program: str, *arguments: str, layout: Layout = "messages", preferences: tuple[Preference, ...] = ()
+    folder: Path,
+    program: str,
+    *arguments: str,
+    layout: Layout = "messages",
+    preferences: tuple[Preference, ...] = (),
+    base: Checkpoint = NANO,
 ) -> TrainReport:
     """Run a program with these arguments; `folder / "checkpoint"` is what it leaves."""
     command = (sys.executable, "-c", program, *arguments)
     config = ExternalTrainingConfig(kind="command", command=command, format=layout)
-    return ExternalTrainer(config).train(job(folder, preferences), SilentProgress())
+    return ExternalTrainer(config).train(job(folder, preferences, base), SilentProgress())
 
 
-def job(folder: Path, preferences: tuple[Preference, ...] = ()) -> TrainJob:
+def job(folder: Path, preferences: tuple[Preference, ...] = (), base: Checkpoint = NANO) -> TrainJob:
     return TrainJob(
-        NANO,
+        base,
         EXAMPLES,
         out=folder / "checkpoint",
         work=folder / "training",
@@ -190,6 +195,17 @@ def test_an_adapter_of_the_base_stays_one_and_one_whose_base_goes_with_the_train
         assert base_of(str(tmp_path / name / "checkpoint")) == left
         shutil.rmtree(tmp_path / name / "training")
         load(Checkpoint(str(tmp_path / name / "checkpoint"), 2))
+
+
+def test_a_program_trains_on_from_an_adapter_as_a_whole_model(tmp_path: Path, adapter: str) -> None:
+    train(tmp_path / "first", ADAPTER, adapter, "{base}", "{out}", "{data}")
+    first = Checkpoint(str(tmp_path / "first" / "checkpoint"), 1)
+    assert base_of(first.path) == NANO.path
+    train(tmp_path / "second", ADAPTER, adapter, "{base}", "{out}", "{data}", base=first)
+    second = Checkpoint(str(tmp_path / "second" / "checkpoint"), 2)
+    assert base_of(second.path) is None
+    shutil.rmtree(tmp_path / "second" / "training")
+    load(second)
 
 
 @pytest.mark.parametrize(

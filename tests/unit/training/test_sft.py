@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from transformers import GPT2Config, GPT2LMHeadModel
 
 from support.recording import RecordingProgress
 from support.training import EXAMPLES, FULL, LONG, NANO, answers, changed, job_in, template, train, weights
 from tapir.config.toml import parse
 from tapir.domain.errors import MissingExtra, RecipeError, TrainingError
+from tapir.domain.round import Checkpoint
 from tapir.domain.training import Example
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, load
 from tapir.runs.build import build
@@ -77,8 +80,20 @@ def test_dropped_and_cut_examples_are_counted_and_noted(tmp_path: Path) -> None:
     job = job_in(tmp_path, epochs=1, examples=[*EXAMPLES, LONG, endless])
     report = SftTrainer(changed(FULL, too_long="cut")).train(job, progress)
     assert (report.too_long, report.cut) == ([endless.id], [LONG.id])
-    assert "1 of 26 examples left out: longer than max_length = 64" in progress.notes
-    assert "1 of 26 examples cut: longer than max_length = 64" in progress.notes
+    assert "1 of 26 examples left out: longer than 64 tokens" in progress.notes
+    assert "1 of 26 examples cut: longer than 64 tokens" in progress.notes
+
+
+def test_an_example_longer_than_the_student_reads_is_left_out(tmp_path: Path) -> None:
+    tokenizer = load(NANO)[1]
+    tokenizer.save_pretrained(tmp_path / "gpt2")
+    config = GPT2Config(vocab_size=len(tokenizer), n_positions=32, n_embd=32, n_layer=1, n_head=2)
+    GPT2LMHeadModel(config).save_pretrained(tmp_path / "gpt2")
+    progress = RecordingProgress()
+    job = replace(job_in(tmp_path, epochs=1, examples=[*EXAMPLES, LONG]), base=Checkpoint(str(tmp_path / "gpt2"), 0))
+    report = SftTrainer(changed(FULL, max_length=512)).train(job, progress)
+    assert report.too_long == [LONG.id]
+    assert "1 of 25 examples left out: longer than 32 tokens" in progress.notes
 
 
 def test_an_unknown_tracker_is_refused() -> None:

@@ -15,7 +15,14 @@ from tapir.domain.randomness import seed_for
 from tapir.domain.roles import Reply
 from tapir.domain.round import Checkpoint
 from tapir.models.local.decoding import generate
-from tapir.models.local.loading import MODEL_DEFAULTS, LoadedCheckpoint, ModelSettings, end_tokens, too_long
+from tapir.models.local.loading import (
+    MODEL_DEFAULTS,
+    LoadedCheckpoint,
+    ModelSettings,
+    end_tokens,
+    position_limit,
+    too_long,
+)
 from tapir.models.local.template import ReplyReader, prompt_tokens
 from tapir.models.memory import free_memory, is_out_of_memory
 
@@ -64,7 +71,7 @@ class LocalStudent(LoadedCheckpoint):
             else:
                 prompts.append(_Prompt(instruction, ids))
         pending = sorted(prompts, key=lambda prompt: (len(prompt.ids), prompt.instruction.id))
-        limit = getattr(model.config.get_text_config(), "max_position_embeddings", None)
+        limit = position_limit(model.config)
         while pending:
             if limit and len(pending[-1].ids) + self.section.longest > limit:
                 prompt = pending.pop()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -313,15 +314,35 @@ def load_model(name: str, settings: ModelSettings, *, whole: bool = False, **arg
 def model_size(name: str, settings: ModelSettings) -> int:
     """Return the number of a model's parameters, from its config alone; of an adapter, those of its base."""
     import torch
-    from transformers import AutoConfig, AutoModelForCausalLM
+    from transformers import AutoModelForCausalLM
+
+    config = _load_config(name, settings)
+    try:
+        with torch.device("meta"):
+            return int(AutoModelForCausalLM.from_config(config).num_parameters())
+    except (OSError, ValueError) as error:
+        raise load_error(name, error) from error
+
+
+def most_tokens(name: str, settings: ModelSettings) -> float:
+    """Return how many tokens a model can read, by its config; infinity where that names no limit."""
+    return position_limit(_load_config(name, settings)) or math.inf
+
+
+def position_limit(config: Any) -> int | None:
+    """Return how many positions a loaded config names; None where it names none."""
+    limit: int | None = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return limit
+
+
+def _load_config(name: str, settings: ModelSettings) -> Any:
+    from transformers import AutoConfig
 
     path = locate_model(name, settings.revision)
     if base := base_of(path):
-        return model_size(base, settings)
+        return _load_config(base, settings)
     try:
-        config = AutoConfig.from_pretrained(path, revision=settings.revision or "main")
-        with torch.device("meta"):
-            return int(AutoModelForCausalLM.from_config(config).num_parameters())
+        return AutoConfig.from_pretrained(path, revision=settings.revision or "main")
     except (OSError, ValueError) as error:
         raise load_error(path, error) from error
 
