@@ -40,7 +40,8 @@ class Threshold:
         rule: "delta" takes `value` as δ itself; "quantile" keeps that share of the scored items;
             "budget" keeps that many of them.
         value: δ, a share in (0, 1), or a number of items. Ties at the cut are not hard, and neither is
-            an item at the floor, so quantile and budget keep at most what was asked for.
+            an item at the floor, so quantile and budget keep at most what was asked for; but where so many tie at the
+            largest gap that nothing would be hard, all of these are.
         most: a gap above this is hopeless: neither hard nor easy in this round, and not counted by quantile and budget.
         floor: of the scale.
     """
@@ -58,8 +59,10 @@ class Threshold:
         keep = int(self.value if self.rule == "budget" else np.floor(round(self.value * scored.size, _DIGITS)))
         if scored.size == 0:
             return math.inf
-        if keep < scored.size:
-            return max(self.floor, float(scored[scored.size - keep - 1]))
+        left = scored[: max(0, scored.size - keep)]
+        left = left[left < scored[-1]] if keep else left
+        if left.size:
+            return max(self.floor, float(left[-1]))
         return self.floor if math.isfinite(self.floor) else math.nextafter(scored[0], -math.inf)
 
 

@@ -94,7 +94,7 @@ def _annotation(fields: Fields, order: Mapping[str, int] | None) -> Annotation:
         fields.get("flipped"),
         (int(first), int(verdicts)),
         instruction[:_LONGEST],
-        digest(outputs[0]) if isinstance(outputs[0], str) else "",
+        digest(outputs[0]) if isinstance(outputs[0], str) and outputs[0].strip() else "",
     )
 
 

@@ -32,12 +32,14 @@ class Pairs:
 
     Attributes:
         strata: places of every task's pairs, tasks in the order of the alphabet.
+        groups: shape (n,): pairs of one conversation (the turns of a question of MT-Bench) have the same number.
         success: of A and of B, each shape (n,), 0 or 1.
         score: of A and of B, each shape (n,), 0 to 1.
         counts: the counts of `PairedResult`, by name.
     """
 
     strata: Mapping[str, Places]
+    groups: Places
     success: tuple[Floats, Floats]
     score: tuple[Floats, Floats]
     counts: Mapping[str, int]
@@ -82,7 +84,9 @@ def match_pairs(a: Iterable[EvaluationRow], b: Iterable[EvaluationRow], benchmar
         "references": sum(row.expected != other.expected for row, other in pairs),
     }
     strata = {task: np.flatnonzero(tasks == task) for task in sorted(set(tasks.tolist()))}
-    return Pairs(strata, (success[0], success[1]), (score[0], score[1]), counts)
+    numbers: dict[str, int] = {}
+    groups = [numbers.setdefault(_opening(row), len(numbers)) for row, _ in pairs]
+    return Pairs(strata, np.array(groups), (success[0], success[1]), (score[0], score[1]), counts)
 
 
 def _by_id(rows: Iterable[EvaluationRow], benchmark: str, side: str) -> dict[str, EvaluationRow]:
@@ -99,6 +103,11 @@ def _by_id(rows: Iterable[EvaluationRow], benchmark: str, side: str) -> dict[str
             f"{side} has no row of the benchmark {benchmark!r}: {there}", remedy="Choose one that both have."
         )
     return by_id
+
+
+def _opening(row: EvaluationRow) -> str:
+    """Return what the user says first in the conversation of a row."""
+    return next((turn.content for turn in row.context if turn.role == "user"), row.instruction)
 
 
 def _is_graded(row: EvaluationRow) -> bool:
@@ -210,15 +219,17 @@ def _contrast(pairs: Pairs, strata: Mapping[str, Places], *, resamples: int, rng
     places = np.concatenate(list(strata.values()))
     weights = np.concatenate([np.full(len(rows), len(places) / len(strata) / len(rows)) for rows in strata.values()])
     wins, losses = int(np.sum(success[places] > 0)), int(np.sum(success[places] < 0))
+    groups = pairs.groups[places]
+    by_prompt = len(strata) == 1 and len(set(groups.tolist())) == len(groups)
     return Contrast(
         _mean_of_strata(pairs.success[0], strata),
         _mean_of_strata(pairs.success[1], strata),
-        _interval(success, strata, resamples=resamples, rng=rng),
+        _interval(success, strata, pairs.groups, resamples=resamples, rng=rng),
         wins,
         losses,
-        mcnemar(wins, losses) if len(strata) == 1 else sign_flip(success[places] * weights),
-        _interval(score, strata, resamples=resamples, rng=rng),
-        sign_flip(score[places] * weights),
+        mcnemar(wins, losses) if by_prompt else sign_flip(_totals(success[places] * weights, groups)),
+        _interval(score, strata, pairs.groups, resamples=resamples, rng=rng),
+        sign_flip(_totals(score[places] * weights, groups)),
     )
 
 
@@ -226,11 +237,20 @@ def _mean_of_strata(values: Floats, strata: Mapping[str, Places]) -> float:
     return float(np.mean([values[rows].mean() for rows in strata.values()]))
 
 
-def _interval(values: Floats, strata: Mapping[str, Places], *, resamples: int, rng: np.random.Generator) -> EvalResult:
-    """Return the mean over the strata, and its interval from drawing within each of them."""
-    drawn, n = [values[rows] for rows in strata.values()], sum(map(len, strata.values()))
-    alike = n < _FEWEST or all(np.ptp(each) == 0 for each in drawn)
-    bounds = (math.nan, math.nan) if alike else stratified_bootstrap(drawn, resamples=resamples, rng=rng)
+def _totals(values: Floats, groups: Places) -> Floats:
+    """Return the sum of the values of each conversation, in the order they are met."""
+    return np.bincount(np.unique(groups, return_inverse=True)[1], weights=values)
+
+
+def _interval(
+    values: Floats, strata: Mapping[str, Places], groups: Places, *, resamples: int, rng: np.random.Generator
+) -> EvalResult:
+    """Return the mean over the strata, and its interval from drawing whole conversations within each of them."""
+    drawn, n = [], sum(map(len, strata.values()))
+    for rows in strata.values():
+        totals = _totals(values[rows], groups[rows])
+        drawn.append(totals * len(totals) / len(rows))  # their mean is that of the stratum
+    bounds = stratified_bootstrap(drawn, resamples=resamples, rng=rng)
     return EvalResult(_mean_of_strata(values, strata), n, *bounds)
 
 
@@ -267,7 +287,7 @@ def remarks(result: PairedResult) -> Iterator[str]:
         )
     elif math.isnan(overall.difference.low):
         yield f"the difference is the same on all {overall.n} prompts: no interval can be computed"
-    alike = sum(math.isnan(task.difference.low) for task in result.tasks.values())
+    alike = sum(task.n >= _FEWEST and math.isnan(task.difference.low) for task in result.tasks.values())
     if alike and len(result.tasks) > 1 and overall.ties < overall.n:
         yield (
             f"in {alike} of {len(result.tasks)} tasks all differences are equal: the bootstrap sees no chance there, so"

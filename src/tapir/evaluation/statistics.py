@@ -35,17 +35,17 @@ def success_rate(successes: int, n: int) -> EvalResult:
 def summarise(benchmark: str, number: int, outcomes: Sequence[tuple[str, bool]]) -> Evaluation:
     """Return success by task, and overall as the mean of the tasks (every task counts the same).
 
-    The overall interval is the normal 95 % interval of a stratified mean. Each task's variance is taken
-    after Agresti and Coull (1998), with two successes and two failures added, so that tasks at 0 or 100 %
-    do not pretend to be certain.
+    The overall interval is the normal 95 % interval of a stratified mean. Each task's variance is that of n
+    prompts at the rate of Agresti and Coull (1998), with two successes and two failures added, so that tasks at 0
+    or 100 % do not pretend to be certain.
     """
     by_task: dict[str, list[bool]] = {}
     for task, success in outcomes:
         by_task.setdefault(task, []).append(success)
     tasks = {task: success_rate(sum(results), len(results)) for task, results in sorted(by_task.items())}
     mean = sum(task.value for task in tasks.values()) / len(tasks)
-    counts = [(result.value * result.n + 2, result.n + 4) for result in tasks.values()]
-    variance = sum(hits / n * (1 - hits / n) / n for hits, n in counts) / len(tasks) ** 2
+    rates = [((result.value * result.n + 2) / (result.n + 4), result.n) for result in tasks.values()]
+    variance = sum(rate * (1 - rate) / n for rate, n in rates) / len(tasks) ** 2
     half = _Z * math.sqrt(variance)
     overall = EvalResult(mean, len(outcomes), max(0.0, mean - half), min(1.0, mean + half))
     return Evaluation(benchmark, number, overall, tasks)
@@ -124,10 +124,17 @@ def stratified_bootstrap(strata: Sequence[Floats], *, resamples: int, rng: np.ra
     """Return the 95 % percentile interval of the mean of the strata's means, drawing n - 1 within each stratum.
 
     Drawing n would make the variance too small by the factor (n - 1) / n, which adds up over many small strata
-    (McCarthy and Snowden 1985; Rao and Wu 1988); scipy.stats.bootstrap always draws n. A single value is kept.
+    (McCarthy and Snowden 1985; Rao and Wu 1988); scipy.stats.bootstrap always draws n. Strata of a single value show no
+    variance of their own and are drawn as one, weighted by their number (collapsed strata, Cochran 1977, section
+    5A.12): rather too wide where they differ. The only one of its kind is kept. NaN where no stratum varies.
     """
+    singles = [values for values in strata if len(values) < _FEWEST]
+    pools = [(values, 1) for values in strata if len(values) >= _FEWEST]
+    pools += [(np.concatenate(singles), len(singles))] if singles else []
+    if all(np.ptp(values) == 0 for values, _ in pools):
+        return math.nan, math.nan
     total = np.zeros(resamples)
-    for values in strata:
+    for values, weight in pools:
         n = len(values)
         if n < _FEWEST:
             total += values[0]
@@ -135,7 +142,7 @@ def stratified_bootstrap(strata: Sequence[Floats], *, resamples: int, rng: np.ra
         batch = max(1, _BATCH // n)
         for start in range(0, resamples, batch):
             turns = min(batch, resamples - start)
-            total[start : start + turns] += values[rng.integers(n, size=(turns, n - 1))].mean(axis=1)
+            total[start : start + turns] += weight * values[rng.integers(n, size=(turns, n - 1))].mean(axis=1)
     return percentile_interval(total / len(strata))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
@@ -250,7 +251,10 @@ class PassRate(Estimator):
     def estimate(
         self, checkpoint: Checkpoint, pairs: Sequence[Pair], tasks: Mapping[str, str]
     ) -> Iterator[tuple[str, Estimate | Unscored]]:
-        """Yield the share of failures among the samples that were judged; without any there is no estimate."""
+        """Yield the share of samples that fail: the student's own failures, and those that the judge finds worse.
+
+        What the judge could not read is left out; without a judged sample there is no estimate.
+        """
         samples = self._sampled(pairs)
         ((_, replies),) = answers(self.student, checkpoint, [[sample for _, sample in samples.values()]])
         given = dict(replies)
@@ -260,12 +264,13 @@ class PassRate(Estimator):
             if isinstance(reply := given[name], Completion)
         ]
         outcomes: dict[str, list[bool]] = {pair.instruction.id: [] for pair in pairs}
+        failed = Counter(pair.instruction.id for name, (pair, _) in samples.items() if isinstance(given[name], Failure))
         for name, verdict in self._judge.judge(comparisons):
             if verdict and not isinstance(verdict, Unscored):
                 outcomes[samples[name][0].instruction.id].append(difficulty(verdict).gap <= 0)
-        failed = sum(isinstance(reply, Failure) for reply in given.values())
         for name, passed in outcomes.items():
             if passed:
-                yield name, Estimate(1 - sum(passed) / len(passed), f"{sum(passed)} of {len(passed)} samples pass")
+                n = len(passed) + failed[name]
+                yield name, Estimate(1 - sum(passed) / n, f"{sum(passed)} of {n} samples pass")
             else:
-                yield name, Unscored("no sample was judged", f"{failed} answers of the chunk failed")
+                yield name, Unscored("no sample was judged", f"{failed.total()} answers of the chunk failed")

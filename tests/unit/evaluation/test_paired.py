@@ -17,6 +17,7 @@ from statsmodels.stats.multitest import multipletests
 
 from tapir.data.run.rows import EvaluationRow
 from tapir.domain.errors import DataError
+from tapir.domain.instruction import Turn
 from tapir.evaluation.paired import (
     TASK_DIFFERS,
     Contrast,
@@ -71,22 +72,48 @@ def test_the_same_rows_in_any_order_have_the_same_intervals() -> None:
     assert compare_pairs(a, b, GYM) == compare_pairs(a[::-1], b, GYM)
 
 
-def test_95_of_100_intervals_over_many_small_tasks_hold_the_true_difference() -> None:
-    tasks, per_task = 12, 4
-    rng = np.random.default_rng(tasks)
-    names = [f"task {place // per_task}" for place in range(tasks * per_task)]
-    rate_a, rate_b = (np.repeat(rng.uniform(low, low + 0.4, tasks), per_task) for low in (0.4, 0.25))
-    truth, trials, inside = float((rate_a - rate_b).mean()), 150, 0
+@pytest.mark.parametrize("sizes", [[4] * 12, [12, 6, 4, 3, *[1] * 8]])
+def test_95_of_100_intervals_over_many_small_tasks_hold_the_true_difference(sizes: list[int]) -> None:
+    rng = np.random.default_rng(12)
+    names = [f"task {task}" for task, size in enumerate(sizes) for _ in range(size)]
+    by_task = [rng.uniform(low, low + 0.4, len(sizes)) for low in (0.4, 0.25)]
+    rate_a, rate_b = (np.repeat(rates, sizes) for rates in by_task)
+    truth, trials, inside = float((by_task[0] - by_task[1]).mean()), 150, 0
     for trial in range(trials):
         shared, own = rng.random((2, len(names)))
         other = np.where(rng.random(len(names)) < 0.5, shared, own)
         a, b = (rows((one < rate).astype(float).tolist(), names) for one, rate in ((shared, rate_a), (other, rate_b)))
         both = match_pairs(a, b, GYM, common=False)
         found = _interval(
-            both.success[0] - both.success[1], both.strata, resamples=200, rng=np.random.default_rng(trial)
+            both.success[0] - both.success[1],
+            both.strata,
+            both.groups,
+            resamples=200,
+            rng=np.random.default_rng(trial),
         )
         inside += found.low <= truth <= found.high
     assert 0.895 <= inside / trials < 1  # 0.95 - 3 standard errors; an interval of 80 or 99.9 % fails
+
+
+def test_the_turns_of_a_conversation_count_as_one_draw() -> None:
+    a, b = answers(3, 0.6), answers(4, 0.5)
+    again = [
+        [
+            *given,
+            *(replace(one, id=f"{place + 500:016x}", context=(Turn("user", one.instruction),)) for place, one in turns),
+        ]
+        for given in (a, b)
+        for turns in [list(enumerate(given))]
+    ]
+    once, twice = compare_pairs(a, b, GYM), compare_pairs(*again, GYM)
+    assert (twice.prompts.n, twice.prompts.wins) == (2 * once.prompts.n, 2 * once.prompts.wins)
+    for name in ("prompts", "mean_of_tasks"):
+        mine, other = getattr(once, name), getattr(twice, name)
+        assert other.difference.value == pytest.approx(mine.difference.value)
+        assert other.score_p == pytest.approx(mine.score_p, abs=0.02)
+        width = other.difference.high - other.difference.low
+        assert width == pytest.approx(mine.difference.high - mine.difference.low, rel=0.1)
+    assert twice.mean_of_tasks.p == pytest.approx(once.mean_of_tasks.p, abs=0.02)
 
 
 # --- properties

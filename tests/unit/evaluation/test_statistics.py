@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tapir.evaluation.statistics import bootstrap, holm, mean_over_seeds, sign_flip
+from tapir.evaluation.statistics import bootstrap, holm, mean_over_seeds, sign_flip, summarise
 
 RNG = np.random.default_rng(3)
 tenths = st.lists(st.integers(-8, 8), min_size=1, max_size=9)
@@ -23,6 +23,23 @@ def mean(values: np.ndarray) -> float:
 def correlation(a: np.ndarray, b: np.ndarray) -> float:
     with np.errstate(invalid="ignore", divide="ignore"):
         return float(np.corrcoef(a, b)[0, 1])
+
+
+# A success rate over tasks
+
+
+@pytest.mark.parametrize("sizes", [[1] * 33, [60, 30, 15, 8, 4, 2, *[1] * 15]])
+@pytest.mark.parametrize("rate", [0.05, 0.5])
+def test_the_interval_of_the_mean_of_tasks_holds_the_truth_however_few_prompts_a_task_has(
+    sizes: list[int], rate: float
+) -> None:
+    rng, trials, inside = np.random.default_rng(7), 150, 0
+    tasks = [str(task) for task, size in enumerate(sizes) for _ in range(size)]
+    for _ in range(trials):
+        drawn = rng.random(len(tasks)) < rate
+        overall = summarise("held-out", 0, list(zip(tasks, drawn.tolist(), strict=True))).overall
+        inside += overall.low <= rate <= overall.high
+    assert inside / trials >= 0.9
 
 
 # The bootstrap

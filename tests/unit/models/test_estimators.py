@@ -234,12 +234,12 @@ class Verdicts:
         ("equal better equal better", 0.0),
         ("worse equal worse worse", 0.75),
         ("odd equal equal equal", 0.25),
-        ("silent equal worse worse", 2 / 3),
-        ("garbled silent equal worse", 0.5),
+        ("silent equal worse worse", 0.75),
+        ("garbled silent equal worse", 2 / 3),
         ("garbled garbled garbled worse", 1.0),
     ],
 )
-def test_the_pass_rate_is_of_the_samples_that_were_judged(samples: str, difficulty: float) -> None:
+def test_the_pass_rate_is_of_the_samples_that_failed_or_were_judged(samples: str, difficulty: float) -> None:
     found = dict(PassRate(section(4), Sampling(), Verdicts()).estimate(NOBODY, [pair(samples, "taught")], {}))
     (estimate,) = found.values()
     assert isinstance(estimate, Found)
@@ -250,7 +250,7 @@ def test_the_judge_knows_the_task_of_every_sample_and_without_a_judged_one_there
     judge, pairs = Verdicts(), [pair(f"{word} silent", "taught") for word in ("silent", "garbled", "worse")]
     found = dict(PassRate(section(2), Sampling(), judge).estimate(NOBODY, pairs, {pairs[1].instruction.id: "code"}))
     nothing = Unscored("no sample was judged", "4 answers of the chunk failed")
-    assert [found[one.instruction.id] for one in pairs] == [nothing, nothing, Found(1.0, "0 of 1 samples pass")]
+    assert [found[one.instruction.id] for one in pairs] == [nothing, nothing, Found(1.0, "0 of 2 samples pass")]
     assert judge.tasks == ["code", ""]
 
 

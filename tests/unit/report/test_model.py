@@ -17,13 +17,16 @@ import pytest
 from conftest import SmallRun
 from support.runs import OVER_API, build_run
 from support.small import environment
+from tapir.config.curriculum import CurriculumConfig
 from tapir.data.files import read_json, write_json
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import EvaluationRow
 from tapir.data.run.store import RunStore
 from tapir.domain.errors import DataError, StoreError
 from tapir.domain.round import Checkpoint
+from tapir.models.estimators import scale_of
 from tapir.models.local.loading import load
+from tapir.report.export.cards import _steps
 from tapir.report.export.model import export_model
 
 pytestmark = pytest.mark.filterwarnings("ignore:.is_gradient_checkpointing:FutureWarning")  # peft asks transformers
@@ -282,3 +285,22 @@ def _equal(one: Checkpoint, other: Checkpoint) -> None:
     tokens = tokenizer("What is 17 + 4?", return_tensors="pt").input_ids
     with torch.inference_mode():
         assert torch.allclose(first(tokens).logits, second(tokens).logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("keys", "said"),
+    [
+        ({}, "raises the share of hard examples"),
+        ({"schedule": {"kind": "linear", "start": 0.9, "end": 0.1}}, "lowers the share of hard examples"),
+        ({"schedule": {"kind": "constant", "share": 0.5}}, "makes 50 % of its examples hard ones"),
+        ({"variant": "single-round"}, "trains on hard examples only"),
+        (
+            {"schedule": {"kind": "competence"}, "rescoring": "every-round"},
+            "lets the share of hard examples follow what the student can do",
+        ),
+        ({"difficulty": "none"}, "draws its examples at random"),
+    ],
+)
+def test_the_card_says_how_the_hard_share_goes(keys: dict[str, Any], said: str) -> None:
+    plan = CurriculumConfig.model_validate(keys)
+    assert list(_steps(plan, scale_of(plan.difficulty)))[-1] == said

@@ -155,6 +155,28 @@ def test_variants_that_would_hold_out_other_prompts_are_refused(tmp_path: Path, 
 
 
 @pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("judge.mode", '"single"'),
+        ("endpoints.judge.model", '"other"'),
+        ("curriculum.target.taxonomy", '"gym"'),
+        ("tagger.labelled", "20"),
+    ],
+)
+def test_variants_that_would_be_graded_otherwise_are_refused(tmp_path: Path, key: str, value: str) -> None:
+    error = error_of(tmp_path, HELD_OUT.replace("CHANGED", f'"{key}" = {value}'))
+    assert f"variants.other is graded otherwise than variants.few: {key}" in error
+
+
+def test_variants_of_other_skills_are_refused(tmp_path: Path) -> None:
+    error = error_of(
+        tmp_path, GOOD.replace('"curriculum.target.shares" = "pool"', '"corpus.skills" = ["gcd", "products"]')
+    )
+    assert "holds out other prompts than" in error
+    assert "corpus.skills" in error
+
+
+@pytest.mark.parametrize(
     ("changed", "evaluation"),
     [
         ('"corpus.screen" = "drop", "corpus.near_duplicates" = "drop"', '"evaluation.held_out" = 50'),

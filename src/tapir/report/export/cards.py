@@ -120,7 +120,19 @@ def _steps(plan: CurriculumConfig, scale: Scale | None) -> Iterator[str]:
         yield "has the teacher write more of what is scarce"
     if plan.refine:
         yield "has the teacher rewrite answers in the style of their task"
-    yield "raises the share of hard examples" if scale else "draws its examples at random"
+    yield _drawing(plan) if scale else "draws its examples at random"
+
+
+def _drawing(plan: CurriculumConfig) -> str:
+    """Return how hard and easy examples are mixed in the rounds."""
+    shares = plan.alpha().shares
+    if plan.schedule.kind == "competence" and plan.variant != "single-round":
+        return "lets the share of hard examples follow what the student can do"
+    if min(shares) == 1:
+        return "trains on hard examples only"
+    if len(set(shares)) == 1:
+        return f"makes {shares[0]:.0%} of its examples hard ones".replace("%", " %")
+    return f"{'raises' if shares[-1] > shares[0] else 'lowers'} the share of hard examples"
 
 
 def _variables(run: RunReader, student: StudentSection, number: int) -> dict[str, Any]:

@@ -11,7 +11,8 @@ from typing import Annotated, TypeAlias
 from pydantic import AfterValidator, Field, JsonValue, ValidationError, model_validator
 
 from tapir.config.base import Section, Text, Whole, leaves, suggestion
-from tapir.config.evaluation import ExactEvaluationConfig, HeldOut
+from tapir.config.corpus import GymCorpusConfig
+from tapir.config.evaluation import ExactEvaluationConfig, GymEvaluationConfig, HeldOut
 from tapir.config.recipe import Recipe
 from tapir.config.toml import load, read_toml, toml_value
 from tapir.config.validation import explain
@@ -156,17 +157,39 @@ def _check_same_evaluation(study: StudyConfig) -> None:
                 f"variants.{name} holds out other prompts than variants.{first}: {'; '.join(differing)}",
                 remedy="Set these keys for all variants, in [set]; or measure with evaluation.file and held_out = 0.",
             )
+        if differing := changed_keys(_graded_by(expected), _graded_by(recipe)):
+            raise RecipeError(
+                f"variants.{name} is graded otherwise than variants.{first}: {'; '.join(differing)}",
+                remedy="Set these keys for all variants, in [set]; or measure with a benchmark that a program grades.",
+            )
 
 
 def _held_out_from(recipe: Recipe) -> dict[str, JsonValue]:
     """Return what decides which prompts are held out from the corpus, and their references; nothing where none are."""
     evaluation = recipe.evaluation
+    if isinstance(evaluation, GymEvaluationConfig) and isinstance(recipe.corpus, GymCorpusConfig):
+        return {"corpus.skills": list(recipe.corpus.skills)}
     if not (isinstance(evaluation, HeldOut) and evaluation.held_out):
         return {}
     others = {"screen", "near_duplicates"}  # what they drop is only left out of training
     if isinstance(evaluation, ExactEvaluationConfig):
         others.add("answers")  # the corpus's own are expected, whoever's are learnt
     return dict(leaves({"corpus": recipe.corpus.model_dump(mode="json", exclude=others)}))
+
+
+def _graded_by(recipe: Recipe) -> dict[str, JsonValue]:
+    """Return who judges the answers and writes their references, and what gives the prompts their tasks."""
+    evaluation, held_out = recipe.evaluation, isinstance(recipe.evaluation, HeldOut)
+    roles = ["judge"] if evaluation.needs_judge else []
+    if held_out:
+        exact = isinstance(evaluation, ExactEvaluationConfig)
+        roles += ["tagger", *(["teacher"] if recipe.answers() != "corpus" and not exact else [])]
+    content = {role: getattr(recipe, role).model_dump(mode="json") for role in roles}
+    for name in sorted({name for role in roles for name in recipe.users().get(role, ())}):
+        content[f"endpoints.{name}"] = recipe.endpoints[name].model_dump(mode="json", include={"base_url", "model"})
+    return dict(
+        leaves(content | ({"curriculum.target.taxonomy": recipe.curriculum.target.taxonomy} if held_out else {}))
+    )
 
 
 def _recipe(study: StudyConfig, name: str, seed: int) -> Recipe:
