@@ -239,7 +239,7 @@ def _mean_of_strata(values: Floats, strata: Mapping[str, Places]) -> float:
 
 def _totals(values: Floats, groups: Places) -> Floats:
     """Return the sum of the values of each conversation, in the order they are met."""
-    return np.bincount(np.unique(groups, return_inverse=True)[1], weights=values)
+    return np.bincount(np.unique(groups, return_inverse=True)[1], weights=values).astype(np.float64)
 
 
 def _interval(

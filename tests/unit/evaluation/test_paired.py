@@ -95,17 +95,16 @@ def test_95_of_100_intervals_over_many_small_tasks_hold_the_true_difference(size
     assert 0.895 <= inside / trials < 1  # 0.95 - 3 standard errors; an interval of 80 or 99.9 % fails
 
 
+def with_a_second_turn(given: Sequence[EvaluationRow]) -> list[EvaluationRow]:
+    turns = enumerate(given, 500)
+    later = [replace(one, id=f"{place:016x}", context=(Turn("user", one.instruction),)) for place, one in turns]
+    return [*given, *later]
+
+
 def test_the_turns_of_a_conversation_count_as_one_draw() -> None:
     a, b = answers(3, 0.6), answers(4, 0.5)
-    again = [
-        [
-            *given,
-            *(replace(one, id=f"{place + 500:016x}", context=(Turn("user", one.instruction),)) for place, one in turns),
-        ]
-        for given in (a, b)
-        for turns in [list(enumerate(given))]
-    ]
-    once, twice = compare_pairs(a, b, GYM), compare_pairs(*again, GYM)
+    doubled_a, doubled_b = with_a_second_turn(a), with_a_second_turn(b)
+    once, twice = compare_pairs(a, b, GYM), compare_pairs(doubled_a, doubled_b, GYM)
     assert (twice.prompts.n, twice.prompts.wins) == (2 * once.prompts.n, 2 * once.prompts.wins)
     for name in ("prompts", "mean_of_tasks"):
         mine, other = getattr(once, name), getattr(twice, name)
