@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
+from inspect import signature
 from math import isfinite
-from typing import Any, Self
+from typing import Any, Self, TypeAlias
 
 from tapir.config.curriculum import AnyDifficulty, IfdConfig, LengthConfig, PassRateConfig
 from tapir.domain.completion import Completion, Failure
@@ -19,6 +20,7 @@ from tapir.domain.round import Checkpoint
 from tapir.models.context import BuildContext
 from tapir.models.local.loading import LoadedCheckpoint, ModelSettings, position_limit
 from tapir.models.local.template import before_answer
+from tapir.models.memory import free_memory, is_out_of_memory
 
 MFD = Scale(
     name="MFD",
@@ -34,6 +36,8 @@ MFD = Scale(
     floor=0.0,
 )
 """Of the difficulty that student and judge measure in the stages `answer` and `judge`."""
+
+_Text: TypeAlias = tuple[Sequence[int], Sequence[int]]  # the tokens before an answer, and its own
 
 _SHARES = 20  # a histogram of more shares than this would be a comb
 _IGNORED = -100
@@ -115,6 +119,9 @@ class Ifd(LoadedCheckpoint, Estimator):
         given = self._losses(model, tokenizer, list(texts.values()))
         alone = self._losses(model, tokenizer, [(first, answer) for _, answer in texts.values()])
         for name, with_it, without in zip(texts, given, alone, strict=True):
+            if with_it is None or without is None:
+                yield name, Unscored("too long for the memory", f"{sum(map(len, texts[name]))} tokens")
+                continue
             losses = f"loss {with_it:.4f} with, {without:.4f} without"
             if not (isfinite(with_it) and isfinite(without)):
                 yield name, Unscored("the loss is no number", losses)
@@ -124,19 +131,32 @@ class Ifd(LoadedCheckpoint, Estimator):
                 yield name, Unscored("the answer needs no instruction", losses)
 
     @staticmethod
-    def _losses(model: Any, tokenizer: Any, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
-        """Return the mean loss per answer token for each (before, answer)."""
-        losses: dict[int, float] = {}
+    def _losses(model: Any, tokenizer: Any, texts: Sequence[_Text]) -> list[float | None]:
+        """Return the mean loss per answer token for each (before, answer); None where memory ran out."""
+        losses: dict[int, float | None] = {}
         room = min(_BATCH_TOKENS, _LOGITS // model.get_input_embeddings().num_embeddings)
         order = sorted(range(len(texts)), key=lambda place: (len(texts[place][0]) + len(texts[place][1]), place))
         while order:
             longest = sum(map(len, texts[order[-1]]))
             rows, order = order[-max(1, room // longest) :], order[: -max(1, room // longest)]
-            losses |= zip(rows, _batch(model, tokenizer.pad_token_id, [texts[row] for row in rows]), strict=True)
+            batch = [texts[row] for row in rows]
+            losses |= zip(rows, _within_memory(model, tokenizer.pad_token_id, batch, room), strict=True)
         return [losses[place] for place in range(len(texts))]
 
 
-def _batch(model: Any, pad: int, texts: Sequence[tuple[Sequence[int], Sequence[int]]]) -> list[float]:
+def _within_memory(model: Any, pad: int, texts: Sequence[_Text], room: int) -> list[float | None]:
+    """Return the mean losses; where memory runs out each text's by itself, None for one that needs more even so."""
+    try:
+        return [*_batch(model, pad, texts, room)]
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+    free_memory()
+    return [loss for text in texts for loss in _within_memory(model, pad, [text], room)] if len(texts) > 1 else [None]
+
+
+def _batch(model: Any, pad: int, texts: Sequence[_Text], room: int) -> list[float]:
+    """Return the mean losses; of a text longer than `room`, which comes alone, only the answer's logits are kept."""
     import torch
     from torch.nn.functional import cross_entropy
     from torch.nn.utils.rnn import pad_sequence
@@ -146,11 +166,16 @@ def _batch(model: Any, pad: int, texts: Sequence[tuple[Sequence[int], Sequence[i
     ids = pad_sequence(rows, batch_first=True, padding_value=pad)
     labels = pad_sequence(wanted_rows, batch_first=True, padding_value=_IGNORED)
     mask = pad_sequence([torch.ones_like(row) for row in rows], batch_first=True)
+    long = ids.shape[1] > room and "logits_to_keep" in signature(model.forward).parameters
+    keep = {"logits_to_keep": len(texts[0][1]) + 1} if long else {}
     with torch.inference_mode():
-        logits = model(ids.to(model.device), attention_mask=mask.to(model.device)).logits[:, :-1].float()
-        wanted = labels[:, 1:].to(model.device)
-        losses = cross_entropy(logits.transpose(1, 2), wanted, ignore_index=_IGNORED, reduction="none").sum(dim=1)
-        means: list[float] = (losses / (wanted != _IGNORED).sum(dim=1)).tolist()
+        logits = model(ids.to(model.device), attention_mask=mask.to(model.device), **keep).logits[:, :-1]
+        wanted = labels[:, -logits.shape[1] :].to(model.device)
+        parts = [
+            cross_entropy(part.float().transpose(1, 2), next_, ignore_index=_IGNORED, reduction="none")
+            for part, next_ in zip(torch.split(logits, room, 1), torch.split(wanted, room, 1), strict=True)
+        ]
+        means: list[float] = (torch.cat(parts, dim=1).sum(dim=1) / (wanted != _IGNORED).sum(dim=1)).tolist()
     return means
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import json
 import math
 from collections import Counter
@@ -121,9 +122,9 @@ def test_a_large_vocabulary_makes_smaller_batches(student: Checkpoint, monkeypat
     shapes: list[int] = []
     batch = ifd._batch
 
-    def seen(model: Any, pad: int, texts: Any) -> list[float]:
+    def seen(model: Any, pad: int, texts: Any, room: int) -> list[float]:
         shapes.append(len(texts) * max(sum(map(len, one)) for one in texts))
-        return batch(model, pad, texts)
+        return batch(model, pad, texts, room)
 
     monkeypatch.setattr(ifd, "_batch", seen)
     vocabulary = 1642 if student.path.endswith("nano") else 1024
@@ -141,6 +142,53 @@ def test_what_is_empty_or_too_long_is_unscored_and_the_rest_is_measured(student:
     assert [type(found[one.instruction.id]) for one in pairs] == [Found, Unscored, Unscored]
     reasons = [one.reason for one in found.values() if isinstance(one, Unscored)]
     assert reasons == ["the answer is empty", "too long for the student"]
+
+
+def with_less_memory(model: Any, monkeypatch: pytest.MonkeyPatch, tokens: int) -> list[int]:
+    """A pass over more tokens than this runs out of memory; the return value lists the logits of each other."""
+    sizes, forward = [], type(model).forward
+
+    def limited(self: Any, input_ids: Any, **keys: Any) -> Any:
+        if input_ids.numel() > tokens:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        found = forward(self, input_ids, **keys)
+        sizes.append(found.logits.shape[0] * found.logits.shape[1])
+        return found
+
+    limited.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]
+    monkeypatch.setattr(type(model), "forward", limited)
+    return sizes
+
+
+def test_what_does_not_fit_the_memory_is_unscored_and_the_rest_is_measured(
+    student: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimator = Ifd(ModelSettings("float32"))
+    expected = values(estimator, student, PAIRS)
+    model, tokenizer = estimator.load(student)
+    longest = PAIRS[2]  # its answer alone has more tokens than any other text
+    with_less_memory(model, monkeypatch, len(tokenizer(longest.response.text)["input_ids"]) - 1)
+    found = dict(estimator.estimate(student, PAIRS, {}))
+    odd = found.pop(longest.instruction.id)
+    assert isinstance(odd, Unscored)
+    assert odd.reason == "too long for the memory"
+    assert {name: one.value for name, one in found.items() if isinstance(one, Found)} == pytest.approx(
+        {name: value for name, value in expected.items() if name != longest.instruction.id}, abs=1e-5
+    )
+
+
+def test_of_a_text_longer_than_a_batch_only_the_answers_logits_are_kept(
+    student: Checkpoint, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    estimator = Ifd(ModelSettings("float32"))
+    long = pair("Say it. " * 30, "Once upon a time there was a tapir.")
+    expected = values(estimator, student, [long])
+    model, tokenizer = estimator.load(student)
+    sizes = with_less_memory(model, monkeypatch, 10_000)
+    monkeypatch.setattr(ifd, "_BATCH_TOKENS", 4)
+    assert values(estimator, student, [long]) == pytest.approx(expected, abs=1e-5)
+    answer = len(tokenizer(long.response.text, add_special_tokens=False)["input_ids"])
+    assert sizes == [answer + 1, answer + 1]
 
 
 def test_ifd_holds_one_model_at_a_time_and_gives_it_back(student: Checkpoint, tmp_path: Path) -> None:
@@ -361,7 +409,7 @@ def test_the_loss_of_a_thinking_student_is_that_of_the_answer_after_its_thought(
 
 
 def test_a_loss_that_is_no_number_is_unscored(student: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ifd, "_batch", lambda _model, _pad, texts: [math.nan] * len(texts))
+    monkeypatch.setattr(ifd, "_batch", lambda _model, _pad, texts, _room: [math.nan] * len(texts))
     found = dict(Ifd(ModelSettings("float32")).estimate(student, PAIRS, {}))
     assert {one.reason for one in found.values() if isinstance(one, Unscored)} == {"the loss is no number"}
     assert all(isinstance(one, Unscored) for one in found.values())
