@@ -122,6 +122,17 @@ def test_a_tokenizer_with_neither_padding_nor_end_is_refused(tmp_path: Path) -> 
     assert "eos_token" in caught.value.remedy
 
 
+def test_padding_that_was_added_without_an_embedding_is_the_end_token(tmp_path: Path) -> None:
+    model = edited(tmp_path, "config.json", vocab_size=1000)
+    assert load_tokenizer(model).pad_token_id == 0
+    tokenizer = load_tokenizer(NANO)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id >= 1000
+    tokenizer.save_pretrained(model.path)
+    found = load_tokenizer(model)
+    assert found.pad_token_id == found.eos_token_id == 2
+
+
 def test_a_base_model_without_a_template_names_the_key_that_sets_one(tmp_path: Path) -> None:
     shutil.copytree(NANO.path, tmp_path / "model")
     (tmp_path / "model" / "chat_template.jinja").unlink()

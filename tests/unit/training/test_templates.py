@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import inspect
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -197,6 +198,7 @@ def test_of_several_templates_the_one_for_chats_gets_the_arguments(tmp_path: Pat
     several = load_tokenizer(NANO, ModelSettings())
     several.chat_template = {"default": TEMPLATES["gpt-oss"], "tool_use": TEMPLATES["chatml"]}
     several.save_pretrained(tmp_path)
+    shutil.copy(f"{NANO.path}/config.json", tmp_path)
     settings = ModelSettings(template={"reasoning_effort": "low"}, date="2026-01-02")
     student = load_tokenizer(Checkpoint(str(tmp_path), 0), settings)
     prompt = student.apply_chat_template([{"role": "user", "content": "Hi."}], tokenize=False)

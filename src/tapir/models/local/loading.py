@@ -237,7 +237,8 @@ def load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings = MODEL_DEFAU
         arguments = settings.arguments(template)
         tokenizer.apply_chat_template = BoundTemplate(tokenizer.apply_chat_template, arguments)
     _check_template(tokenizer, checkpoint.path, thinks=settings.thinks)
-    if tokenizer.pad_token_id is None:
+    rows = getattr(_load_config(path, settings).get_text_config(), "vocab_size", None)
+    if tokenizer.pad_token_id is None or (rows and tokenizer.pad_token_id >= rows):  # added, and has no embedding
         if tokenizer.eos_token_id is None:
             raise RoleError(
                 f"the tokenizer of {checkpoint.path} has neither a padding token nor an end token",
@@ -308,7 +309,16 @@ def load_model(name: str, settings: ModelSettings, *, whole: bool = False, **arg
         raise load_error(path, error) from error
     if whole and info["missing_keys"]:
         raise load_error(path, ValueError(f"it lacks the weights {', '.join(sorted(info['missing_keys']))}"))
+    _complete_sampling(model.generation_config)
     return model
+
+
+def _complete_sampling(config: Any) -> None:
+    """Turn sampling on where a generation config sets it up and leaves it off (Vicuna): that cannot be saved."""
+    try:
+        config.validate(strict=True)
+    except ValueError as error:
+        config.do_sample = config.do_sample or "`do_sample` is not set" in str(error)
 
 
 def model_size(name: str, settings: ModelSettings) -> int:
