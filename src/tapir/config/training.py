@@ -127,10 +127,13 @@ class SftConfig(Section):
         return idle | ({"warmup_share": "scheduler"} if self.scheduler == "constant" else {})
 
     @model_validator(mode="after")
-    def _falls_over_its_span(self) -> SftConfig:
+    def _fits_together(self) -> SftConfig:
         if self.span == "run" and self.scheduler != "linear":
             reason = "only 'linear' can fall over all rounds"
             raise ValueError(f"span = 'run' with scheduler = {self.scheduler!r}: {reason}")
+        if self.method == "qlora" and self.precision == "float16":
+            reason = "its adapter is kept in bfloat16; use precision = 'bfloat16' or 'float32'"
+            raise ValueError(f"method = 'qlora' with precision = 'float16': {reason}")
         return self
 
 

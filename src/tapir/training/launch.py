@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from tapir.config.base import nearest
-from tapir.config.training import AccelerateLaunchConfig
+from tapir.config.training import AccelerateLaunchConfig, SftConfig
 from tapir.data.files import disk_errors, full, write_text
 from tapir.domain.errors import Interrupted, MissingExtra, RecipeError, TapirError, TrainingError, require
 from tapir.domain.progress import Progress
@@ -171,6 +171,13 @@ class AccelerateTrainer:
             problem = f"{_KEY} = {self.launch.config!r} needs DeepSpeed, which is not installed"
             raise MissingExtra(problem, remedy="pip install deepspeed")
         _check_devices(self.launch, machines, kind)
+        section = getattr(self.inner, "config", None)
+        if kind == "FSDP" and isinstance(section, SftConfig) and section.dpo and section.method != "full":
+            raise RecipeError(  # TRL computes the reference before the model is shared out, on the CPU
+                f"[training.dpo] with training.method = {section.method!r} cannot be trained with {_KEY} = "
+                f"{self.launch.config!r}",
+                remedy='Use training.launch.config = "zero3" or "ddp", or training.method = "full".',
+            )
         return machines
 
     def train(self, job: TrainJob, progress: Progress) -> TrainReport:

@@ -15,7 +15,7 @@ import pytest
 from support.counting import CountingTrainer, steps_made
 from support.recording import RecordingProgress, processes_of
 from support.training import LONGER, NOISE, STEPS, kill_rank, longer_job_in, losses_apart, weights_apart
-from tapir.config.training import AccelerateLaunchConfig
+from tapir.config.training import AccelerateLaunchConfig, DpoConfig
 from tapir.domain.errors import Interrupted, MissingExtra, RecipeError, TrainingError
 from tapir.domain.round import Checkpoint
 from tapir.domain.training import Example, Preference, TrainJob, TrainReport
@@ -160,6 +160,20 @@ def test_gpus_that_are_not_there_are_refused(monkeypatch: pytest.MonkeyPatch) ->
     AccelerateTrainer(CountingTrainer(), accelerate("fsdp2", 4)).check()
     with pytest.raises(RecipeError, match=r"training\.launch\.processes = 8, but there are 4 GPUs"):
         AccelerateTrainer(CountingTrainer(), accelerate(processes=8)).check()
+
+
+def test_preferences_with_an_adapter_are_refused_where_fsdp_would_share_the_model(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    adapter = LONGER.model_copy(update={"method": "lora", "dpo": DpoConfig()})
+    with pytest.raises(
+        RecipeError, match=r"\[training\.dpo\] with training\.method = 'lora' cannot be .* 'fsdp2'"
+    ) as caught:
+        AccelerateTrainer(SftTrainer(adapter), accelerate("fsdp2")).check()
+    assert all(way in caught.value.remedy for way in ('"zero3"', '"full"'))
+    AccelerateTrainer(SftTrainer(adapter), accelerate("ddp")).check()
+    AccelerateTrainer(SftTrainer(adapter.model_copy(update={"method": "full"})), accelerate("fsdp2")).check()
 
 
 def test_a_missing_deepspeed_is_an_error_before_anything_starts(job: TrainJob, monkeypatch: pytest.MonkeyPatch) -> None:
