@@ -321,7 +321,7 @@ def attention_kernel(model: Any) -> str:
     return str(getattr(model.config, "_attn_implementation", "eager") or "eager")
 
 
-def check_isolation(model: Any, examples: Sequence[Encoded], pad: int, device: Any) -> None:
+def check_isolation(model: Any, examples: Sequence[Encoded], pad: int) -> None:
     """Raise `TrainingError` if an example's logits behind another one in the same row are not its logits alone.
 
     With positions that begin again at 0 and no attention mask, transformers builds a mask for eager, sdpa and flex
@@ -333,6 +333,7 @@ def check_isolation(model: Any, examples: Sequence[Encoded], pad: int, device: A
     if any(part.is_meta or not part.numel() for part in model.parameters()):
         return  # in shards, whose processes would all have to take part; its kernels are those of a whole model
     before, example = (Encoded(shown.input_ids[:_COMPARED], 0) for shown in (examples[-1], examples[0]))
+    device = next(model.parameters()).device  # that of training, or the CPU until a launcher shares the model
     was_training = model.training
     model.eval()
     with torch.no_grad():

@@ -195,6 +195,8 @@ def _train(task: TrainingTask, micro: int) -> TrainReport:
     callbacks = [progress_callback(timer), *tensorboard_callbacks(config.report_to, job.out.parent / "tensorboard")]
     with disk_errors(job.work):
         trainer = task.trainer(model, arguments, plan, callbacks)
+        # ZeRO-3 needs `use_reentrant` for adapters: TRL writes it under the old name, transformers reads the new one
+        trainer.args.activation_checkpointing_kwargs = trainer.args.gradient_checkpointing_kwargs
         trainer.remove_callback(PrinterCallback)
         trainer.train(resume_from_checkpoint=str(last) if last else None)
         progress.check()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import traceback
 from collections.abc import Iterator
@@ -77,7 +78,12 @@ def load_for_training(base: Checkpoint, config: SftConfig, settings: ModelSettin
     import torch
 
     if config.method == "full":
-        return load_model(base.path, settings, dtype=torch.float32).requires_grad_()  # peft froze it
+        model = load_model(base.path, settings, dtype=torch.float32).requires_grad_()  # peft froze it
+        beside = _beside_language(model)
+        for name, part in model.named_parameters():
+            if beside and re.fullmatch(beside, name):  # text gives it no gradient, which DDP would wait for
+                part.requires_grad_(requires_grad=False)
+        return model
     adapter_base = base_of(base.path)
     name = adapter_base or base.path
     model = load_model(name, settings, **load_arguments(config, device))
@@ -112,14 +118,23 @@ def count_parameters(model: Any) -> tuple[int, int]:
     if hasattr(model, "get_nb_trainable_parameters"):
         trained, total = model.get_nb_trainable_parameters()
         return int(total), int(trained)
-    sizes = [getattr(part, "ds_numel", part.numel()) for part in model.parameters()]  # a shard knows its whole size
-    return sum(sizes), sum(sizes)
+    parts = [(getattr(part, "ds_numel", part.numel()), part.requires_grad) for part in model.parameters()]
+    return sum(size for size, _ in parts), sum(size for size, trained in parts if trained)  # a shard knows all of it
 
 
 def end_tokens(base: Checkpoint, tokenizer: Any, settings: ModelSettings) -> frozenset[int]:
     """Return the ids of the tokens that end the student's answers: its tokenizer's, and those its model names."""
     config = load_generation_config(base_of(base.path) or base.path, settings.revision)
     return loading.end_tokens(tokenizer, config)
+
+
+def _beside_language(model: Any) -> str:
+    """Return a pattern of the names beside a multimodal model's language model; empty where there is nothing."""
+    if not any(getattr(model.config, part, None) for part in ("vision_config", "audio_config")):
+        return ""
+    language = (model.get_decoder(), model.get_input_embeddings(), model.get_output_embeddings())
+    names = [name for name, part in model.named_modules() if any(part is one for one in language)]
+    return rf"(?!(?:{'|'.join(map(re.escape, names))})(?:\.|$)).*"
 
 
 def _add_adapter(model: Any, name: str, lora: LoraConfig, revision: str) -> Any:
@@ -132,6 +147,7 @@ def _add_adapter(model: Any, name: str, lora: LoraConfig, revision: str) -> Any:
         lora_alpha=lora.alpha,
         lora_dropout=lora.dropout,
         target_modules="all-linear" if targets == ["all-linear"] else targets,
+        exclude_modules=_beside_language(model) or None,
         task_type="CAUSAL_LM",
     )
     try:

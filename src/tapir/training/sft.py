@@ -159,6 +159,8 @@ class SftTask(TrainingTask):
             data_collator=make_collator(self.examples, plan, pad, packing=packing, one_row=one_row),
             callbacks=callbacks,
         )
-        if packing:
-            check_isolation(trainer.model, self.examples, pad, arguments.device)
+        # TRL divides by the tokens of the whole step itself, also where the model cannot (Gemma 3 and 4)
+        trainer.model_accepts_loss_kwargs = True
+        if packing and is_main_process():  # the others may wait for the weights that it has loaded
+            check_isolation(trainer.model, self.examples, pad)
         return trainer

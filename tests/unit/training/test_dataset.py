@@ -111,7 +111,7 @@ def test_a_long_example_is_dropped_or_cut_and_keeps_its_prompt(tokenizer: Any) -
     [
         ([], "empty"),
         ([Example("a" * 16, "Calculate 1 + 1.", " ")], "example aaaaaaaaaaaaaaaa has no answer token"),
-        (EXAMPLES, r"all 24 examples have more tokens than training\.max_length = 8"),
+        (EXAMPLES, "all 24 examples have more than 8 tokens"),
     ],
 )
 def test_without_anything_to_train_on_there_is_no_training(
@@ -271,9 +271,9 @@ def test_a_model_whose_examples_see_each_other_is_refused(student: tuple[Any, An
             return self.inner(input_ids=input_ids, **others)
 
     encoded = encode(EXAMPLES, tokenizer, max_length=64).examples
-    check_isolation(model, encoded, 0, model.device)
+    check_isolation(model, encoded, 0)
     with pytest.raises(TrainingError, match=r"an example of this student sees the one before it") as caught:
-        check_isolation(Leaking(), encoded, 0, model.device)
+        check_isolation(Leaking(), encoded, 0)
     assert "training.packing = false" in caught.value.remedy
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -9,10 +11,26 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from transformers import GPT2Config, GPT2LMHeadModel
+import torch
+from transformers import GPT2Config, GPT2LMHeadModel, PreTrainedModel
 
+from support import multimodal
 from support.recording import RecordingProgress
-from support.training import EXAMPLES, FULL, LONG, NANO, answers, changed, job_in, template, train, weights
+from support.training import (
+    EXAMPLES,
+    FULL,
+    LONG,
+    LORA,
+    NANO,
+    answers,
+    answers_of_transformers,
+    changed,
+    job_in,
+    losses,
+    template,
+    train,
+    weights,
+)
 from tapir.config.toml import parse
 from tapir.domain.errors import MissingExtra, RecipeError, TrainingError
 from tapir.domain.round import Checkpoint
@@ -20,8 +38,9 @@ from tapir.domain.training import Example
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, load
 from tapir.runs.build import build
 from tapir.training.dataset import encode
-from tapir.training.model import choose_device
-from tapir.training.sft import SftTrainer
+from tapir.training.loop import training_arguments
+from tapir.training.model import choose_device, merge
+from tapir.training.sft import SftTask, SftTrainer
 
 
 @pytest.mark.slow
@@ -101,6 +120,14 @@ def test_an_unknown_tracker_is_refused() -> None:
         parse({"training": {"report_to": ["wanddb"]}})
 
 
+def test_an_adapter_over_four_bits_is_not_scaled_as_float16_is() -> None:
+    with pytest.raises(
+        RecipeError, match=r"'qlora' with precision = 'float16'.*use precision = 'bfloat16' or 'float32'"
+    ):
+        parse({"training": {"method": "qlora", "precision": "float16"}})
+    parse({"training": {"method": "lora", "precision": "float16"}})
+
+
 @pytest.mark.parametrize(
     ("keys", "package"), [({"report_to": ("wandb",)}, "wandb"), ({"method": "qlora"}, "bitsandbytes")]
 )
@@ -158,6 +185,94 @@ def test_only_tokens_that_carry_loss_are_projected_onto_the_vocabulary(
     monkeypatch.setattr(utils, "_ChunkedLogProbFunction", Recorded)
     report = train(tmp_path, epochs=1)
     assert sum(scored) == report.answer_tokens < report.tokens
+
+
+def test_packing_is_checked_where_the_weights_are_before_a_launcher_shares_them_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    model, tokenizer = load(NANO)
+    examples = encode(EXAMPLES, tokenizer, max_length=64).examples
+    lengths, config = [len(example.input_ids) for example in examples], changed(FULL, packing=True)
+    task = SftTask(job_in(tmp_path), config, MODEL_DEFAULTS, tokenizer, RecordingProgress(), examples, lengths)
+    plan = task.plan(8, 1)
+    arguments = task.arguments(training_arguments(task.job, config, plan, task.device))
+    monkeypatch.setattr("transformers.TrainingArguments.device", torch.device("meta"))  # as if there were GPUs
+    monkeypatch.setattr("transformers.TrainingArguments.place_model_on_device", False)  # and FSDP2 or ZeRO
+    assert task.trainer(model, arguments, plan, []).model.device.type == "cpu"
+    model.lm_head.weight.data.zero_()  # FSDP2 loads the weights in the first process only
+    with pytest.raises(TrainingError, match=r"training\.packing"):
+        task.trainer(model, arguments, plan, [])
+    monkeypatch.setattr("tapir.training.sft.is_main_process", lambda: False)
+    task.trainer(model, arguments, plan, [])
+
+
+def test_what_trl_says_of_checkpointing_reaches_transformers(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from trl import SFTTrainer
+
+    found, make, enable = [], SFTTrainer.__init__, PreTrainedModel.activation_checkpointing_enable
+
+    def made(self: Any, **keys: Any) -> None:
+        make(self, **keys)
+        self.args.gradient_checkpointing_kwargs = {"use_reentrant": True}  # TRL's, for adapters with ZeRO-3
+
+    def enabled(self: Any, **keys: Any) -> None:
+        found.append(keys["activation_checkpointing_kwargs"])
+        enable(self, **keys)
+
+    monkeypatch.setattr(SFTTrainer, "__init__", made)
+    monkeypatch.setattr(PreTrainedModel, "activation_checkpointing_enable", enabled)
+    train(tmp_path, changed(LORA, gradient_checkpointing=True), epochs=1)
+    assert found == [{"use_reentrant": True}]
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("make", [multimodal.gemma3, multimodal.gemma4])
+def test_of_a_multimodal_student_only_the_language_model_is_trained(make: Any, method: str, tmp_path: Path) -> None:
+    base = make(tmp_path / "model")
+    report = train(tmp_path, FULL if method == "full" else LORA, base=base, epochs=1)
+    before, after = weights(tmp_path / "model"), weights(tmp_path / "checkpoint")
+    if method == "lora":
+        assert after
+        assert all(".language_model." in name for name in after)
+        assert report.trainable == sum(tensor.numel() for tensor in after.values())
+        return
+    assert after.keys() == before.keys(), "the checkpoint is whole"
+    changed_names = {name for name in before if not before[name].equal(after[name])}
+    assert changed_names
+    assert all("language_model." in name for name in changed_names)
+    beside = sum(tensor.numel() for name, tensor in before.items() if "language_model." not in name)
+    assert report.parameters - report.trainable == beside > 0
+
+
+def test_smaller_passes_give_the_same_loss_whatever_the_model_makes_of_it(tmp_path: Path) -> None:
+    base = multimodal.gemma4(tmp_path / "model")
+    examples = [*EXAMPLES[:23], replace(EXAMPLES[23], answer="1, 2, 3, 4, 5, 6")]  # some answers are longer
+    curves = []
+    for name, micro in (("whole", 0), ("parts", 1)):
+        job = job_in(tmp_path / name, base, epochs=1, examples=examples)
+        curves.append(losses(SftTrainer(changed(FULL, micro_batch=micro)).train(job, RecordingProgress())))
+    assert curves[1] == pytest.approx(curves[0], abs=1e-4)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_a_student_that_samples_by_default_or_pads_beyond_its_embedding_is_trained_and_answers(
+    method: str, tmp_path: Path
+) -> None:
+    model, tokenizer = load(NANO)
+    tokenizer.add_special_tokens({"pad_token": "[PAD]"})
+    assert tokenizer.pad_token_id == model.config.vocab_size, "it has no row"
+    shutil.copytree(NANO.path, tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    sampling = {"bos_token_id": 1, "eos_token_id": 2, "temperature": 0.9, "top_p": 0.6}  # Vicuna's
+    (tmp_path / "model" / "generation_config.json").write_text(json.dumps(sampling))
+    base = Checkpoint(str(tmp_path / "model"), 0)
+    train(tmp_path, changed(FULL if method == "full" else LORA, save_every=2), base=base, epochs=2)
+    merge(tmp_path / "checkpoint", tmp_path / "whole", MODEL_DEFAULTS)
+    assert json.loads((tmp_path / "whole" / "generation_config.json").read_text())["do_sample"] is True
+    for folder in ("checkpoint", "whole"):
+        assert answers(tmp_path / folder) == answers_of_transformers(tmp_path / folder), "greedily, all the same"
 
 
 @pytest.mark.parametrize(
