@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -403,6 +404,41 @@ def test_a_data_set_folder_is_read_like_one_of_the_hub_and_what_is_not_there_is_
         list(read_hub(str(tmp_path / "nothing")))
     with pytest.raises(DataError, match="no column 'prompt'; it has instruction, input, output"):
         list(read_hub(str(data_set), columns=Columns(instruction="prompt")))
+
+
+def test_turns_that_differ_in_their_keys_are_the_same_in_json_on_the_hub_and_in_its_parquet(tmp_path: Path) -> None:
+    """`datasets` holds such turns, and contents of several types, as JSON."""
+    unlearnt, called = assistant("b") | {"weight": 0}, assistant("b") | {"tool_calls": [{"function": {"name": "f"}}]}
+    texts = [{"type": "text", "text": "e"}, {"type": "text", "text": "f"}]
+    rows: list[dict[str, Any]] = [
+        {"messages": [user("a"), assistant('"b"')], "system": "s"},
+        {"messages": [user("a"), unlearnt, user("c"), assistant("d")], "system": "s\nt"},
+        {"messages": [user("a"), called], "system": "s"},
+        {"messages": [user(texts), unlearnt], "system": {"text": "s"}},
+        {"messages": [user(texts), assistant("d")], "system": None},
+    ]
+    plain = [{"messages": [user(each), assistant("d")]} for each in ("a", texts)]
+    for content, readable in ((rows, 3), (plain, 2)):
+        folder = tmp_path / str(readable)
+        folder.mkdir()
+        path = lines(folder, *map(json.dumps, content))
+        datasets.load_dataset(str(folder), split="train").to_parquet(tmp_path / "c.parquet")
+        found = [list(read) for read in (read_file(path), read_hub(str(folder)), read_file(tmp_path / "c.parquet"))]
+        assert len(good(found[0])) == readable  # one calls a tool, the system prompt of another is no text
+        for other in found[1:]:
+            assert [row._replace(place="") for row in other if isinstance(row, Row)] == [
+                row._replace(place="") for row in found[0] if isinstance(row, Row)
+            ]
+            assert [reason for _, reason in bad(other)] == [reason for _, reason in bad(found[0])]
+
+
+def test_json_that_is_broken_spoils_only_its_row_of_parquet(tmp_path: Path) -> None:
+    said = pa.array(['[["a", "b"]]', "[[", None], pa.string())
+    column = pa.ExtensionArray.from_storage(pa.json_(), said)
+    parquet.write_table(pa.table({"messages": column}), path := tmp_path / "c.parquet")
+    result = list(read_file(path))
+    reasons = [reason for _, reason in bad(result)]
+    assert (good(result), reasons) == (["a"], ["the value in messages cannot be read", "no instruction"])
 
 
 def test_a_hub_without_its_library_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:
