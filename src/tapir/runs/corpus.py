@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -22,7 +23,7 @@ from tapir.domain.completion import unparted
 from tapir.domain.errors import DataError, RecipeError, commonest, require
 from tapir.domain.instruction import Pair
 from tapir.domain.randomness import seed_for
-from tapir.domain.roles import Rejected, Roles, StudentFormat
+from tapir.domain.roles import Benchmark, Rejected, Roles, StudentFormat
 from tapir.domain.task import TaskDistribution, Taxonomy
 from tapir.evaluation.lm_eval import harness_facts
 from tapir.gym.corpus import corpus as gym_corpus
@@ -158,6 +159,14 @@ def held_out_conversations(roles: Roles) -> frozenset[str]:
     """Return the places of conversations of which an answer is measured with: no other one is trained on."""
     prompts = (prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts())
     return frozenset(filter(None, (conversation(prompt.instruction.origin.source) for prompt in prompts)))
+
+
+def prompts_digest(benchmarks: Iterable[Benchmark]) -> str:
+    """Return a digest of all that is measured with: ids, tasks and expected answers of the prompts."""
+    prompts = [
+        [prompt.instruction.id, prompt.task, prompt.expected] for each in benchmarks for prompt in each.prompts()
+    ]
+    return hashlib.blake2b(json.dumps(prompts).encode(), digest_size=8).hexdigest()
 
 
 def inputs(recipe: Recipe) -> dict[str, str]:

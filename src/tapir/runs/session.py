@@ -39,7 +39,7 @@ from tapir.models.taggers.embedding import EmbeddingTagger
 from tapir.models.taggers.encoder import EncoderTagger
 from tapir.report.summary import Summary, summarise
 from tapir.runs.build import build_roles, check_installed, locate_student
-from tapir.runs.corpus import forbidden, held_out_conversations, nothing_left, novelty, screened
+from tapir.runs.corpus import forbidden, held_out_conversations, nothing_left, novelty, prompts_digest, screened
 from tapir.runs.endpoints import find_models
 from tapir.runs.progress import EventLog, open_calls, open_resources, record_session
 from tapir.stages.base import StageContext
@@ -218,9 +218,12 @@ def claim(recipe: Recipe, folder: Path, roles: Roles) -> None:
         differing += [
             f"endpoints.{key}.model: {was} -> {now}" for key, now in models if (was := earlier.get(key)) != now
         ]
+        held_out = prompts_digest(roles.benchmarks)
+        if manifest.get("held_out", held_out) != held_out:  # earlier versions kept none
+            differing.append("the held-out instructions: their source has other rows now")
         inputs = manifest.get("inputs", {})
-        held_out = {name: None for name in inputs if name.startswith("evaluation.")}  # a file that is left out now
-        wanted = held_out | dict(roles.inputs)
+        left_out = {name: None for name in inputs if name.startswith("evaluation.")}
+        wanted = left_out | dict(roles.inputs)
         differing += [f"the content of {name}" for name, digest in wanted.items() if inputs.get(name) != digest]
         mended = [line for line in differing if line.removeprefix("the content of ").startswith(_MENDABLE)]
         if mended and not any(folder.glob("round-*/training.json")):
@@ -281,6 +284,7 @@ def _manifest(recipe: Recipe, roles: Roles) -> dict[str, Any]:
         "thinking": recipe.student.thinking,
         "target": dict(roles.tagger.taxonomy.target.shares),
         "inputs": dict(roles.inputs),
+        "held_out": prompts_digest(roles.benchmarks),
         **({"models": found} if (found := _found_models(recipe, roles)) else {}),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -96,6 +96,30 @@ def test_a_run_whose_evaluation_file_is_left_out_later_is_another_run(
         session.claim(left_out, tmp_path / "run", build_roles(left_out))
 
 
+def test_a_run_whose_data_set_changes_so_that_other_rows_are_held_out_is_another_run(tmp_path: Path) -> None:
+    def chosen() -> tuple[Recipe, Roles]:
+        corpus, held_out = {"kind": "hub", "dataset": str(data)}, {"kind": "judged", "held_out": 3}
+        made = recipe(tmp_path / "files", corpus=corpus, evaluation=held_out)
+        return made, build_roles(made)
+
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    (data / "train.json").write_text(json.dumps(rows(12)), encoding="utf-8")
+    made, first = chosen()
+    session.claim(made, run, first)
+    RunStore(run).write("corpus", CorpusRow, [])
+    session.claim(made, run, chosen()[1])
+    (data / "train.json").write_text(json.dumps(rows(40)), encoding="utf-8")
+    other = chosen()[1]
+    assert [each.prompts() for each in other.benchmarks] != [each.prompts() for each in first.benchmarks]
+    with pytest.raises(RunMismatch, match="the held-out instructions: their source has other rows now"):
+        session.claim(made, run, other)
+    manifest = read_json(run / "manifest.json")
+    del manifest["held_out"]  # as an earlier version wrote it
+    (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    session.claim(made, run, other)
+
+
 @pytest.mark.parametrize("key", ["corpus.path", "evaluation.file"])
 def test_a_file_that_is_not_there_is_named_by_its_key(key: str, tmp_path: Path) -> None:
     section, name = key.split(".")
