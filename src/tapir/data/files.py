@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from tapir.domain.errors import RecipeError, RunLocked, StoreError, StoreFull, TapirError
 
@@ -151,6 +151,19 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def lock(file: IO[Any], path: Path, *, wait: bool) -> None:
+    """Lock an open file; raise `BlockingIOError` where another process holds the lock and this one does not `wait`."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise
+    except OSError as error:
+        raise StoreError(
+            f"{path} cannot be locked: this file system has no locks ({error.strerror})",
+            remedy="Choose a folder on a local disk with --out, or mount this one with locks.",
+        ) from error
+
+
 @contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the folder's lock, or `wait` for it; the system releases it when the process ends, however it ends."""
@@ -159,7 +172,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         handle = path.open("a+")
     with handle:
         try:
-            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
+            lock(handle, path, wait=wait)
         except BlockingIOError as error:
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
