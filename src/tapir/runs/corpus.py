@@ -12,12 +12,13 @@ from pathlib import Path
 from tapir.config.corpus import CustomCorpusConfig, FileCorpusConfig, GymCorpusConfig
 from tapir.config.evaluation import HarnessConfig
 from tapir.config.recipe import Recipe
-from tapir.data.corpus import conversation, pairs, sample, texts
+from tapir.data.corpus import CorpusFilter, conversation, pairs, sample, texts
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import existing
 from tapir.data.layouts import Columns, Reading
 from tapir.data.readers import read_file, read_hub
 from tapir.data.records import printable
+from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
 from tapir.data.screen import unwanted
 from tapir.domain.completion import unparted
 from tapir.domain.errors import DataError, RecipeError, commonest, require
@@ -136,6 +137,21 @@ def forbidden(recipe: Recipe, roles: Roles) -> DuplicateIndex:
     for name in getattr(recipe.evaluation, "protect", ()):
         index.learn_all(texts(existing("evaluation.protect", name)))
     return index
+
+
+def sifted(
+    recipe: Recipe, roles: Roles, forbidden: DuplicateIndex, known: DuplicateIndex
+) -> list[CorpusRow | DropRow | NeighbourRow]:
+    """Return every row of D, kept or dropped with the reason; one that is in neither index passes."""
+    corpus_filter = CorpusFilter(
+        forbidden,
+        known,
+        drop_near=getattr(recipe.corpus, "near_duplicates", "") == "drop",
+        unanswered=recipe.answers() != "corpus",
+        screen=roles.screen,
+        held_out=held_out_conversations(roles),
+    )
+    return list(corpus_filter.sift(roles.corpus()))
 
 
 def nothing_left(reasons: Counter[str]) -> DataError:

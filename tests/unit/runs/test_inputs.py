@@ -185,7 +185,7 @@ def test_a_template_that_cannot_be_trained_with_is_refused_before_any_call(
     assert 'student.thinking to "on"' in refused.value.remedy
     for able in ({"chat_template": ""}, {"thinking": "on"}, {"thinking": "keep"}):
         whole = recipe(tmp_path, student=student | able, evaluation={"kind": "judged", "held_out": 3})
-        assert session.check(whole)[0] == "corpus: 12 instructions"
+        assert session.check(whole)[0] == "corpus: 9 instructions"
 
 
 @pytest.fixture
@@ -234,7 +234,7 @@ def test_a_tagger_in_the_home_folder_is_found_and_a_run_that_has_fitted_it_is_no
 ) -> None:
     tagger = {"kind": kind, "model": "~/encoder", "max_length": 64, "endpoints": ["gpt"]}
     chosen = recipe(home, tagger=tagger, evaluation={"kind": "judged", "held_out": 3})
-    assert session.check(chosen)[0] == "corpus: 12 instructions"
+    assert session.check(chosen)[0] == "corpus: 9 instructions"
     shutil.rmtree(home / "encoder")
     with pytest.raises(RoleError, match="no encoder can be loaded"):
         session.preflight(chosen, home / "run")
@@ -253,8 +253,9 @@ def test_rows_with_a_special_token_of_the_student_are_dropped_before_anything_is
     (tmp_path / "rows.json").write_text(json.dumps(content), encoding="utf-8")
     chosen = recipe(tmp_path, evaluation={"kind": "judged", "held_out": 1})
     lines = session.check(chosen)
-    assert lines[0] == "corpus: 2 instructions"
-    assert {*lines[1:4]} == {
+    assert lines[0] == "corpus: 1 instructions"
+    assert {*lines[1:5]} == {
+        "  1 rows dropped: in an evaluation set",
         "  1 rows dropped: special token </s>",
         "  1 rows dropped: special token <user>",
         "  columns not read: more",
@@ -264,7 +265,24 @@ def test_rows_with_a_special_token_of_the_student_are_dropped_before_anything_is
         evaluation={"kind": "judged", "held_out": 1},
         corpus={"kind": "file", "path": str(tmp_path / "rows.json"), "answers": "teacher"},
     )
-    assert session.check(asked)[0] == "corpus: 3 instructions"  # an answer that is replaced matters to nobody
+    assert session.check(asked)[0] == "corpus: 2 instructions"  # an answer that is replaced matters to nobody
+
+
+def test_a_check_counts_what_the_run_drops_as_the_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    several: list[dict[str, Any]] = [*rows(12)]
+    several += [several[0], {"instruction": "Add 2 and 70.", "output": ""}, {"instruction": 5, "output": "x"}]
+    recipe(tmp_path)
+    (tmp_path / "rows.json").write_text(json.dumps(several), encoding="utf-8")
+    (tmp_path / "more.json").write_text(json.dumps(several[1:2]), encoding="utf-8")
+    evaluation = {"kind": "judged", "held_out": 0, "file": str(tmp_path / "more.json")}
+    lines = session.check(recipe(tmp_path, evaluation=evaluation))
+    assert lines[0] == "corpus: 11 instructions"
+    reasons = ("duplicate", "empty response", "instruction is not text", "in an evaluation set")
+    assert {*lines[1:5]} == {f"  1 rows dropped: {reason}" for reason in reasons}
+    (tmp_path / "rows.json").write_text(json.dumps(several[1:2] * 3), encoding="utf-8")
+    with pytest.raises(DataError, match=r"nothing is left of the corpus: in an evaluation set \(3\)"):
+        session.check(recipe(tmp_path, evaluation=evaluation))
 
 
 @pytest.mark.parametrize("answers", ["corpus", "missing", "teacher"])
