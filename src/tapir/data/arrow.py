@@ -14,13 +14,9 @@ from tapir.domain.errors import DataError
 from tapir.domain.roles import Rejected
 
 _BATCH = 1_000  # rows that are read together
-_INCONVERTIBLE = (  # a time zone that is not known, and JSON that is broken or too deep, too
-    ValueError,
-    OverflowError,
-    LookupError,
-    NotImplementedError,
-    RecursionError,
-)
+_JSON = "extension<arrow.json>"
+# A time zone that is not known, and JSON that is broken or too deep, too.
+_INCONVERTIBLE = (ValueError, OverflowError, LookupError, NotImplementedError, RecursionError)
 
 
 def parquet_records(file: Path | BinaryIO, name: str) -> Records:
@@ -54,7 +50,7 @@ def table_rows(table: Any) -> Iterator[dict[str, Any]]:
 def _values(name: str, column: Any) -> list[Any]:
     try:
         values = list(column.to_pylist())
-        return [_parsed(value, column.type) for value in values] if _holds_json(column.type) else values
+        return [_parsed(value, column.type) for value in values] if _JSON in str(column.type) else values
     except _INCONVERTIBLE:
         return [_value(name, each) for each in column]
 
@@ -68,13 +64,9 @@ def _value(name: str, scalar: Any) -> Any:
         return Unreadable(f"the value in {name} cannot be read")
 
 
-def _holds_json(kind: Any) -> bool:
-    return "extension<arrow.json>" in str(kind)
-
-
 def _parsed(value: Any, kind: Any) -> Any:
     """Return a value of a type with the JSON in it parsed, as which `datasets` stores what differs from row to row."""
-    if value is None or not _holds_json(kind):
+    if value is None or _JSON not in str(kind):
         return value
     if isinstance(value, str):
         return json.loads(value)

@@ -13,7 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 from tapir.domain.errors import RecipeError, RunLocked, StoreError, StoreFull, TapirError
 
@@ -151,19 +151,6 @@ def sha256(path: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
-def lock(file: IO[Any], path: Path, *, wait: bool) -> None:
-    """Lock an open file; raise `BlockingIOError` where another process holds the lock and this one does not `wait`."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise
-    except OSError as error:
-        raise StoreError(
-            f"{path} cannot be locked: this file system has no locks ({error.strerror})",
-            remedy="Choose a folder on a local disk with --out, or mount this one with locks.",
-        ) from error
-
-
 @contextmanager
 def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
     """Hold the folder's lock, or `wait` for it; the system releases it when the process ends, however it ends."""
@@ -172,7 +159,7 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
         handle = path.open("a+")
     with handle:
         try:
-            lock(handle, path, wait=wait)
+            fcntl.flock(handle, fcntl.LOCK_EX if wait else fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             handle.seek(0)
             owner = handle.read().strip() or "unknown"
@@ -180,6 +167,9 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
                 f"process {owner} is already running in {folder}",
                 remedy="Wait for it (`tapir status` shows how far it is), or choose another folder with --out.",
             ) from error
+        except OSError as error:
+            remedy = "Choose a folder on a local disk with --out, or mount this one with locks."
+            raise StoreError(f"{path}: this file system has no locks ({error.strerror})", remedy=remedy) from error
         with disk_errors(path):
             handle.truncate(0)
             handle.write(f"{os.getpid()}\n")

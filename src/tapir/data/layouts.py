@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
@@ -21,6 +20,7 @@ from tapir.data.turns import (
     exchanges,
     in_turn,
     is_list,
+    is_no_input,
     is_off,
     joined,
     other_media,
@@ -53,13 +53,6 @@ _QUESTIONS = ("prompt", "question", "query", "problem", "inputs", "input")
 _ANSWERS = ("response", "solution", "answer", "targets", "chosen")
 _INPUTS = ("input", "context")
 
-# "No input" in the ways models and people say it. Sodium (Na), a flat bread (Nan) and 0 are inputs.
-_AROUND = " \t\r\n<>[](){}\"'`\\.,:;?!*_"
-_NO_INPUT = re.compile(
-    r"no[ _-]?input(?: (?:is )?(?:required|needed|necessary|provided|given))?|none|null|n/a|nan|na", re.IGNORECASE
-)
-_DASHES = re.compile("-{1,3}|[\u2013\u2014]")
-_NAMES = {"Na", "Nan"}
 _ABSENT = object()
 _SYSTEMS = ("system", "system_prompt")  # the usual names of the column
 _SPARSE = {"system", "history", "thought"}  # columns that only few rows may have
@@ -168,8 +161,8 @@ def _used(read: Reader, columns: Columns) -> list[str]:
 def _unread(head: Sequence[dict[str, Any]], read: Reader, columns: Columns) -> list[str]:
     """Return the columns of the first records that are not read, in order."""
     used = [*_used(read, columns), "kto_tag", *OTHER_MEDIA]
-    labelled = read is _completion or any(isinstance(fields.get("label"), bool) for fields in head)
-    used += ["label"] if labelled else []
+    if read is _completion or any(isinstance(fields.get("label"), bool) for fields in head):
+        used.append("label")
     present = dict.fromkeys(str(name) for fields in head for name in fields)
     known = {name if name in present else name.split(".")[0] for name in used}
     return [name for name in present if name not in known]
@@ -193,17 +186,14 @@ def _reader(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, so
             instruction="" if layout == "preference" and not has(asked) else asked,
             response=columns.response if own else answer,
         )
-        needed = [columns.response]
-    elif layout == "alpaca":
-        needed = [columns.instruction]
-    else:
+    elif layout != "alpaca":
         found = filter(has, (_CONVERSATION[layout], *_CONVERSATIONS, _TEXTS))
         columns = replace(columns, conversation=columns.conversation or next(found, _CONVERSATION[layout]))
-        needed = [columns.conversation]
-    for name in [*needed, *(name for key, name in named.items() if key not in _SPARSE)]:
+    read = _completion if answer else _alpaca if layout == "alpaca" else _conversation
+    needed = columns.response if answer else columns.instruction if layout == "alpaca" else columns.conversation
+    for name in filter(None, [needed, *(name for key, name in named.items() if key not in _SPARSE)]):
         if not has(name):
             raise _no_column(name, head, source)
-    read = _completion if answer else _alpaca if layout == "alpaca" else _conversation
     for key, name in named.items():
         if name not in _used(read, columns):
             raise DataError(
@@ -215,23 +205,21 @@ def _reader(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, so
 
 def _layout(has: Callable[..., bool], columns: Columns) -> tuple[Format, Columns]:
     """Return the layout that the columns show, and where it reads."""
-    usual = _USUAL
-    layout: Format = "alpaca"
     usable = (name for name in _CONVERSATIONS if has(name, is_list))
     texts = (name for name in (_TEXTS,) if has(name, _are_texts))
     turns = columns.conversation or next(chain(usable, texts, filter(has, _CONVERSATION.values())), "")
     beside = has(columns.instruction) and has(columns.response)
     named = not _named(columns).keys().isdisjoint({"instruction", "response"})
-    answer = columns.response if columns.response != usual.response else "chosen"
-    answered = columns.instruction == usual.instruction and not beside and has(answer, _may_answer)
+    answer = columns.response if columns.response != _USUAL.response else "chosen"
+    answered = columns.instruction == _USUAL.instruction and not beside and has(answer, _may_answer)
     if turns and answered and has(turns, _is_open):  # the conversation is what stands before the answer
         return "preference", replace(columns, instruction=turns)
     if columns.conversation or (turns and not (beside or named)):
         return "messages", replace(columns, conversation=turns)
-    if columns.instruction == usual.instruction and not has(usual.instruction):
-        layout = next((name for name, answer in _COMPLETION.items() if has(answer)), layout)
-    if layout != "alpaca":
-        return layout, columns
+    if columns.instruction == _USUAL.instruction and not has(_USUAL.instruction):
+        for layout, completion in _COMPLETION.items():
+            if has(completion):
+                return layout, columns
     return _guessed(has, columns)
 
 
@@ -390,15 +378,6 @@ def _spoken(fields: dict[str, Any], name: str, side: str, what: str) -> list[Spo
     if isinstance(value, str) or not all(isinstance(each, dict) and each.keys() & {"role", "from"} for each in said):
         return [SpokenTurn(side, checked_text(value, what))]
     return list(map(spoken_turn, said))
-
-
-def is_no_input(given: str) -> bool:
-    """Return whether an input only says that there is none: "", "No input.", "<noinput>", "N/A", "none", "-", ..."""
-    if not given or given.isspace():
-        return True
-    core = given.strip(_AROUND)
-    nothing = _NO_INPUT.fullmatch(" ".join(core.split()))
-    return bool(_DASHES.fullmatch(given.strip())) or (bool(nothing) and core not in _NAMES)
 
 
 def _list(fields: dict[str, Any], name: str, what: str) -> list[Any]:

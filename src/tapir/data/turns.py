@@ -31,6 +31,13 @@ _SPEAKERS = {
     **dict.fromkeys(("tool", "function", "function_call", "function_response"), "tool"),
     **dict.fromkeys(("observation", "ipython", "environment"), "tool"),
 }
+# "No input" in the ways models and people say it. Sodium (Na), a flat bread (Nan) and 0 are inputs.
+_AROUND = " \t\r\n<>[](){}\"'`\\.,:;?!*_"
+_NO_INPUT = re.compile(
+    r"no[ _-]?input(?: (?:is )?(?:required|needed|necessary|provided|given))?|none|null|n/a|nan|na", re.IGNORECASE
+)
+_DASHES = re.compile("-{1,3}|[\u2013\u2014]")
+_NAMES = {"Na", "Nan"}
 _TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)  # as HH-RLHF writes a conversation into one text
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _FIRST_SURROGATE, _LAST_SURROGATE = 0xDC80, 0xDCFF  # what the readers of files make of bytes that are not UTF-8
@@ -69,17 +76,22 @@ def holds_any(value: Any) -> bool:
     return bool(value == value and value)  # noqa: PLR0124  (NaN)
 
 
+def is_no_input(given: str) -> bool:
+    """Return whether an input only says that there is none: "", "No input.", "<noinput>", "N/A", "none", "-", ..."""
+    if not given or given.isspace():
+        return True
+    core = given.strip(_AROUND)
+    nothing = _NO_INPUT.fullmatch(" ".join(core.split()))
+    return bool(_DASHES.fullmatch(given.strip())) or (bool(nothing) and core not in _NAMES)
+
+
 def other_media(fields: dict[str, Any]) -> str:
     """Return which column of a row, or key of a turn, holds tools, images or the like; "" where none does."""
-    names = () if OTHER_MEDIA.isdisjoint(fields) else [name for name in fields if name in OTHER_MEDIA]
-    return next((name for name in names if holds_any(fields[name])), "")
+    return next((name for name in fields if name in OTHER_MEDIA and holds_any(fields[name])), "")
 
 
 def joined(before: list[SpokenTurn], after: list[SpokenTurn]) -> list[SpokenTurn]:
-    """Return turns and those after them; a chosen conversation often repeats its prompt, below a system prompt.
-
-    It may write the prompt in another way, or have more before it, and then stands for both.
-    """
+    """Return turns and those after them, which often repeat the prompt, or stand for one they write otherwise."""
 
     def parted(turns: list[SpokenTurn]) -> tuple[list[SpokenTurn], list[SpokenTurn]]:
         rest = list(dropwhile(lambda turn: turn.speaker == "system", turns))
@@ -146,10 +158,7 @@ def _unasked(found: list[Exchange], fault: str) -> str:
 
 
 def _merged(turns: Sequence[SpokenTurn]) -> list[SpokenTurn]:
-    """Return turns that say something, with those of one side that follow each other as one, thoughts parted.
-
-    A blank turn of the user between two answers stays, as the second is no part of the first.
-    """
+    """Return turns that say something, those of one side as one, thoughts parted; a blank one parts two answers."""
     merged: list[SpokenTurn] = []
     for speaker, said, learnt, thought in turns:
         answered = bool(merged) and merged[-1].speaker == "assistant" and bool(merged[-1].text.strip())

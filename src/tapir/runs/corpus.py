@@ -143,13 +143,14 @@ def sifted(
     recipe: Recipe, roles: Roles, forbidden: DuplicateIndex, known: DuplicateIndex
 ) -> list[CorpusRow | DropRow | NeighbourRow]:
     """Return every row of D, kept or dropped with the reason; one that is in neither index passes."""
+    prompts = (prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts())
     corpus_filter = CorpusFilter(
         forbidden,
         known,
         drop_near=getattr(recipe.corpus, "near_duplicates", "") == "drop",
         unanswered=recipe.answers() != "corpus",
         screen=roles.screen,
-        held_out=held_out_conversations(roles),
+        held_out={conversation(prompt.instruction.origin.source) for prompt in prompts} - {""},
     )
     return list(corpus_filter.sift(roles.corpus()))
 
@@ -171,17 +172,9 @@ def screened(recipe: Recipe, corpus: Iterable[Pair | Rejected]) -> list[str]:
     return [f"answers screened: {reason} ({count:,}), {kept}" for reason, count in found.items() if reason]
 
 
-def held_out_conversations(roles: Roles) -> frozenset[str]:
-    """Return the places of conversations of which an answer is measured with: no other one is trained on."""
-    prompts = (prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts())
-    return frozenset(filter(None, (conversation(prompt.instruction.origin.source) for prompt in prompts)))
-
-
 def prompts_digest(benchmarks: Iterable[Benchmark]) -> str:
     """Return a digest of all that is measured with: ids, tasks and expected answers of the prompts."""
-    prompts = [
-        [prompt.instruction.id, prompt.task, prompt.expected] for each in benchmarks for prompt in each.prompts()
-    ]
+    prompts = [[x.instruction.id, x.task, x.expected] for each in benchmarks for x in each.prompts()]
     return hashlib.blake2b(json.dumps(prompts).encode(), digest_size=8).hexdigest()
 
 

@@ -179,12 +179,9 @@ def preflight(recipe: Recipe, folder: Path | None = None) -> Roles:
 
 
 def check(recipe: Recipe) -> list[str]:
-    """Check what `preflight` checks, read corpus and evaluation sets, and return lines that say what there is.
-
-    Near-duplicates, which take long to find, are left to the run.
-    """
+    """Check what `preflight` checks, read corpus and evaluation sets, and return lines that say what there is."""
     roles = preflight(recipe)
-    rows = sifted(recipe, roles, forbidden(recipe, roles), DuplicateIndex())
+    rows = sifted(recipe, roles, forbidden(recipe, roles), DuplicateIndex())  # without the near ones, which take long
     pairs = [pair_of(row) for row in rows if isinstance(row, CorpusRow)]
     dropped = Counter(row.reason for row in rows if isinstance(row, DropRow))
     if not pairs:

@@ -75,6 +75,13 @@ def test_columns_named_in_the_recipe_decide_the_layout_and_one_without_effect_is
         list(read_file(opened, layout="messages", columns=Columns(response="best")))
 
 
+@pytest.mark.parametrize("row", [{"prompt": "a", "completion": "b"}, {"instruction": "a"}, {"conversation": ["a"]}])
+def test_answers_need_not_be_read(row: dict[str, Any], tmp_path: Path) -> None:
+    assert list(read_file(lines(tmp_path, json.dumps(row)), columns=Columns(response=""))) == [
+        Row("a", "", "corpus.jsonl:1")
+    ]
+
+
 @pytest.mark.parametrize("named", [{"system": "sys_promt"}, {"history": "passt"}, {"thought": "reasonng"}])
 def test_a_column_that_few_rows_have_may_be_any_row_s_but_is_an_error_where_none_has_it(
     named: dict[str, str], tmp_path: Path

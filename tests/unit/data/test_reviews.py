@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-import errno
 import resource
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
-from unittest.mock import Mock
 
 import pytest
 
 from support.paths import ROOT
 from tapir.data.run.reviews import Review, ReviewFile
-from tapir.domain.errors import DataError, StoreError
+from tapir.domain.errors import DataError
 
 WRITER = """
 import sys
@@ -36,14 +34,6 @@ def said(name: str = "a" * 16, rater: str = "anna", **changed: Any) -> Review:
 @pytest.fixture
 def book(tmp_path: Path) -> ReviewFile:
     return ReviewFile(tmp_path / "reviews.jsonl")
-
-
-def test_a_file_system_without_locks_is_an_error_with_the_remedy(
-    book: ReviewFile, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(errno.ENOSYS, "no")))
-    with pytest.raises(StoreError, match="this file system has no locks"):
-        book.append(said())
 
 
 def test_what_is_written_is_read_back_in_order(book: ReviewFile) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,7 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tapir.data.files import disk_errors, lock
+from tapir.data.files import disk_errors
 from tapir.data.run.store import end_line
 from tapir.domain.errors import DataError
 
@@ -100,7 +101,7 @@ class ReviewFile:
         with disk_errors(self.path):
             new = not self.path.exists()
             with self.path.open("a+b", buffering=0) as file:
-                lock(file, self.path, wait=True)
+                fcntl.flock(file, fcntl.LOCK_EX)
                 if new:  # its name must be on disk too
                     folder = os.open(self.path.parent, os.O_RDONLY)
                     try:
