@@ -31,6 +31,7 @@ BAD_REQUESTS = 10  # requests refused as bad, none accepted: it is the recipe, n
 OK = range(200, 300)
 _LISTING = re.compile(rb"scope|route|/models", re.IGNORECASE)  # a key may be refused for the list of models alone
 _KEY = b"[key]"
+_SECRET = 16  # characters from which on a key is no word that a model may write
 _CONNECT = 30.0  # seconds
 _LARGE = 1 << 20  # bytes from which on aiohttp wants a body in pieces
 OUTAGES = frozenset({"timeout", "connection", "cut", "server", "malformed"})  # kinds that speak against the server
@@ -93,6 +94,7 @@ class EndpointClient:
         key = read_key(name, config)
         spellings = (key, json.dumps(key)[1:-1], key.replace("/", r"\/"), urllib.parse.quote(key, safe=""))
         self._spellings = [*dict.fromkeys(map(str.encode, spellings))] if key else []  # as JSON or an address has it
+        self._secret = len(key) >= _SECRET
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     @property
@@ -127,11 +129,13 @@ class EndpointClient:
 
     def redact(self, text: str) -> str:
         """Return a server's message, cut to a readable length, without the key should the server repeat it."""
-        said = self.redact_bytes(text.encode(errors="surrogatepass"))
-        return said.decode(errors="surrogatepass")[:SHOWN]
+        return self._without_key(text.encode(errors="replace")).decode()[:SHOWN]
 
-    def redact_bytes(self, content: bytes) -> bytes:
-        """Return what a server sent without the key."""
+    def redact_bytes(self, content: bytes, status: int = HTTPStatus.OK) -> bytes:
+        """Return what a server sent without the key; a short one ("test") may be a word of what is no error."""
+        return content if status in OK and not self._secret else self._without_key(content)
+
+    def _without_key(self, content: bytes) -> bytes:
         for spelling in self._spellings:
             content = content.replace(spelling, _KEY)
         return content
@@ -230,7 +234,8 @@ class EndpointClient:
                 if into and response.status in OK:
                     async for piece in response.content.iter_chunked(_PIECE):
                         into(piece)
-                return _Response(response.status, response.headers, self.redact_bytes(await response.read()))
+                content = self.redact_bytes(await response.read(), response.status)
+                return _Response(response.status, response.headers, content)
         except aiohttp.InvalidURL as error:
             self.fatal = self.fatal or self._unusable(f"not an address: {self.redact(str(error))}")
             return CallError(Failure("refused", "not an address"))
@@ -272,7 +277,7 @@ class EndpointClient:
                 self._bad_requests = 0
                 return reply
             if (status := stated_status(response.content)) is None:
-                return CallError(reply)
+                return CallError(replace(reply, message=self.redact(reply.message)))
             response = replace(response, status=status)
         error = self._http_error(response)
         message = error.failure.message

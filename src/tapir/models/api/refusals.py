@@ -35,7 +35,8 @@ def error_message(content: bytes) -> str:
         title = _TITLE.search(content)
         return (title[1] if title else content[:SHOWN]).decode(errors="replace").strip()
     said = message if isinstance(message, str) else json.dumps(message)
-    said += f": {error_message(raw.encode())}" if isinstance(raw, str) else ""  # what a provider told a router
+    if isinstance(raw, str):  # what a provider told a router
+        said += f": {error_message(raw.encode(errors='replace'))}"
     named = isinstance(field, str) and field and field not in said
     return f"{_MARKED.format(field)}: {said}" if named else said
 
