@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from tapir.data.files import disk_errors
-from tapir.domain.completion import Failure
+from tapir.domain.completion import Completion, Failure
 from tapir.domain.errors import Interrupted, RoleError, Waiting
 from tapir.models.api.batch_api import Batch, BatchApi, escape_line_breaks, line_length
 from tapir.models.api.client import ApiClient, Reply
@@ -240,6 +240,7 @@ class _BatchStream(Generic[KeyT]):
             output.missing.discard(name)
             sent = self._body(name)
             reply = _read_result(line, status, sent)
+            output.replies += status != HTTPStatus.OK and isinstance(reply, Completion)
             if isinstance(reply, Failure):
                 reply = output.failures[name] = replace(reply, message=self._endpoint.redact(reply.message))
             if usage := reply.usage or (possible_usage(sent) if status == HTTPStatus.OK else None):
@@ -315,7 +316,8 @@ def _read_line(line: Mapping[str, Any]) -> tuple[bytes, int]:
 def _read_result(line: Mapping[str, Any], status: int, sent: bytes) -> Reply:
     """Return what a line of an output or error file means for a request."""
     content = json.dumps(line["response"].get("body") if status else line.get("error")).encode()
-    if status == HTTPStatus.OK:
-        return read_reply(content, sent)
+    reply = read_reply(content, sent)
+    if status == HTTPStatus.OK or (status == HTTPStatus.BAD_REQUEST and isinstance(reply, Completion)):
+        return reply
     said = error_message(content)
     return Failure(error_kind(status, content), f"HTTP {status}: {said}") if status else Failure("server", said)
