@@ -321,13 +321,58 @@ def test_what_an_expired_batch_brought_is_kept_and_the_rest_submitted_again(slow
 def test_a_batch_that_brought_nothing_is_an_error_with_the_providers_words(slow: Provider, status: str) -> None:
     slow.ask(range(3))
     batch = slow.fake.batches["batch_1"]
-    batch.status, batch.errors = status, [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached"}]
+    batch.status, batch.errors = status, [{"code": "invalid_file", "message": "The file cannot be read"}]
     _, ended = slow.ask(range(3))
     assert isinstance(ended, RoleError)
-    assert f"batch batch_1 at {slow.server.url} ({status}) brought nothing: Enqueued token limit" in str(ended)
+    assert f"batch batch_1 at {slow.server.url} ({status}) brought nothing: The file cannot be read" in str(ended)
     assert slow.states() == ["failed"]
     slow.server.set(batch_seconds=0.0)
     assert set(texts(slow.ask(range(3), TWICE)[0])) == set(range(3))
+
+
+def test_an_expired_batch_that_answered_nothing_is_submitted_anew(slow: Provider) -> None:
+    slow.ask(range(3))
+    slow.server.set(hang_share=1.0)
+    slow.expire(worked_on=3)  # a line for each request, in the file of errors
+    assert isinstance(slow.ask(range(3))[1], RoleError)
+    slow.server.set(hang_share=0.0, batch_seconds=0.0)
+    found, ended = slow.ask(range(3), TWICE)
+    assert (set(texts(found)), ended, slow.lines) == ({0, 1, 2}, None, [3, 3])
+
+
+FULL = [{"code": "token_limit_exceeded", "message": "Enqueued token limit reached"}]
+
+
+def fail_full(made: Provider, *batches: str) -> None:
+    for name in batches:
+        made.fake.batches[name].status, made.fake.batches[name].errors = "failed", FULL
+
+
+def test_a_full_queue_is_waited_for_while_other_batches_are_open(
+    slow: Provider, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MOST_LINES", 3)
+    slow.ask(range(6))
+    fail_full(slow, "batch_2")
+    _, ended = slow.ask(range(6))
+    assert isinstance(ended, Waiting)
+    assert str(ended).endswith("requests in them: 3; not submitted yet, as the provider queues no more tokens: 3")
+    slow.server.set(batch_seconds=0.0)
+    assert (set(texts(slow.ask(range(6), TWICE)[0])), slow.lines) == (set(range(6)), [3, 3, 3])
+
+
+def test_a_batch_that_is_too_large_for_an_empty_queue_is_halved_until_one_request_is(slow: Provider) -> None:
+    slow.ask(range(4))
+    fail_full(slow, "batch_1")
+    _, ended = slow.ask(range(4))
+    assert (type(ended), slow.lines) == (Waiting, [4, 2])
+    slow.server.set(batch_seconds=0.0)
+    assert (set(texts(slow.ask(range(4), TWICE)[0])), slow.lines) == (set(range(4)), [4, 2, 2])
+    slow.server.set(batch_seconds=3600.0)
+    slow.ask([9])
+    fail_full(slow, "batch_4")
+    _, ended = slow.ask([9])
+    assert "brought nothing: Enqueued token limit reached" in str(ended)
 
 
 def test_a_batch_whose_files_are_gone_is_reported_before_it_is_paid_again(slow: Provider) -> None:

@@ -47,9 +47,8 @@ def tags(calls: ApiSession) -> list[object]:
         ({"ignores_schema": True}, False, 1),
         ({"refused_fields": ("response_format",)}, False, 1),
         ({"refused_fields": ("response_format",), "names_refused": False}, False, 2),
-        ({"finish_length_share": 1.0}, False, 1),
     ],
-    ids=["taken", "ignored", "refused", "refused without a reason", "cut off"],
+    ids=["taken", "ignored", "refused", "refused without a reason"],
 )
 def test_whether_a_server_takes_a_schema_is_found_out_once_paid_and_said(
     tmp_path: Path, behaviour: dict[str, Any], *, takes: bool, calls: int
@@ -69,6 +68,19 @@ def test_whether_a_server_takes_a_schema_is_found_out_once_paid_and_said(
     (said,) = [note for note in watcher.notes if "JSON schema" in note]
     assert f"takes {'a' if takes else 'no'} JSON schema" in said
     assert f"{billed.prompt_tokens + billed.completion_tokens} tokens" in said
+
+
+def test_a_reply_that_was_cut_off_tells_nothing_for_later_about_a_schema(tmp_path: Path) -> None:
+    watcher = Watcher()
+    with serving(Behaviour(latency=0.0, finish_length_share=1.0)) as server:
+        for _ in range(2):
+            with opened(server, tmp_path, progress=watcher) as made:
+                assert [made.json_schema(("one",)) for _ in range(2)] == [False] * 2
+        assert server.stats().requests == 1
+        server.set(finish_length_share=0.0)
+        with opened(server, tmp_path, thinking_tokens=64) as made:
+            assert made.json_schema(("one",))
+    assert ["as its reply to one was cut off" in note for note in watcher.notes if "JSON schema" in note] == [True] * 2
 
 
 @pytest.mark.parametrize("first", [True, False], ids=["with a schema first", "without one first"])

@@ -42,6 +42,15 @@ def test_a_server_that_becomes_slow_is_waited_for(tmp_path: Path) -> None:
 
 # Retry policy
 
+DASHSCOPE = (
+    '{"error": {"message": "You exceeded your current quota, please check your plan and billing details. For details,'
+    ' see: https://help.aliyun.com/model-studio/error-code#token-limit", "code": "insufficient_quota"}}'
+)
+TOO_LARGE = (
+    b"Request too large for gpt-4o on tokens per min (TPM): Limit 30000, Requested 35000. The input or output tokens"
+    b" must be reduced in order to run successfully."
+)
+
 
 def test_the_backoff_grows_up_to_half_a_minute_and_attempts_end() -> None:
     policy = RetryPolicy(attempts=3)
@@ -50,7 +59,8 @@ def test_the_backoff_grows_up_to_half_a_minute_and_attempts_end() -> None:
     assert [policy.allows(attempts) for attempts in (1, 2, 3)] == [True, True, False]
     assert not policy.allows(1, rate_limited=50)
     assert [error_kind(status) for status in (429, 503, 400)] == ["rate-limit", "server", "bad-request"]
-    assert {error_kind(status) for status in (408, 424, 498, 499, 500, 525, 530, 598)} == {"server"}
+    assert {error_kind(status) for status in (424, 498, 500, 525, 530, 598)} == {"server"}
+    assert {error_kind(status) for status in (408, 499, 504, 524)} == {"timeout"}
     assert {error_kind(status) for status in (301, 413, 422)} == {"bad-request"}
     assert [is_retryable(error_kind(status)) for status in (429, 503, 400)] == [True, True, False]
 
@@ -122,10 +132,41 @@ def test_the_wait_that_a_server_asks_for_is_read_from_its_words_too(content: byt
         ("Rate limit reached on tokens per day (TPD)", False),
         ("You exceeded your current quota. Please retry in 34.07s", False),
         ("Too many requests", False),
+        (DASHSCOPE, False),
+        ("Throttling.AllocationQuota: Allocated quota exceeded, please increase your quota limit.", False),
+        ("Quota exceeded for aiplatform/online_prediction_requests_per_base_model with base model: gemini-2.5", False),
+        ('{"error": {"message": "no JSON", "failed_generation": "You have insufficient funds."}}', False),
+        ('{"error": {"message": "flagged", "metadata": {"flagged_input": "Payment required"}}}', False),
+        ('{"error": {"message": "\\u4f59\\u989d\\u4e0d\\u8db3"}}', True),
     ],
 )
 def test_out_of_quota_is_known_by_the_servers_words_and_a_rate_limit_is_none(words: str, *, ends: bool) -> None:
     assert is_fatal(429, words.encode()) is ends
+
+
+@pytest.mark.parametrize(
+    ("words", "ends"),
+    [
+        ("API key expired. Please renew the API key.", True),
+        ("API key not valid. Please pass a valid API key.", True),
+        ("This organization has been disabled.", True),
+        ("The organization of the text is unclear", False),
+        ("messages.0: unexpected field", False),
+    ],
+)
+def test_a_bad_request_about_the_key_or_its_owner_is_a_refused_key(words: str, *, ends: bool) -> None:
+    assert is_fatal(400, json.dumps({"error": {"message": words}}).encode()) is ends
+
+
+def test_a_request_that_no_wait_makes_smaller_is_a_bad_one() -> None:
+    assert error_kind(429, TOO_LARGE) == "bad-request"
+    assert not is_fatal(429, TOO_LARGE)
+
+
+def test_the_moment_that_a_router_names_beside_its_words_is_read() -> None:
+    error = {"error": {"message": "free-models-per-min", "metadata": {"headers": {"X-RateLimit-Reset": "%d"}}}}
+    content = (json.dumps(error) % 1445412510000).encode()
+    assert retry_after({"date": "Wed, 21 Oct 2015 07:28:00 GMT"}, content) == 30.0
 
 
 @pytest.mark.parametrize(

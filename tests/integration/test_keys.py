@@ -16,7 +16,8 @@ from support.server import Behaviour, serving
 from tapir.config.endpoints import EndpointConfig
 from tapir.domain.completion import Completion
 from tapir.domain.errors import RoleError
-from tapir.models.api.connection import EndpointClient, _Response
+from tapir.models.api.batch import stream_batches
+from tapir.models.api.connection import CallError, EndpointClient, _Response
 from tapir.models.api.facts import check_reachable
 
 PACKAGE = Path(tapir.__file__).parent
@@ -203,6 +204,39 @@ def test_an_invalid_key_is_refused_and_its_value_not_shown(monkeypatch: pytest.M
     with pytest.raises(RoleError, match="PLANTED_KEY") as caught:
         EndpointClient("e", secured("http://localhost"))
     assert "sk-" not in str(caught.value) + caught.value.remedy
+
+
+@pytest.mark.parametrize("key", ["1", "test", "EMPTY", "token"])
+def test_a_short_key_is_a_word_of_a_reply_and_no_word_of_an_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, key: str
+) -> None:
+    monkeypatch.setenv("PLANTED_KEY", key)
+    behaviour = Behaviour(latency=0.0, require_key=key, echo_key=True, batch_seconds=0.0, models=("m", f"m-{key}"))
+    text = f"Write a test with 1 token; {key} is EMPTY."
+    with serving(behaviour, brain=lambda *_: text) as server, client(secured(server.url), tmp_path) as made:
+        check_reachable(made)
+        replies = [*collect(made, rows(3)).replies.values()]
+        batched = secured(server.url).model_copy(update={"batch": True})
+        with client(batched, tmp_path / "batch") as other:
+            replies += dict(stream_batches(other, "e", rows(3), (0.0,) * 2)).values()
+        assert {one.text for one in replies if isinstance(one, Completion)} == {text}
+        assert len(replies) == 6
+        server.set(status_for_all=400)
+        outcome = collect(made, rows(3, 9))
+    assert all(f"Bearer {key}" not in one.message for one in outcome.failures.values())
+    assert all("you sent: Bearer [key]" in one.message for one in outcome.failures.values())
+    strange = made.endpoints["e"]._read_completion(_Response(200, {}, f"<p>{key}</p>".encode()), b"{}")
+    assert isinstance(strange, CallError)
+    assert "<p>[key]</p>" in strange.failure.message
+
+
+def test_half_a_character_in_an_error_is_a_question_mark() -> None:
+    said = {"error": {"message": "no \ud83d", "metadata": {"raw": "why \ud83d"}}}
+    connection = EndpointClient("e", secured("http://localhost"))
+    trouble = connection._read_completion(_Response(401, {}, json.dumps(said).encode()), b"{}")
+    assert isinstance(trouble, CallError)
+    assert trouble.failure.message == "HTTP 401: no ?: why ?"
+    assert "no ?: why ?" in str(connection.fatal)
 
 
 def test_an_endpoint_without_a_key_sends_none_and_replaces_nothing() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gc
 from contextlib import suppress
 from dataclasses import replace
@@ -16,7 +17,7 @@ from support.calling import PRICES, answering, asking, client, collect, endpoint
 from support.fake_replies import BILLED
 from support.server import Behaviour, Server, serving
 from tapir.config.endpoints import EndpointConfig
-from tapir.domain.completion import Completion, Usage
+from tapir.domain.completion import Completion, Failure, Usage
 from tapir.domain.errors import CostLimit, Interrupted, RoleError
 from tapir.models.api import connection
 from tapir.models.api.batch import stream_batches
@@ -115,6 +116,26 @@ def test_calls_that_are_left_in_flight_may_have_been_billed(tmp_path: Path) -> N
         left = server.stats().faults["hang"]
         assert made.budget.possible >= left * 0.9 * at_most() > 0
         assert made.budget.possible == pytest.approx(in_ledger(made, possibly=True))
+
+
+def test_calls_that_end_without_a_word_after_their_endpoint_was_given_up_may_have_been_billed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def send(one: EndpointClient, *_: object, **__: object) -> object:
+        if one.concurrency.in_flight == 4 and one not in refused:
+            refused.append(one)
+            given_up.set()  # before the others go on
+            return connection._Response(402, {}, b"Payment required")
+        await given_up.wait()
+        return connection.CallError(Failure("timeout", "no reply"))
+
+    refused: list[EndpointClient] = []
+    given_up = asyncio.Event()
+    monkeypatch.setattr(EndpointClient, "_send", send)
+    with client(endpoint(concurrency=4, **PRICES), tmp_path) as made:
+        with pytest.raises(RoleError, match="Payment required"):
+            collect(made, rows(4))
+        assert made.budget.possible == pytest.approx(3 * at_most()) == in_ledger(made, possibly=True)
 
 
 @pytest.mark.parametrize("odd", ["filtered", "empty", "empty-no-usage", "or-error", "xai"])

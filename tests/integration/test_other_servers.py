@@ -200,6 +200,57 @@ def test_a_fault_of_the_server_under_the_status_of_a_bad_request_is_tried_again(
         assert collect(made, rows(5)).ends == {"done": 5}
 
 
+@pytest.mark.parametrize("content", [b"", b"<html>404</html>"])
+def test_a_404_in_nobodys_words_is_tried_again_once_the_endpoint_has_replied(tmp_path: Path, content: bytes) -> None:
+    answers = in_turn(http(WHOLE), http(content, 404), http(WHOLE))
+    with answering(answers) as url, client(endpoint(url, concurrency=1), tmp_path) as made:
+        assert collect(made, rows(4)).ends == {"done": 4}
+    with (
+        answering(in_turn(http(content, 404), http(WHOLE))) as url,
+        client(endpoint(url, concurrency=1), tmp_path / "first") as made,
+        pytest.raises(RoleError, match="HTTP 404"),
+    ):
+        collect(made, rows(4))
+
+
+EXPIRED = {"error": {"message": "The contract has ended."}}
+LONG = {"error": {"message": "The prompt is too long."}}
+
+
+def test_thirty_refusals_in_the_same_words_end_a_run_that_had_replies(tmp_path: Path) -> None:
+    answers = in_turn(http(WHOLE), *[http(EXPIRED, 400)] * 29, http(WHOLE), http(EXPIRED, 400))
+    with answering(answers) as url, client(endpoint(url, concurrency=1), tmp_path) as made:
+        stream = made.stream(["e"], rows(200))
+        with pytest.raises(RoleError, match="refused the last 30 requests, last: HTTP 400: The contract has ended"):
+            ends = [type(reply) for _, reply in stream]  # noqa: F841
+        assert made.endpoints["e"].rate._sent == 61
+
+
+def test_any_number_of_prompts_in_a_row_may_be_too_long(tmp_path: Path) -> None:
+    with (
+        answering(in_turn(http(WHOLE), http(LONG, 400))) as url,
+        client(endpoint(url, concurrency=1), tmp_path) as made,
+    ):
+        assert collect(made, rows(50)).ends == {"done": 1, "bad-request": 49}
+
+
+@pytest.mark.parametrize("status", [408, 499, 504, 524])
+def test_a_gateway_that_did_not_wait_for_the_reply_may_have_had_it_billed(tmp_path: Path, status: int) -> None:
+    answers = in_turn(http(WHOLE), http(b"", status), http(WHOLE))
+    with answering(answers) as url, client(endpoint(url, concurrency=1, **PRICES), tmp_path) as made:
+        assert collect(made, rows(3)).ends == {"done": 3}
+        assert made.budget.possible > 0
+
+
+def test_a_request_that_meets_its_second_429_goes_behind_the_others(tmp_path: Path) -> None:
+    limited = http({"error": "slowly"}, 429, "Retry-After: 0\r\n")
+    with (
+        answering(in_turn(http(WHOLE), limited, limited, http(WHOLE))) as url,
+        client(endpoint(url, concurrency=1), tmp_path) as made,
+    ):
+        assert [*collect(made, rows(4)).replies] == [0, 2, 3, 1]
+
+
 @pytest.mark.parametrize(
     ("status", "more", "said"),
     [

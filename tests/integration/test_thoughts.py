@@ -272,7 +272,7 @@ def test_a_preference_is_between_two_answers_after_thoughts_or_between_two_witho
     assert both == {("3", "right", "", "wrong", ""), ("4", "right", hm, "wrong", hm)}
 
 
-@pytest.mark.parametrize("where", ["reasoning_content", "inline"])
+@pytest.mark.parametrize("where", ["reasoning_content", "inline", "hidden", "unfinished"])
 def test_no_verdict_and_no_label_is_lost_to_thinking(where: str, tmp_path: Path) -> None:
     watcher = Watcher()
     with serving(Behaviour(latency=0.0, reasoning=where, thoughts=700)) as server:
@@ -445,6 +445,16 @@ def test_a_second_call_that_is_refused_is_the_failure_of_its_item_alone_also_on_
         assert {one.kind for one in map(text_or_failure, replies) if isinstance(one, Failure)} == {"still thinking"}
         assert len(replies) == len(MANY) > 10
     assert how == "batch" or rest.requests == rest.by_status["400"] == len(MANY)  # the first calls are in the ledger
+
+
+@pytest.mark.parametrize("where", ["hidden", "unfinished"])
+def test_a_thought_that_is_not_shown_is_given_room_in_a_second_batch(where: str, tmp_path: Path) -> None:
+    hides = Behaviour(latency=0.0, batch_seconds=0.0, reasoning=where, thoughts=700)
+    with serving(hides) as server, connected(server, tmp_path, batch=True) as calls:
+        replies = [reply for _, reply in calls.stream(ENDPOINTS[:1], enumerate(MANY))]
+        assert server.fake is not None
+        assert [len(batch.lines) for batch in server.fake.batches.values()] == [len(MANY)] * 2
+    assert not [one for one in map(text_or_failure, replies) if isinstance(one, Failure)]
 
 
 def test_the_call_with_room_for_a_thought_keeps_to_the_limit_and_the_first_is_not_paid_again(tmp_path: Path) -> None:

@@ -68,7 +68,7 @@ class Behaviour:
     length_limit: int = 0  # tokens of prompt and reply together
     tells_limit: bool = True  # the list of models has it
     supports_batch: bool = True
-    reasoning: str = ""  # or "reasoning", "reasoning_content", "inline"
+    reasoning: str = ""  # or "reasoning", "reasoning_content", "inline", "hidden", "unfinished"
     thoughts: int = 0  # words that it thinks before every reply, out of the same limit
     dress: str = ""  # what stands around a reply ("{}") or its last paragraph ("...{}"), as "```\\n{}\\n```"
     models: tuple[str, ...] = ()  # none: any model is known
@@ -301,7 +301,8 @@ class FakeOpenAi:
         if body.get("stream") and odd != "no-stream":
             events, ending, written = fake_replies.streamed(odd, whole, written)
             answer = replace(answer, events=events, ending=ending, tokens=(read, written))
-        return answer
+        unfinished = behaviour.reasoning == "unfinished" and not text
+        return replace(error(400, fake_replies.UNFINISHED), delay=delay) if unfinished else answer
 
     def _refuse(self, body: Json, read: int, odd: str) -> Answer | None:
         """The answer to a request for another model, one that is too long, or one that an odd server does not take."""

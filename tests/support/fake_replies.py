@@ -29,6 +29,10 @@ STREAMS = ("", "comments", "no-done", "no-stream", "open-end", "counted-twice", 
 BROKEN = {"cut": "cut", "silence": "timeout", "error-event": "server", "half": "cut"}
 """Of streams that end in the middle, with the kind of the failure."""
 
+UNFINISHED = (
+    "Could not finish the message because max_tokens or model output limit was reached."
+    " Please try again with higher max_tokens."
+)
 _QUOTA = "You exceeded your current quota, please check your plan and billing details."
 _DAY = "Rate limit reached on tokens per day (TPD): Limit 100000, Used 99980. Please try again in 1h12m."
 _FILTERED = "The response was filtered due to the prompt triggering the content management policy."
@@ -144,10 +148,12 @@ def completion(body: Json, text: str, finish: str, known: tuple[bytes, int, str,
     message = {"role": "assistant", "content": text}
     if reasoning == "inline":
         message["content"] = f"<think>{thought}</think>\n\n{text}" if text else f"<think>{thought}"
-    elif reasoning:
+    elif reasoning not in {"", "hidden", "unfinished"}:
         message[reasoning] = thought
     written = fake_model.count_tokens(text) + fake_model.count_tokens(thought)
-    usage = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    usage: Json = {"prompt_tokens": read, "completion_tokens": written, "total_tokens": read + written}
+    if reasoning == "hidden":
+        usage["completion_tokens_details"] = {"reasoning_tokens": fake_model.count_tokens(thought)}
     choice = {"index": 0, "finish_reason": finish, "message": message}
     content = json.dumps({"model": body.get("model", "fake"), "choices": [choice], "usage": usage})
     if body.get("logprobs"):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -13,7 +14,9 @@ from tapir.domain.errors import DataError
 from tapir.domain.roles import Rejected
 
 _BATCH = 1_000  # rows that are read together
-_INCONVERTIBLE = (ValueError, OverflowError, LookupError, NotImplementedError)  # a time zone that is not known, too
+_JSON = "extension<arrow.json>"
+# A time zone that is not known, and JSON that is broken or too deep, too.
+_INCONVERTIBLE = (ValueError, OverflowError, LookupError, NotImplementedError, RecursionError)
 
 
 def parquet_records(file: Path | BinaryIO, name: str) -> Records:
@@ -46,15 +49,27 @@ def table_rows(table: Any) -> Iterator[dict[str, Any]]:
 
 def _values(name: str, column: Any) -> list[Any]:
     try:
-        return list(column.to_pylist())
+        values = list(column.to_pylist())
+        return [_parsed(value, column.type) for value in values] if _JSON in str(column.type) else values
     except _INCONVERTIBLE:
         return [_value(name, each) for each in column]
 
 
 def _value(name: str, scalar: Any) -> Any:
     try:
-        return scalar.as_py()
+        return _parsed(scalar.as_py(), scalar.type)
     except UnicodeDecodeError:
         return Unreadable(NOT_UTF8)
     except _INCONVERTIBLE:
         return Unreadable(f"the value in {name} cannot be read")
+
+
+def _parsed(value: Any, kind: Any) -> Any:
+    """Return a value of a type with the JSON in it parsed, as which `datasets` stores what differs from row to row."""
+    if value is None or _JSON not in str(kind):
+        return value
+    if isinstance(value, str):
+        return json.loads(value)
+    if isinstance(value, dict):
+        return {field.name: _parsed(value[field.name], field.type) for field in kind}
+    return [_parsed(each, kind.value_type) for each in value] if hasattr(kind, "value_type") else value

@@ -167,6 +167,9 @@ def locked(folder: Path, *, wait: bool = False) -> Iterator[None]:
                 f"process {owner} is already running in {folder}",
                 remedy="Wait for it (`tapir status` shows how far it is), or choose another folder with --out.",
             ) from error
+        except OSError as error:
+            remedy = "Choose a folder on a local disk with --out, or mount this one with locks."
+            raise StoreError(f"{path}: this file system has no locks ({error.strerror})", remedy=remedy) from error
         with disk_errors(path):
             handle.truncate(0)
             handle.write(f"{os.getpid()}\n")

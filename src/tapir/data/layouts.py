@@ -4,25 +4,26 @@ from __future__ import annotations
 
 import difflib
 import json
-import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
 from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
 
 from tapir.data.records import Record, Unreadable, printable, unwrapped
 from tapir.data.turns import (
+    OTHER_MEDIA,
     Exchange,
     SpokenTurn,
     UnusableRow,
     checked_text,
     exchange,
     exchanges,
-    holds_any,
     in_turn,
     is_list,
+    is_no_input,
     is_off,
     joined,
+    other_media,
     spoken_turn,
     spoken_turns,
     transcribed,
@@ -50,25 +51,18 @@ _COMPLETION: dict[Format, str] = {
 # What stands for Alpaca's columns where a file has none of them.
 _QUESTIONS = ("prompt", "question", "query", "problem", "inputs", "input")
 _ANSWERS = ("response", "solution", "answer", "targets", "chosen")
-_INPUTS = ("context",)
-_OTHER_MEDIA = frozenset({"tools", "functions", "image", "images", "video", "videos", "audio", "audios"})
+_INPUTS = ("input", "context")
 
-# "No input" in the ways models and people say it. Sodium (Na), a flat bread (Nan) and 0 are inputs.
-_AROUND = " \t\r\n<>[](){}\"'`\\.,:;?!*_"
-_NO_INPUT = re.compile(
-    r"no[ _-]?input(?: (?:is )?(?:required|needed|necessary|provided|given))?|none|null|n/a|nan|na", re.IGNORECASE
-)
-_DASHES = re.compile("-{1,3}|[\u2013\u2014]")
-_NAMES = {"Na", "Nan"}
 _ABSENT = object()
-_SYSTEM = "system_prompt"  # the other name of the column
+_SYSTEMS = ("system", "system_prompt")  # the usual names of the column
+_SPARSE = {"system", "history", "thought"}  # columns that only few rows may have
 
 
 @dataclass(frozen=True, slots=True)
 class Columns:
     """Names of a file's columns, or paths such as `instances.0.output`; "" means that there is none.
 
-    An empty `conversation` stands for the column that the layout calls for.
+    An empty `conversation` stands for the column that the layout calls for; rows without an input have it in `late`.
     """
 
     instruction: str = "instruction"
@@ -79,6 +73,7 @@ class Columns:
     system: str = "system"
     history: str = "history"
     thought: str = "thought"
+    late: str = ""
 
 
 _USUAL = Columns()
@@ -123,11 +118,12 @@ def rows(
     Of a conversation with several answers `turns` says which are rows; with `unanswered` a question at its end counts
     as one that is still to be answered.
 
-    The layout "auto" is decided by the columns of the first 100 records; one of them has each column asked for. Their
-    columns that are not read are a line in `notes`.
+    The layout "auto" is decided by the columns of the first 100 records; one of them has each column asked for, but
+    `system`, `history` and `thought`, which any may have. Their columns that are not read are a line in `notes`.
     """
     wanted = {columns.instruction, columns.conversation, *_CONVERSATIONS, *_QUESTIONS, "chosen"} - {""}
     records = unwrapped(records, wanted, notes)
+    unseen = [name for key, name in _named(columns).items() if key in _SPARSE]
     first: Record | Rejected | None = None
     for first in records:
         if isinstance(first, Rejected):
@@ -142,19 +138,33 @@ def rows(
             if isinstance(record, Rejected):
                 yield record
             else:
+                unseen = [name for name in unseen if _at(record.fields, name, _ABSENT) is _ABSENT]
                 yield from _rows(record, read, columns, turns, unanswered=unanswered)
+        if unseen:
+            raise _no_column(unseen[0], fields, source)
     if first is None:
         raise DataError(f"{source} holds no rows", remedy="Check that it is the right file and was written to its end.")
 
 
+def _named(columns: Columns) -> dict[str, str]:
+    """Return the columns that have another name than the usual one."""
+    return {key: name for key, name in asdict(columns).items() if name not in {"", getattr(_USUAL, key)}}
+
+
+def _used(read: Reader, columns: Columns) -> list[str]:
+    """Return the columns that are read where rows have them."""
+    used = [columns.conversation] if read is _conversation else [columns.instruction, columns.response]
+    used += [columns.input, columns.late, columns.history] if read is _alpaca else []
+    return [*used, *_systems(columns), columns.thought, columns.category]
+
+
 def _unread(head: Sequence[dict[str, Any]], read: Reader, columns: Columns) -> list[str]:
     """Return the columns of the first records that are not read, in order."""
-    used = [columns.conversation] if read is _conversation else [columns.instruction, columns.response]
-    used += [columns.input, columns.history] if read is _alpaca else []
-    used += ["label"] if read is _completion else []
-    used += [columns.system, columns.thought, "kto_tag", *_OTHER_MEDIA]
+    used = [*_used(read, columns), "kto_tag", *OTHER_MEDIA]
+    if read is _completion or any(isinstance(fields.get("label"), bool) for fields in head):
+        used.append("label")
     present = dict.fromkeys(str(name) for fields in head for name in fields)
-    known = {name if name in present else name.split(".")[0] for name in [*used, columns.category]}
+    known = {name if name in present else name.split(".")[0] for name in used}
     return [name for name in present if name not in known]
 
 
@@ -163,51 +173,53 @@ def _reader(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, so
         values = (_at(fields, name, _ABSENT) for fields in head)
         return any(value is not _ABSENT and fits(value) for value in values)
 
-    usual = _USUAL
-    if columns.system == usual.system and not has(usual.system) and has(_SYSTEM):
-        columns = replace(columns, system=_SYSTEM)
+    usual, named = _USUAL, _named(columns)
     if layout == "auto":
         layout, columns = _layout(has, columns)
     if answer := _COMPLETION.get(layout):
         questions = _QUESTIONS if columns.instruction == usual.instruction else (columns.instruction,)
-        named = next(filter(has, questions), questions[0])
+        talks = [name for name in _CONVERSATIONS if has(name, _is_open)] if layout == "preference" else []
+        asked = next(filter(has, [*questions, *talks]), questions[0])
         own = columns.response != usual.response or (has(usual.response) and not has(answer))
         columns = replace(
             columns,
-            instruction="" if layout == "preference" and not has(named) else named,
+            instruction="" if layout == "preference" and not has(asked) else asked,
             response=columns.response if own else answer,
         )
-        needed = [columns.response]
-    elif layout == "alpaca":
-        needed = [columns.instruction]
-        needed += [name for name in (columns.input, columns.response) if name not in {"", usual.input, usual.response}]
-    else:
+    elif layout != "alpaca":
         found = filter(has, (_CONVERSATION[layout], *_CONVERSATIONS, _TEXTS))
         columns = replace(columns, conversation=columns.conversation or next(found, _CONVERSATION[layout]))
-        needed = [columns.conversation]
-    for name in filter(None, [*needed, columns.category]):
+    read = _completion if answer else _alpaca if layout == "alpaca" else _conversation
+    needed = columns.response if answer else columns.instruction if layout == "alpaca" else columns.conversation
+    for name in filter(None, [needed, *(name for key, name in named.items() if key not in _SPARSE)]):
         if not has(name):
             raise _no_column(name, head, source)
-    return (_completion if answer else _alpaca if layout == "alpaca" else _conversation), columns
+    for key, name in named.items():
+        if name not in _used(read, columns):
+            raise DataError(
+                f"columns.{key} = {name!r} has no effect on {source}, whose layout is {layout}",
+                remedy="Remove it, or name another corpus.layout.",
+            )
+    return read, columns
 
 
 def _layout(has: Callable[..., bool], columns: Columns) -> tuple[Format, Columns]:
     """Return the layout that the columns show, and where it reads."""
-    usual = _USUAL
-    layout: Format = "alpaca"
     usable = (name for name in _CONVERSATIONS if has(name, is_list))
     texts = (name for name in (_TEXTS,) if has(name, _are_texts))
     turns = columns.conversation or next(chain(usable, texts, filter(has, _CONVERSATION.values())), "")
-    if turns and has(
-        "chosen", lambda value: isinstance(value, dict)
-    ):  # LLaMA-Factory's, where the conversation is what stands before it
+    beside = has(columns.instruction) and has(columns.response)
+    named = not _named(columns).keys().isdisjoint({"instruction", "response"})
+    answer = columns.response if columns.response != _USUAL.response else "chosen"
+    answered = columns.instruction == _USUAL.instruction and not beside and has(answer, _may_answer)
+    if turns and answered and has(turns, _is_open):  # the conversation is what stands before the answer
         return "preference", replace(columns, instruction=turns)
-    if columns.conversation or (turns and not (has(columns.instruction) and has(columns.response))):
+    if columns.conversation or (turns and not (beside or named)):
         return "messages", replace(columns, conversation=turns)
-    if columns.instruction == usual.instruction and not has(usual.instruction):
-        layout = next((name for name, answer in _COMPLETION.items() if has(answer)), layout)
-    if layout != "alpaca":
-        return layout, columns
+    if columns.instruction == _USUAL.instruction and not has(_USUAL.instruction):
+        for layout, completion in _COMPLETION.items():
+            if has(completion):
+                return layout, columns
     return _guessed(has, columns)
 
 
@@ -218,20 +230,34 @@ def _guessed(has: Callable[..., bool], columns: Columns) -> tuple[Format, Column
         return name if name != usual or has(usual) else next((other for other in others if has(other, fits)), usual)
 
     usual = _USUAL
-    answered = found(columns.response, usual.response, _ANSWERS, lambda value: isinstance(value, str | list | dict))
+    answered = found(columns.response, usual.response, _ANSWERS, _may_answer)
     asked = found(columns.instruction, usual.instruction, _QUESTIONS)
     turns = next((name for name in _QUESTIONS if has(name, lambda value: isinstance(value, list))), "")
     if turns and asked == usual.instruction and not has(asked):
         if has(answered):
             return "prompt-completion", replace(columns, instruction=turns, response=answered)
         return "messages", replace(columns, conversation=turns)
-    others = _INPUTS if columns.instruction == usual.instruction else ()
+    others = _INPUTS if columns.instruction == usual.instruction and columns.input == usual.input else ()
     given = "" if asked == columns.input else found(columns.input, usual.input, others)
-    return "alpaca", replace(columns, instruction=asked, input=given, response=answered)
+    late = next((name for name in others if given and name != given and not has(name)), "")
+    return "alpaca", replace(columns, instruction=asked, input=given, response=answered, late=late)
 
 
 def _is_text(value: Any) -> bool:
     return isinstance(value, str)
+
+
+def _may_answer(value: Any) -> bool:
+    return isinstance(value, str | list | dict)
+
+
+def _is_open(value: Any) -> bool:
+    """Return whether a conversation ends with what the user says."""
+    try:
+        turns = _conversation({"turns": value}, Columns(conversation="turns"))
+    except UnusableRow:
+        return False
+    return bool(turns) and turns[-1].speaker == "user" and bool(turns[-1].text.strip())
 
 
 def _are_texts(value: Any) -> bool:
@@ -279,10 +305,10 @@ def _rows(
             found[-1] = found[-1]._replace(thought=checked_text(thought, "a thought").strip())
     except UnusableRow as reason:
         return [_rejected(record, place, str(reason))]
-    if is_off(fields.get("kto_tag")) or (read is _completion and is_off(fields.get("label"))):
+    label = fields.get("label") if columns.category != "label" else None
+    if is_off(fields.get("kto_tag")) or label is False or (read is _completion and is_off(label)):
         return [_rejected(record, place, "a completion that its label rejects")]
-    other = () if _OTHER_MEDIA.isdisjoint(fields) else [name for name in fields if name in _OTHER_MEDIA]
-    if held := next((name for name in other if holds_any(fields[name])), ""):
+    if held := other_media(fields):
         return [_rejected(record, place, f"it has {held}")]
     if turns == "all" and len(found) > 1:
         return [_row(record, f"{place}{TURN}{number}", category, each) for number, each in enumerate(found, 1)]
@@ -309,7 +335,8 @@ def _alpaca(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn] | Exch
     for past in _list(fields, columns.history, "the history") if columns.history else ():
         turns += spoken_turns(past)
     instruction = _string(fields, columns.instruction, "instruction").strip()
-    given = _string(fields, columns.input, "input").strip("\r\n").rstrip()
+    late = columns.input not in fields and isinstance(fields.get(columns.late), str)
+    given = _string(fields, columns.late if late else columns.input, "input").strip("\r\n").rstrip()
     if not instruction:
         raise UnusableRow("no instruction")
     text = instruction if is_no_input(given) else f"{instruction}\n\n{given}"
@@ -335,8 +362,12 @@ def _completion(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn]:
     return turns
 
 
+def _systems(columns: Columns) -> tuple[str, ...]:
+    return _SYSTEMS if columns.system == _USUAL.system else (columns.system,)
+
+
 def _system(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn]:
-    said = _string(fields, columns.system, "system prompt")
+    said = next(filter(None, (_string(fields, name, "system prompt") for name in _systems(columns))), "")
     return [SpokenTurn("system", said)] if said else []
 
 
@@ -347,15 +378,6 @@ def _spoken(fields: dict[str, Any], name: str, side: str, what: str) -> list[Spo
     if isinstance(value, str) or not all(isinstance(each, dict) and each.keys() & {"role", "from"} for each in said):
         return [SpokenTurn(side, checked_text(value, what))]
     return list(map(spoken_turn, said))
-
-
-def is_no_input(given: str) -> bool:
-    """Return whether an input only says that there is none: "", "No input.", "<noinput>", "N/A", "none", "-", ..."""
-    if not given or given.isspace():
-        return True
-    core = given.strip(_AROUND)
-    nothing = _NO_INPUT.fullmatch(" ".join(core.split()))
-    return bool(_DASHES.fullmatch(given.strip())) or (bool(nothing) and core not in _NAMES)
 
 
 def _list(fields: dict[str, Any], name: str, what: str) -> list[Any]:

@@ -15,12 +15,14 @@ _EXCHANGES = (("user", "assistant"), ("human", "assistant"), ("input", "output")
 _CONTENT = ("content", "value", "text")
 _THOUGHT = ("reasoning_content", "reasoning", "thinking", "thought")  # beside the content of a turn
 _CALLS = ("tool_calls", "function_call", "function_calls", "functions", "tools")
-_SWITCHES = ("weight", "train")
+_SWITCHES = ("weight", "train", "loss")
+OTHER_MEDIA = frozenset({"tools", "functions", "image", "images", "video", "videos", "audio", "audios"})
 _BEFORE_ANSWERS = ("analysis", "commentary")  # channels of harmony
 _PLAIN = frozenset({"role", "from", *_CONTENT})  # what most turns have, and no more
 _OF_TEXT = ("text", "input_text", "output_text")  # types of a part
 _OF_THOUGHT = ("thinking", "reasoning")
 _UNLEARNT = "an answer of weight 0"
+_TOOL = "a tool is used"
 _NOTHING = {"", "null", "none", "nan"}
 _SPEAKERS = {
     **dict.fromkeys(("user", "human", "prompter"), "user"),
@@ -29,6 +31,13 @@ _SPEAKERS = {
     **dict.fromkeys(("tool", "function", "function_call", "function_response"), "tool"),
     **dict.fromkeys(("observation", "ipython", "environment"), "tool"),
 }
+# "No input" in the ways models and people say it. Sodium (Na), a flat bread (Nan) and 0 are inputs.
+_AROUND = " \t\r\n<>[](){}\"'`\\.,:;?!*_"
+_NO_INPUT = re.compile(
+    r"no[ _-]?input(?: (?:is )?(?:required|needed|necessary|provided|given))?|none|null|n/a|nan|na", re.IGNORECASE
+)
+_DASHES = re.compile("-{1,3}|[\u2013\u2014]")
+_NAMES = {"Na", "Nan"}
 _TRANSCRIPT = re.compile(r"\s*Human:.*\n\nAssistant:", re.DOTALL)  # as HH-RLHF writes a conversation into one text
 _SPEAKER = re.compile(r"\n\n(Human|Assistant):")
 _FIRST_SURROGATE, _LAST_SURROGATE = 0xDC80, 0xDCFF  # what the readers of files make of bytes that are not UTF-8
@@ -67,8 +76,22 @@ def holds_any(value: Any) -> bool:
     return bool(value == value and value)  # noqa: PLR0124  (NaN)
 
 
+def is_no_input(given: str) -> bool:
+    """Return whether an input only says that there is none: "", "No input.", "<noinput>", "N/A", "none", "-", ..."""
+    if not given or given.isspace():
+        return True
+    core = given.strip(_AROUND)
+    nothing = _NO_INPUT.fullmatch(" ".join(core.split()))
+    return bool(_DASHES.fullmatch(given.strip())) or (bool(nothing) and core not in _NAMES)
+
+
+def other_media(fields: dict[str, Any]) -> str:
+    """Return which column of a row, or key of a turn, holds tools, images or the like; "" where none does."""
+    return next((name for name in fields if name in OTHER_MEDIA and holds_any(fields[name])), "")
+
+
 def joined(before: list[SpokenTurn], after: list[SpokenTurn]) -> list[SpokenTurn]:
-    """Return turns and those after them; a chosen conversation often repeats its prompt, below a system prompt."""
+    """Return turns and those after them, which often repeat the prompt, or stand for one they write otherwise."""
 
     def parted(turns: list[SpokenTurn]) -> tuple[list[SpokenTurn], list[SpokenTurn]]:
         rest = list(dropwhile(lambda turn: turn.speaker == "system", turns))
@@ -79,7 +102,10 @@ def joined(before: list[SpokenTurn], after: list[SpokenTurn]) -> list[SpokenTurn
     (system, old), (more, new) = parted(before), parted(after)
     said, again = ([(turn.speaker, turn.text.strip()) for turn in turns] for turns in (old, new))
     repeated = [count for count in range(1, min(len(old), len(new)) + 1) if said[-count:] == again[:count]]
-    return [*system, *more, *old, *new[repeated[-1] :]] if repeated else before + after
+    if repeated:
+        return [*system, *more, *old, *new[repeated[-1] :]]
+    both_ask = bool(old and new[1:]) and old[-1].speaker == new[0].speaker == "user"
+    return [*system, *more, *new] if both_ask else before + after
 
 
 def exchange(question: str, answer: str) -> Exchange:
@@ -102,15 +128,14 @@ def exchanges(turns: Sequence[SpokenTurn], *, unanswered: bool = False) -> list[
     fault = question = ""
     for speaker, text, learnt, thought in _merged(turns):
         if speaker == "tool":
-            fault = fault or "a tool is used"
+            fault = fault or _TOOL
         elif speaker == "system":
             fault = fault or ("a system prompt in the middle of the conversation" if context or question else "")
             context.append(Turn("system", text))
         elif speaker == "user":
             question = text
         else:
-            if not question:
-                raise UnusableRow("the assistant speaks first")
+            fault = fault if question else _unasked(found, fault)
             reason = fault or ("" if learnt else _UNLEARNT)
             found.append(Exchange(tuple(context), question, text, thought, reason))
             context += [Turn("user", question), Turn("assistant", text)]
@@ -123,19 +148,31 @@ def exchanges(turns: Sequence[SpokenTurn], *, unanswered: bool = False) -> list[
     return found
 
 
+def _unasked(found: list[Exchange], fault: str) -> str:
+    """Return why an answer without a question cannot be used; one before it that called a tool cannot be, either."""
+    if not found:
+        raise UnusableRow("the assistant speaks first")
+    if fault == _TOOL:
+        found[-1] = found[-1]._replace(fault=fault)
+    return fault or "an answer to a blank turn"
+
+
 def _merged(turns: Sequence[SpokenTurn]) -> list[SpokenTurn]:
-    """Return turns that say something, with those of one side that follow each other as one, thoughts parted."""
+    """Return turns that say something, those of one side as one, thoughts parted; a blank one parts two answers."""
     merged: list[SpokenTurn] = []
     for speaker, said, learnt, thought in turns:
+        answered = bool(merged) and merged[-1].speaker == "assistant" and bool(merged[-1].text.strip())
         if speaker != "assistant":
             text = said.strip()
-            if not text:
+            if not text and not (speaker == "user" and answered):
                 continue
         elif thought:
             text = said
         else:
             thought, text = part_thought(said)  # noqa: PLW2901
         turn = SpokenTurn(speaker, text, learnt, thought)
+        if merged and merged[-1][:2] == ("user", "") and not (text.strip() or thought):
+            continue
         if merged and merged[-1].speaker == speaker:
             turn = _as_one(merged.pop(), turn)
         merged.append(turn)
@@ -191,6 +228,8 @@ def spoken_turn(turn: dict[str, Any]) -> SpokenTurn:
     more, learnt = not _PLAIN.issuperset(turn), True
     if speaker == "tool" or (more and any(holds_any(turn.get(name)) for name in _CALLS)):
         return SpokenTurn("tool", "used")
+    if more and (held := other_media(turn)):
+        raise UnusableRow(f"it has {held}")
     if not any(name in turn for name in _CONTENT):
         raise UnusableRow("a turn without content")
     thought, text = _content(next((turn[name] for name in _CONTENT if turn.get(name) is not None), None))
@@ -199,7 +238,9 @@ def spoken_turn(turn: dict[str, Any]) -> SpokenTurn:
     elif more:
         told = (turn[name] for name in _THOUGHT if isinstance(turn.get(name), str) and turn[name].strip())
         thought = next(told, thought)
-        learnt = not any(is_off(turn.get(name)) for name in _SWITCHES)
+        details = turn.get("train_detail")  # axolotl's, of parts of a turn
+        parts = [turn, *(details if isinstance(details, list) else ())]
+        learnt = not any(is_off(part.get(name)) for part in parts if isinstance(part, dict) for name in _SWITCHES)
     return SpokenTurn(speaker, checked_text(text, "a turn"), learnt, checked_text(thought, "a thought").strip())
 
 

@@ -79,7 +79,7 @@ class Completion:
     """A finished reply; `finish_reason` is "length" where the model was cut off.
 
     Attributes:
-        reasoning: the thought before the answer.
+        reasoning: the thought before the answer; the mark of one where the server counts it and does not show it.
         tokens: of the reply, where log-probabilities were requested.
         unknown_finish: the server's word for the end, where it is none that is known; it is taken for a stop.
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from importlib import resources
@@ -11,18 +12,19 @@ from pathlib import Path
 from tapir.config.corpus import CustomCorpusConfig, FileCorpusConfig, GymCorpusConfig
 from tapir.config.evaluation import HarnessConfig
 from tapir.config.recipe import Recipe
-from tapir.data.corpus import conversation, pairs, sample, texts
+from tapir.data.corpus import CorpusFilter, conversation, pairs, sample, texts
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import existing
 from tapir.data.layouts import Columns, Reading
 from tapir.data.readers import read_file, read_hub
 from tapir.data.records import printable
+from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
 from tapir.data.screen import unwanted
 from tapir.domain.completion import unparted
 from tapir.domain.errors import DataError, RecipeError, commonest, require
 from tapir.domain.instruction import Pair
 from tapir.domain.randomness import seed_for
-from tapir.domain.roles import Rejected, Roles, StudentFormat
+from tapir.domain.roles import Benchmark, Rejected, Roles, StudentFormat
 from tapir.domain.task import TaskDistribution, Taxonomy
 from tapir.evaluation.lm_eval import harness_facts
 from tapir.gym.corpus import corpus as gym_corpus
@@ -137,6 +139,22 @@ def forbidden(recipe: Recipe, roles: Roles) -> DuplicateIndex:
     return index
 
 
+def sifted(
+    recipe: Recipe, roles: Roles, forbidden: DuplicateIndex, known: DuplicateIndex
+) -> list[CorpusRow | DropRow | NeighbourRow]:
+    """Return every row of D, kept or dropped with the reason; one that is in neither index passes."""
+    prompts = (prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts())
+    corpus_filter = CorpusFilter(
+        forbidden,
+        known,
+        drop_near=getattr(recipe.corpus, "near_duplicates", "") == "drop",
+        unanswered=recipe.answers() != "corpus",
+        screen=roles.screen,
+        held_out={conversation(prompt.instruction.origin.source) for prompt in prompts} - {""},
+    )
+    return list(corpus_filter.sift(roles.corpus()))
+
+
 def nothing_left(reasons: Counter[str]) -> DataError:
     """Return the error for a corpus of which every row was dropped, with the reasons and their counts."""
     return DataError(
@@ -154,10 +172,10 @@ def screened(recipe: Recipe, corpus: Iterable[Pair | Rejected]) -> list[str]:
     return [f"answers screened: {reason} ({count:,}), {kept}" for reason, count in found.items() if reason]
 
 
-def held_out_conversations(roles: Roles) -> frozenset[str]:
-    """Return the places of conversations of which an answer is measured with: no other one is trained on."""
-    prompts = (prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts())
-    return frozenset(filter(None, (conversation(prompt.instruction.origin.source) for prompt in prompts)))
+def prompts_digest(benchmarks: Iterable[Benchmark]) -> str:
+    """Return a digest of all that is measured with: ids, tasks and expected answers of the prompts."""
+    prompts = [[x.instruction.id, x.task, x.expected] for each in benchmarks for x in each.prompts()]
+    return hashlib.blake2b(json.dumps(prompts).encode(), digest_size=8).hexdigest()
 
 
 def inputs(recipe: Recipe) -> dict[str, str]:

@@ -6,7 +6,6 @@ grades are saved chunk by chunk, and the same command continues an interrupted e
 
 from __future__ import annotations
 
-import hashlib
 import json
 import uuid
 from collections.abc import Mapping, Sequence
@@ -34,7 +33,7 @@ from tapir.evaluation.mt_bench import MtBench, parse_answers, parse_questions, r
 from tapir.models.api.session import ApiSession
 from tapir.models.context import BuildContext
 from tapir.runs.build import build_benchmarks
-from tapir.runs.corpus import file_digest, prompt_set, taxonomy
+from tapir.runs.corpus import file_digest, prompt_set, prompts_digest, taxonomy
 from tapir.runs.endpoints import find_models
 from tapir.runs.eval_target import FACTS, FACTS_REMEDY, EvalTarget, recorded_target, resolve_judged
 from tapir.runs.progress import EventLog, open_calls, open_resources, record_session
@@ -194,12 +193,9 @@ def claim_benchmarks(
 ) -> list[Benchmark]:
     """Return the benchmarks of a section, built and with the folder claimed for them and the target."""
     benchmarks = build_benchmarks(section, context)
-    prompts = [
-        [prompt.instruction.id, prompt.task, prompt.expected] for each in benchmarks for prompt in each.prompts()
-    ]
     settings = section.model_dump(mode="json", exclude=set(section.operational))
-    digest = hashlib.blake2b(json.dumps(prompts).encode(), digest_size=8).hexdigest()
-    own = {"chunk": target.recipe.chunk, "seed": target.recipe.seed, "questions": digest}
+    questions = prompts_digest(benchmarks)
+    own = {"chunk": target.recipe.chunk, "seed": target.recipe.seed, "questions": questions}
     claim(folder, {**target.facts, "evaluation": settings, **own, **facts})
     return benchmarks
 

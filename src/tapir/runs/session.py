@@ -23,7 +23,7 @@ from tapir.config.endpoints import AUTO
 from tapir.config.recipe import Recipe
 from tapir.config.toml import load, parse, without_idle
 from tapir.config.training import SftConfig
-from tapir.data.corpus import CorpusFilter, pair_of
+from tapir.data.corpus import pair_of
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import disk_errors, locked, read_json, write_json
 from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
@@ -31,7 +31,7 @@ from tapir.data.run.store import CHECKSUMS, RunStore, claim_folder, is_run, resu
 from tapir.domain.errors import StoreError, StoreFull, require_same
 from tapir.domain.instruction import Pair
 from tapir.domain.progress import Progress, SilentProgress
-from tapir.domain.roles import Rejected, Roles
+from tapir.domain.roles import Roles
 from tapir.domain.round import Checkpoint
 from tapir.models.api.session import ApiSession
 from tapir.models.local.weights import weight_shapes
@@ -39,7 +39,7 @@ from tapir.models.taggers.embedding import EmbeddingTagger
 from tapir.models.taggers.encoder import EncoderTagger
 from tapir.report.summary import Summary, summarise
 from tapir.runs.build import build_roles, check_installed, locate_student
-from tapir.runs.corpus import forbidden, held_out_conversations, nothing_left, novelty, screened
+from tapir.runs.corpus import forbidden, nothing_left, novelty, prompts_digest, screened, sifted
 from tapir.runs.endpoints import find_models
 from tapir.runs.progress import EventLog, open_calls, open_resources, record_session
 from tapir.stages.base import StageContext
@@ -181,16 +181,16 @@ def preflight(recipe: Recipe, folder: Path | None = None) -> Roles:
 def check(recipe: Recipe) -> list[str]:
     """Check what `preflight` checks, read corpus and evaluation sets, and return lines that say what there is."""
     roles = preflight(recipe)
-    rows = list(roles.corpus())
+    rows = sifted(recipe, roles, forbidden(recipe, roles), DuplicateIndex())  # without the near ones, which take long
+    pairs = [pair_of(row) for row in rows if isinstance(row, CorpusRow)]
+    dropped = Counter(row.reason for row in rows if isinstance(row, DropRow))
+    if not pairs:
+        raise nothing_left(dropped)
     if roles.format:
-        roles.format.check(row for row in rows if isinstance(row, Pair))
-    unreadable = Counter(row.reason for row in rows if isinstance(row, Rejected))
-    held = {prompt.instruction.id for benchmark in roles.benchmarks for prompt in benchmark.prompts()}
-    if all(isinstance(row, Rejected) or row.instruction.id in held for row in rows):
-        raise nothing_left(unreadable + Counter({"in an evaluation set": len(rows) - unreadable.total()}))
-    lines = [f"corpus: {len(rows) - unreadable.total():,} instructions"]
-    lines += [f"  {count:,} rows dropped: {reason}" for reason, count in unreadable.most_common()]
-    lines += [f"  {note}" for note in [*roles.notes, *screened(recipe, rows)]]
+        roles.format.check(pairs)
+    lines = [f"corpus: {len(pairs):,} instructions"]
+    lines += [f"  {count:,} rows dropped: {reason}" for reason, count in dropped.most_common()]
+    lines += [f"  {note}" for note in [*roles.notes, *screened(recipe, pairs)]]
     lines += [f"{benchmark.name}: {len(benchmark.prompts()):,} held-out instructions" for benchmark in roles.benchmarks]
     if roles.calls:
         keys = [name for name, endpoint in recipe.endpoints.items() if endpoint.key]
@@ -218,9 +218,12 @@ def claim(recipe: Recipe, folder: Path, roles: Roles) -> None:
         differing += [
             f"endpoints.{key}.model: {was} -> {now}" for key, now in models if (was := earlier.get(key)) != now
         ]
+        held_out = prompts_digest(roles.benchmarks)
+        if manifest.get("held_out", held_out) != held_out:  # earlier versions kept none
+            differing.append("the held-out instructions: their source has other rows now")
         inputs = manifest.get("inputs", {})
-        held_out = {name: None for name in inputs if name.startswith("evaluation.")}  # a file that is left out now
-        wanted = held_out | dict(roles.inputs)
+        left_out = {name: None for name in inputs if name.startswith("evaluation.")}
+        wanted = left_out | dict(roles.inputs)
         differing += [f"the content of {name}" for name, digest in wanted.items() if inputs.get(name) != digest]
         mended = [line for line in differing if line.removeprefix("the content of ").startswith(_MENDABLE)]
         if mended and not any(folder.glob("round-*/training.json")):
@@ -281,6 +284,7 @@ def _manifest(recipe: Recipe, roles: Roles) -> dict[str, Any]:
         "thinking": recipe.student.thinking,
         "target": dict(roles.tagger.taxonomy.target.shares),
         "inputs": dict(roles.inputs),
+        "held_out": prompts_digest(roles.benchmarks),
         **({"models": found} if (found := _found_models(recipe, roles)) else {}),
         "python": platform.python_version(),
         "platform": platform.platform(),
@@ -300,17 +304,8 @@ def _versions() -> Iterator[tuple[str, str]]:
 def _corpus(recipe: Recipe, roles: Roles, store: RunStore, excluded: DuplicateIndex) -> list[Pair]:
     """Return D without what cannot be used; dropped rows are recorded with their reason."""
     if not all(store.has(name) for name in ("neighbours", "drops", "corpus")):
-        source = recipe.corpus
-        gym = isinstance(source, GymCorpusConfig)  # whose instances of one skill are near-duplicates by nature
-        corpus_filter = CorpusFilter(
-            excluded,
-            DuplicateIndex() if gym else DuplicateIndex(NearDuplicates()),
-            drop_near=not isinstance(source, GymCorpusConfig) and source.near_duplicates == "drop",
-            unanswered=recipe.answers() != "corpus",
-            screen=roles.screen,
-            held_out=held_out_conversations(roles),
-        )
-        rows = list(corpus_filter.sift(roles.corpus()))
+        gym = isinstance(recipe.corpus, GymCorpusConfig)  # whose instances of one skill are near-duplicates by nature
+        rows = sifted(recipe, roles, excluded, DuplicateIndex(None if gym else NearDuplicates()))
         store.once("neighbours", NeighbourRow, lambda: [row for row in rows if isinstance(row, NeighbourRow)])
         store.once("drops", DropRow, lambda: [row for row in rows if isinstance(row, DropRow)])
         store.once("corpus", CorpusRow, lambda: [row for row in rows if isinstance(row, CorpusRow)])

@@ -9,6 +9,7 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pytest
 from pyarrow import parquet
@@ -41,6 +42,7 @@ def test_columns_may_have_other_names_be_a_path_or_have_a_dot_in_their_name(tmp_
         (Columns(instruction="Instructions", input="context"), "no column 'context'", ""),
         (Columns(instruction="Instructions", category="task"), "no column 'task'", ""),
         (Columns(conversation="chat"), "no column 'chat'", ""),
+        (Columns(instruction="Instructions", system="respons"), "no column 'respons'", "Response"),
     ],
 )
 def test_a_column_that_is_not_there_is_an_error_with_the_nearest_name(
@@ -52,6 +54,45 @@ def test_a_column_that_is_not_there_is_an_error_with_the_nearest_name(
     assert near in caught.value.remedy
     with pytest.raises(DataError, match="no column"):
         list(read_file(path, layout="sharegpt"))
+
+
+def test_columns_named_in_the_recipe_decide_the_layout_and_one_without_effect_is_an_error(tmp_path: Path) -> None:
+    row = {"question": "a", "response": "b", "best": "e", "messages": TALK, "past": [["x", "y"]]}
+    path = lines(tmp_path, json.dumps(row))
+    assert good(list(read_file(path))) == ["c"]
+    named = Columns(instruction="question")
+    assert list(read_file(path, columns=named)) == [Row("a", "b", "corpus.jsonl:1")]
+    (found,) = read_file(path, columns=Columns(response="best"))
+    assert isinstance(found, Row)
+    assert (found.text, found.response) == ("a", "e")
+    opened = lines(tmp_path, json.dumps({"messages": TALK[:4], "best": "e", "past": []}))
+    (found,) = read_file(opened, columns=Columns(response="best"))
+    assert isinstance(found, Row)
+    assert (found.text, found.response) == ("c", "e")
+    with pytest.raises(DataError, match=r"columns\.history = 'past' has no effect on .*, whose layout is messages"):
+        list(read_file(opened, columns=Columns(history="past")))
+    with pytest.raises(DataError, match=r"columns\.response = 'best' has no effect"):
+        list(read_file(opened, layout="messages", columns=Columns(response="best")))
+
+
+@pytest.mark.parametrize("row", [{"prompt": "a", "completion": "b"}, {"instruction": "a"}, {"conversation": ["a"]}])
+def test_answers_need_not_be_read(row: dict[str, Any], tmp_path: Path) -> None:
+    assert list(read_file(lines(tmp_path, json.dumps(row)), columns=Columns(response=""))) == [
+        Row("a", "", "corpus.jsonl:1")
+    ]
+
+
+@pytest.mark.parametrize("named", [{"system": "sys_promt"}, {"history": "passt"}, {"thought": "reasonng"}])
+def test_a_column_that_few_rows_have_may_be_any_row_s_but_is_an_error_where_none_has_it(
+    named: dict[str, str], tmp_path: Path
+) -> None:
+    row = {"instruction": "a", "output": "b"}
+    last = row | {"sys_prompt": "s", "past": [["x", "y"]], "reasoning": "t"}
+    path = lines(tmp_path, *[json.dumps(row)] * 100, json.dumps(last))
+    *_, found = read_file(path, columns=Columns(system="sys_prompt", history="past", thought="reasoning"))
+    assert found == Row("a", "b", "corpus.jsonl:101", context=turns_of("s:s|u:x|a:y"), thought="t")
+    with pytest.raises(DataError, match=f"no column '{next(iter(named.values()))}'"):
+        list(read_file(path, columns=Columns(**named)))
 
 
 NO_INPUTS = (
@@ -116,6 +157,15 @@ TALK = [{"role": "system", "content": "s"}, user("a"), assistant("b"), user("c")
         ([{"role": "Human:", "text": "a"}, {"from": "AI", "value": "b", "tool_calls": "[]"}], "", "a", "b"),
         ([["a", "b"], ["c", "d"]], "u:a|a:b", "c", "d"),
         ([{"input": "a", "output": "b"}, {"human": "c", "assistant": "d"}, ["", None]], "u:a|a:b", "c", "d"),
+        ([user("a"), assistant("b"), user(""), assistant(None), user(""), user("c")], "", "a", "b"),
+        ([user("a"), assistant(""), user(""), assistant("b")], "", "a", "b"),
+        ([user("a"), assistant("b"), user(""), user("c"), assistant("d")], "u:a|a:b", "c", "d"),
+        (
+            [user("a") | {"images": []}, assistant("b") | {"loss": True, "train_detail": [{"train": True}]}],
+            "",
+            "a",
+            "b",
+        ),
     ],
 )
 @pytest.mark.parametrize("column", ["conversations", "messages", "conversation"])
@@ -141,6 +191,29 @@ def test_of_a_conversation_the_first_answer_or_all_can_be_learnt_each_after_what
     ]
     assert bad(every) == [(f"{place} turn 3", "an answer of weight 0")]
     assert every[3] == Row("g", "", f"{place} turn 4", context=turns_of("s:s|u:a|a:b|u:c|a:d|u:e|a:f"))
+
+
+@pytest.mark.parametrize(
+    ("turns", "reason"),
+    [
+        ([assistant("<tool_call>{}</tool_call>"), {"role": "tool", "content": "5"}, assistant("d")], "a tool is used"),
+        ([assistant("d"), user(""), assistant("e")], "an answer to a blank turn"),
+        ([assistant("d"), {"role": "system", "content": "s"}, assistant("e")], "a system prompt in the middle"),
+    ],
+)
+def test_of_a_conversation_that_goes_wrong_the_answers_before_are_learnt(
+    turns: list[Any], reason: str, tmp_path: Path
+) -> None:
+    path = lines(
+        tmp_path, json.dumps({"messages": [user("a"), assistant("b"), user("c"), *turns, user("f"), turns[0]]})
+    )
+    called = reason == "a tool is used"  # by the text of the second answer
+    every = list(read_file(path, turns="all"))
+    assert good(every) == (["a"] if called else ["a", "c"])
+    assert len(every) == 4
+    assert all(why.startswith(reason) for _, why in bad(every))
+    assert good(list(read_file(path, turns="first"))) == ["a"]
+    assert bad(list(read_file(path)))[0][1].startswith(reason)
 
 
 @pytest.mark.parametrize(
@@ -187,6 +260,18 @@ def test_of_a_conversation_the_first_answer_or_all_can_be_learnt_each_after_what
         ({"system": "s", "input": "a", "chosen": "b", "rejected": "c"}, "s:s", "a", "b"),
         ({"prompt": json.dumps(TALK[:2])}, "", json.dumps(TALK[:2]), ""),
         ({"messages": TALK, "question": "a", "answer": "b"}, "s:s|u:a|a:b", "c", "d"),
+        ({"prompt": "c", "chosen": TALK}, "s:s|u:a|a:b", "c", "d"),
+        ({"prompt": "<|user|>\na\n<|assistant|>\n", "system": "s", "chosen": TALK[1:3]}, "s:s", "a", "b"),
+        ({"prompt": [TALK[0], user("a ?")], "chosen": [user("a?"), assistant("b")]}, "s:s", "a?", "b"),
+        ({"prompt": "a", "chosen": [assistant("b"), user("c"), assistant("d")]}, "u:a|a:b", "c", "d"),
+        ({"messages": TALK[:4], "chosen": "d", "rejected": "e"}, "s:s|u:a|a:b", "c", "d"),
+        ({"messages": TALK[1:2], "chosen": "d"}, "", "a", "d"),
+        ({"conversations": TALK[:4], "chosen": [assistant("d")]}, "s:s|u:a|a:b", "c", "d"),
+        ({"conversations": TALK[:4], "chosen": TALK, "score": 2}, "s:s|u:a|a:b", "c", "d"),
+        ({"messages": TALK, "chosen": "e"}, "s:s|u:a|a:b", "c", "d"),
+        ({"messages": TALK[:4], "chosen": 1}, "s:s", "a", "b"),
+        ({"instruction": "e", "output": "f", "messages": TALK[:4], "chosen": "d"}, "", "e", "f"),
+        ({"question": "a", "response": "b", "system": "", "system_prompt": "s"}, "s:s", "a", "b"),
     ],
 )
 def test_context_is_found_in_every_usual_layout(
@@ -195,6 +280,27 @@ def test_context_is_found_in_every_usual_layout(
     (found,) = read_file(lines(tmp_path, json.dumps(row)))
     assert isinstance(found, Row)
     assert (found.text, found.response, found.context) == (text, response, turns_of(context))
+
+
+@pytest.mark.parametrize(
+    ("row", "context", "text"),
+    [
+        ({"system_prompt": "s", "context": "c"}, "s:s", "a\n\nc"),
+        ({"input": "i", "context": "c"}, "", "a\n\ni"),
+        ({"context": ["c"]}, "", "a"),
+    ],
+)
+@pytest.mark.parametrize("usual", [{"instruction": "x", "output": "y"}, {"question": "x", "response": "y"}])
+def test_a_system_prompt_and_an_input_are_read_in_whichever_row_they_appear_first(
+    usual: dict[str, str], row: dict[str, Any], context: str, text: str, tmp_path: Path
+) -> None:
+    asked, answered = usual
+    late = json.dumps({asked: "a", answered: "b"} | row)
+    *_, last = read_file(lines(tmp_path, *[json.dumps(usual)] * 100, late))
+    assert last == Row(text, "b", "corpus.jsonl:101", context=turns_of(context))
+    rows = [{"system_prompt": "s", "context": "c"}, {"system": "t", "input": "i"}]
+    *_, last = read_file(lines(tmp_path, *(json.dumps(usual | each) for each in rows)))
+    assert last == Row("x\n\ni", "y", "corpus.jsonl:2", context=turns_of("s:t"))
 
 
 @pytest.mark.parametrize(
@@ -260,6 +366,14 @@ def test_a_row_that_is_more_than_text_is_dropped_with_what_it_has(
         ([user("a"), assistant("b") | {"weight": "0.0"}], "an answer of weight 0"),
         ([user("a"), assistant("b") | {"train": "False"}], "an answer of weight 0"),
         ([user("a"), assistant("b") | {"weight": 0}, assistant("c")], "an answer of weight 0"),
+        ([user("a"), assistant("b") | {"loss": False}], "an answer of weight 0"),
+        ([user("a"), assistant("b") | {"loss": 0.0}], "an answer of weight 0"),
+        (
+            [user("a"), assistant("b") | {"train_detail": [{"begin_offset": 0, "end_offset": 0, "train": False}]}],
+            "an answer of weight 0",
+        ),
+        ([user("a") | {"images": ["a.png"]}, assistant("b")], "it has images"),
+        ([user("a"), assistant("b"), user(" "), assistant("c")], "an answer to a blank turn"),
         ([user("a"), {"role": "assistant", "parts": ["b"]}], "a turn without content"),
         ([user([{"type": "image_url", "text": ""}]), assistant("b")], "a turn is not text"),
         ([user("a"), {"role": "narrator", "content": "t"}], "a turn without a known speaker"),
@@ -348,11 +462,23 @@ def test_an_answer_whose_thought_stands_apart_is_taken_as_it_is(tmp_path: Path) 
         {"prompt": "a", "completion": "b", "label": "False"},  # as a CSV has it
         {"instruction": "a", "output": "b", "kto_tag": False},
         {"conversations": TALK, "kto_tag": False},
+        {"messages": TALK, "label": False},
+        {"prompt": "a", "response": "b", "label": False},
+        {"instruction": "a", "output": "b", "label": False},
     ],
 )
 def test_a_completion_that_its_label_rejects_is_not_learnt(row: dict[str, Any], tmp_path: Path) -> None:
     path = lines(tmp_path, json.dumps(row))
     assert bad(list(read_file(path))) == [("corpus.jsonl:1", "a completion that its label rejects")]
+
+
+@pytest.mark.parametrize("label", [True, None, 0, "False", "negative"])
+def test_a_label_of_what_is_no_completion_rejects_only_where_it_is_false(label: Any, tmp_path: Path) -> None:
+    rows = [{"instruction": "a", "output": "b", "label": label}, {"messages": TALK[1:3], "label": label}]
+    for row in rows:
+        assert good(list(read_file(lines(tmp_path, json.dumps(row))))) == ["a"]
+        labelled = lines(tmp_path, json.dumps(row | {"label": False}))
+        assert good(list(read_file(labelled, columns=Columns(category="label")))) == ["a"]
 
 
 def test_the_layout_can_be_named_where_a_file_has_several_and_is_found_in_parquet(tmp_path: Path) -> None:
@@ -361,6 +487,10 @@ def test_the_layout_can_be_named_where_a_file_has_several_and_is_found_in_parque
     assert good(list(read_file(path))) == ["a"]
     assert good(list(read_file(path, layout="messages"))) == ["c"]
     assert good(list(read_file(path, columns=Columns(conversation="messages")))) == ["c"]
+    row = {"messages": [user("a")], "chosen": "b"}
+    assert list(read_file(lines(tmp_path, json.dumps(row)), layout="preference")) == [Row("a", "b", "corpus.jsonl:1")]
+    row = {"messages": [user("a"), assistant("c")], "chosen": [user("a"), assistant("b")]}
+    assert list(read_file(lines(tmp_path, json.dumps(row)), layout="preference")) == [Row("a", "b", "corpus.jsonl:1")]
     turns = [{"from": "human", "value": "a", "role": None}, {"from": None, "value": "b", "role": "assistant"}]
     parquet.write_table(pa.Table.from_pylist([{"conversations": turns}]), tmp_path / "c.parquet")
     assert list(read_file(tmp_path / "c.parquet")) == [Row("a", "b", "c.parquet row 1")]
@@ -403,6 +533,41 @@ def test_a_data_set_folder_is_read_like_one_of_the_hub_and_what_is_not_there_is_
         list(read_hub(str(tmp_path / "nothing")))
     with pytest.raises(DataError, match="no column 'prompt'; it has instruction, input, output"):
         list(read_hub(str(data_set), columns=Columns(instruction="prompt")))
+
+
+def test_turns_that_differ_in_their_keys_are_the_same_in_json_on_the_hub_and_in_its_parquet(tmp_path: Path) -> None:
+    """`datasets` holds such turns, and contents of several types, as JSON."""
+    unlearnt, called = assistant("b") | {"weight": 0}, assistant("b") | {"tool_calls": [{"function": {"name": "f"}}]}
+    texts = [{"type": "text", "text": "e"}, {"type": "text", "text": "f"}]
+    rows: list[dict[str, Any]] = [
+        {"messages": [user("a"), assistant('"b"')], "system": "s"},
+        {"messages": [user("a"), unlearnt, user("c"), assistant("d")], "system": "s\nt"},
+        {"messages": [user("a"), called], "system": "s"},
+        {"messages": [user(texts), unlearnt], "system": {"text": "s"}},
+        {"messages": [user(texts), assistant("d")], "system": None},
+    ]
+    plain = [{"messages": [user(each), assistant("d")]} for each in ("a", texts)]
+    for content, readable in ((rows, 3), (plain, 2)):
+        folder = tmp_path / str(readable)
+        folder.mkdir()
+        path = lines(folder, *map(json.dumps, content))
+        datasets.load_dataset(str(folder), split="train").to_parquet(tmp_path / "c.parquet")
+        found = [list(read) for read in (read_file(path), read_hub(str(folder)), read_file(tmp_path / "c.parquet"))]
+        assert len(good(found[0])) == readable  # one calls a tool, the system prompt of another is no text
+        for other in found[1:]:
+            assert [row._replace(place="") for row in other if isinstance(row, Row)] == [
+                row._replace(place="") for row in found[0] if isinstance(row, Row)
+            ]
+            assert [reason for _, reason in bad(other)] == [reason for _, reason in bad(found[0])]
+
+
+def test_json_that_is_broken_spoils_only_its_row_of_parquet(tmp_path: Path) -> None:
+    said = pa.array(['[["a", "b"]]', "[[", None], pa.string())
+    column = pa.ExtensionArray.from_storage(pa.json_(), said)
+    parquet.write_table(pa.table({"messages": column}), path := tmp_path / "c.parquet")
+    result = list(read_file(path))
+    reasons = [reason for _, reason in bad(result)]
+    assert (good(result), reasons) == (["a"], ["the value in messages cannot be read", "no instruction"])
 
 
 def test_a_hub_without_its_library_names_the_remedy(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -167,6 +167,17 @@ def test_a_second_writer_is_refused_and_told_who_is_first(tmp_path: Path) -> Non
         pass
 
 
+@pytest.mark.parametrize("code", [errno.ENOSYS, errno.ENOTSUP, errno.ENOLCK])
+def test_a_file_system_without_locks_is_an_error_with_the_remedy(
+    code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("fcntl.flock", Mock(side_effect=OSError(code, "no")))
+    for wait in (False, True):
+        with pytest.raises(StoreError, match="this file system has no locks") as caught, locked(tmp_path, wait=wait):
+            pass
+        assert "--out" in caught.value.remedy
+
+
 @pytest.fixture
 def roles(tmp_path_factory: pytest.TempPathFactory) -> Roles:
     return fakes.roles(tmp_path_factory.mktemp("people"))

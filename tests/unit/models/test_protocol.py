@@ -246,6 +246,34 @@ def test_an_unknown_finish_reason_is_a_stop_that_is_named_where_there_is_a_text(
     assert (without.kind, "quantum_flux" in without.message) == ("refused", True)
 
 
+THINKING = {"prompt_tokens": 9, "completion_tokens": 64, "completion_tokens_details": {"reasoning_tokens": 64}}
+
+
+@pytest.mark.parametrize("message", [{"content": ""}, {"content": None}, None])
+@pytest.mark.parametrize(
+    "usage", [THINKING, {"prompt_tokens": 9, "total_tokens": 73}, {**THINKING, "completion_tokens": 0}]
+)
+def test_a_reply_cut_off_in_a_thought_that_is_not_shown_is_all_thought(message: Any, usage: Any) -> None:
+    found = read(reply(finish="length", choice={"message": message}, usage=usage))
+    assert (found.text, found.finish_reason, found.all_thought, found.usage) == ("", "length", True, Usage(9, 64))
+    assert unpack(pack(found)) == found
+    assert not read(reply("Yes", finish="length", usage=usage)).reasoning
+    assert not read(reply("", finish="length", usage={"prompt_tokens": 9, "completion_tokens": 64})).all_thought
+
+
+def test_a_message_that_is_missing_leaves_what_its_end_says() -> None:
+    found = failed(reply(finish="content_filter: PROHIBITED_CONTENT.", choice={"message": None}))
+    assert (found.kind, "prohibited_content" in found.message) == ("refused", True)
+    assert read(reply(finish="length", choice={"message": None})).finish_reason == "length"
+
+
+def test_nothing_without_an_end_and_without_tokens_is_no_reply() -> None:
+    usage = {"prompt_tokens": 9, "completion_tokens": 0, "total_tokens": 9}
+    assert failed(reply("", finish=None, usage=usage)).kind == "malformed"
+    assert read(reply("", finish="stop", usage=usage)).text == ""
+    assert read(reply("", finish=None, usage={**usage, "completion_tokens": 1})).text == ""
+
+
 @pytest.mark.parametrize("finish", ["content_filter: RECITATION", "IMAGE_SAFETY", "prompt_blocked"])
 def test_a_reply_that_a_filter_cut_short_is_no_answer(finish: str) -> None:
     assert failed(reply("Half of", finish=finish)).kind == "refused"
@@ -374,6 +402,7 @@ def test_a_refusal_has_its_reason() -> None:
         b'{"choices": [null]}',
         b'{"choices": [{"message": "hello"}]}',
         b'{"choices": [{"message": {"content": null}}]}',
+        b'{"choices": [{"message": null}]}',
         b'{"choices": [{"message": {"content": 3}}]}',
         b'{"choices": [{"message": {"content": {"type": "text"}}}]}',
         b"[" * 100_000,

@@ -34,6 +34,15 @@ def test_the_same_export_again_takes_its_place(tmp_path: Path) -> None:
     assert names(tmp_path) == ["out"]
 
 
+def test_a_mount_point_is_refused_before_anything_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    monkeypatch.setattr(Path, "is_mount", lambda path: path == out)
+    with pytest.raises(StoreError, match="is a mount point") as caught, draft_folder(out, MARK):
+        pytest.fail("the export was begun")
+    assert f"--out {out}/export" in caught.value.remedy
+
+
 @pytest.mark.parametrize(
     ("umask", "file", "folder"), [(0o022, 0o644, 0o755), (0o077, 0o600, 0o700), (0o002, 0o664, 0o775)]
 )

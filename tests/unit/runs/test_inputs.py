@@ -96,6 +96,30 @@ def test_a_run_whose_evaluation_file_is_left_out_later_is_another_run(
         session.claim(left_out, tmp_path / "run", build_roles(left_out))
 
 
+def test_a_run_whose_data_set_changes_so_that_other_rows_are_held_out_is_another_run(tmp_path: Path) -> None:
+    def chosen() -> tuple[Recipe, Roles]:
+        corpus, held_out = {"kind": "hub", "dataset": str(data)}, {"kind": "judged", "held_out": 3}
+        made = recipe(tmp_path / "files", corpus=corpus, evaluation=held_out)
+        return made, build_roles(made)
+
+    data, run = tmp_path / "data", tmp_path / "run"
+    data.mkdir()
+    (data / "train.json").write_text(json.dumps(rows(12)), encoding="utf-8")
+    made, first = chosen()
+    session.claim(made, run, first)
+    RunStore(run).write("corpus", CorpusRow, [])
+    session.claim(made, run, chosen()[1])
+    (data / "train.json").write_text(json.dumps(rows(40)), encoding="utf-8")
+    other = chosen()[1]
+    assert [each.prompts() for each in other.benchmarks] != [each.prompts() for each in first.benchmarks]
+    with pytest.raises(RunMismatch, match="the held-out instructions: their source has other rows now"):
+        session.claim(made, run, other)
+    manifest = read_json(run / "manifest.json")
+    del manifest["held_out"]  # as an earlier version wrote it
+    (run / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    session.claim(made, run, other)
+
+
 @pytest.mark.parametrize("key", ["corpus.path", "evaluation.file"])
 def test_a_file_that_is_not_there_is_named_by_its_key(key: str, tmp_path: Path) -> None:
     section, name = key.split(".")
@@ -161,7 +185,7 @@ def test_a_template_that_cannot_be_trained_with_is_refused_before_any_call(
     assert 'student.thinking to "on"' in refused.value.remedy
     for able in ({"chat_template": ""}, {"thinking": "on"}, {"thinking": "keep"}):
         whole = recipe(tmp_path, student=student | able, evaluation={"kind": "judged", "held_out": 3})
-        assert session.check(whole)[0] == "corpus: 12 instructions"
+        assert session.check(whole)[0] == "corpus: 9 instructions"
 
 
 @pytest.fixture
@@ -210,7 +234,7 @@ def test_a_tagger_in_the_home_folder_is_found_and_a_run_that_has_fitted_it_is_no
 ) -> None:
     tagger = {"kind": kind, "model": "~/encoder", "max_length": 64, "endpoints": ["gpt"]}
     chosen = recipe(home, tagger=tagger, evaluation={"kind": "judged", "held_out": 3})
-    assert session.check(chosen)[0] == "corpus: 12 instructions"
+    assert session.check(chosen)[0] == "corpus: 9 instructions"
     shutil.rmtree(home / "encoder")
     with pytest.raises(RoleError, match="no encoder can be loaded"):
         session.preflight(chosen, home / "run")
@@ -229,8 +253,9 @@ def test_rows_with_a_special_token_of_the_student_are_dropped_before_anything_is
     (tmp_path / "rows.json").write_text(json.dumps(content), encoding="utf-8")
     chosen = recipe(tmp_path, evaluation={"kind": "judged", "held_out": 1})
     lines = session.check(chosen)
-    assert lines[0] == "corpus: 2 instructions"
-    assert {*lines[1:4]} == {
+    assert lines[0] == "corpus: 1 instructions"
+    assert {*lines[1:5]} == {
+        "  1 rows dropped: in an evaluation set",
         "  1 rows dropped: special token </s>",
         "  1 rows dropped: special token <user>",
         "  columns not read: more",
@@ -240,7 +265,24 @@ def test_rows_with_a_special_token_of_the_student_are_dropped_before_anything_is
         evaluation={"kind": "judged", "held_out": 1},
         corpus={"kind": "file", "path": str(tmp_path / "rows.json"), "answers": "teacher"},
     )
-    assert session.check(asked)[0] == "corpus: 3 instructions"  # an answer that is replaced matters to nobody
+    assert session.check(asked)[0] == "corpus: 2 instructions"  # an answer that is replaced matters to nobody
+
+
+def test_a_check_counts_what_the_run_drops_as_the_run_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    several: list[dict[str, Any]] = [*rows(12)]
+    several += [several[0], {"instruction": "Add 2 and 70.", "output": ""}, {"instruction": 5, "output": "x"}]
+    recipe(tmp_path)
+    (tmp_path / "rows.json").write_text(json.dumps(several), encoding="utf-8")
+    (tmp_path / "more.json").write_text(json.dumps(several[1:2]), encoding="utf-8")
+    evaluation = {"kind": "judged", "held_out": 0, "file": str(tmp_path / "more.json")}
+    lines = session.check(recipe(tmp_path, evaluation=evaluation))
+    assert lines[0] == "corpus: 11 instructions"
+    reasons = ("duplicate", "empty response", "instruction is not text", "in an evaluation set")
+    assert {*lines[1:5]} == {f"  1 rows dropped: {reason}" for reason in reasons}
+    (tmp_path / "rows.json").write_text(json.dumps(several[1:2] * 3), encoding="utf-8")
+    with pytest.raises(DataError, match=r"nothing is left of the corpus: in an evaluation set \(3\)"):
+        session.check(recipe(tmp_path, evaluation=evaluation))
 
 
 @pytest.mark.parametrize("answers", ["corpus", "missing", "teacher"])

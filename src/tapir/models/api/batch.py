@@ -19,7 +19,7 @@ from itertools import islice
 from typing import Any, Generic, TypeVar
 
 from tapir.data.files import disk_errors
-from tapir.domain.completion import Failure
+from tapir.domain.completion import Completion, Failure
 from tapir.domain.errors import Interrupted, RoleError, Waiting
 from tapir.models.api.batch_api import Batch, BatchApi, escape_line_breaks, line_length
 from tapir.models.api.client import ApiClient, Reply
@@ -103,6 +103,7 @@ class _BatchStream(Generic[KeyT]):
         self._open: dict[str, set[bytes]] = {}
         self._seen: dict[str, Batch] = {}
         self._reserved = 0.0
+        self._most = 0  # requests of a batch, which is submitted alone; 0 where the provider queues what it is given
         self._folder = client.ledger.path.parent
         with disk_errors(self._folder):
             self._bodies = tempfile.TemporaryFile(dir=self._folder)  # noqa: SIM115 (closed with the stream)
@@ -147,7 +148,7 @@ class _BatchStream(Generic[KeyT]):
     def submit(self) -> None:
         """Submit what is in no batch, unless it might cost more than is left once the open batches are paid."""
         fresh = sorted((request.attempt, name) for name, request in self.pending.items() if not request.batch)
-        if not fresh:
+        if not fresh or (self._most and self._open):
             return
         worst_case = sum(self.pending[name].worst_case for _, name in fresh)
         budget = self._client.budget
@@ -157,8 +158,10 @@ class _BatchStream(Generic[KeyT]):
             raise budget.exceeded(worst_case, f"batch of {len(fresh):,} requests")
         for attempt in range(1, _ATTEMPTS + 1):
             names = [name for turn, name in fresh if turn == attempt]
-            for portion in portions((name, self.pending[name].length) for name in names):
+            for portion in portions(((name, self.pending[name].length) for name in names), self._most):
                 self._submit(portion, attempt)
+                if self._most:
+                    return
 
     def _submit(self, portion: Sequence[tuple[bytes, int]], attempt: int) -> None:
         ledger, url = self._client.ledger, self._config.base_url
@@ -180,7 +183,8 @@ class _BatchStream(Generic[KeyT]):
         idle = counts.pop("", 0)
         shown = ", ".join(f"{name} ({self._seen[name].progress})" for name in islice(counts, _SHOWN))
         more = f" and {len(counts) - _SHOWN:,} more" if len(counts) > _SHOWN else ""
-        rest = f"; not submitted yet, as they might pass calls.max_cost: {idle:,}" if idle else ""
+        why = "as the provider queues no more tokens" if self._most else "as they might pass calls.max_cost"
+        rest = f"; not submitted yet, {why}: {idle:,}" if idle else ""
         message = f"are not complete: {shown}{more}; requests in them: {counts.total():,}{rest}"
         remedy = "Come back later: the same command collects them."
         return Waiting(f"batches at {self._config.base_url} {message}", remedy=remedy)
@@ -218,6 +222,8 @@ class _BatchStream(Generic[KeyT]):
                 while group := list(islice(lines, _GROUP)):
                     yield from self._store(output, group)
         missing = output.missing | output.failures.keys()
+        if batch.queue_full:  # others may have filled it; where there are none, it was this batch alone
+            self._most = len(missing) if self._open else len(missing) // 2
         # Where requests of another run are in it too, that run still has to collect them.
         if not output.replies or ledger.unanswered(batch.id) <= missing:
             ledger.close_batch(batch.id, "collected" if batch.status == "completed" else "failed")
@@ -240,6 +246,7 @@ class _BatchStream(Generic[KeyT]):
             output.missing.discard(name)
             sent = self._body(name)
             reply = _read_result(line, status, sent)
+            output.replies += status != HTTPStatus.OK and isinstance(reply, Completion)
             if isinstance(reply, Failure):
                 reply = output.failures[name] = replace(reply, message=self._endpoint.redact(reply.message))
             if usage := reply.usage or (possible_usage(sent) if status == HTTPStatus.OK else None):
@@ -259,6 +266,9 @@ class _BatchStream(Generic[KeyT]):
     def _retry_or_fail(self, output: _Output, name: bytes) -> Iterator[tuple[KeyT, Reply]]:
         """Free a request for another batch, or give it up."""
         request = self.pending[name]
+        if output.batch.queue_full:
+            request.batch = ""
+            return
         attempt = max(request.attempt, output.batch.attempt)
         failure = output.failures.get(name, Failure("missing", f"batch {output.batch.id} has no line for it"))
         if attempt < _ATTEMPTS and is_retryable(failure.kind):
@@ -274,7 +284,8 @@ class _BatchStream(Generic[KeyT]):
         counted = [failure for name, failure in output.failures.items() if not self.pending[name].thinks]
         refused = [failure.message for failure in counted if failure.kind == "bad-request"]
         complete = batch.status == "completed" and failures
-        if output.replies or (complete and len(refused) < BAD_REQUESTS):
+        wait = batch.queue_full and self._most
+        if wait or output.replies or (complete and len(refused) < BAD_REQUESTS):
             return None
         reason = refused[0] if complete else batch.error
         reason = reason or (failures[0].message if failures else "its files are empty or gone")
@@ -285,13 +296,13 @@ class _BatchStream(Generic[KeyT]):
         )
 
 
-def portions(requests: Iterable[tuple[bytes, int]]) -> Iterator[list[tuple[bytes, int]]]:
-    """Yield requests, each a digest and the length of its body, in their order, as many as one batch may hold."""
+def portions(requests: Iterable[tuple[bytes, int]], most: int = 0) -> Iterator[list[tuple[bytes, int]]]:
+    """Yield (digest, length of the body) in their order, as many as one batch may hold, and no more than `most`."""
     portion: list[tuple[bytes, int]] = []
     size = 0
     for name, body_length in requests:
         length = line_length(name, body_length)
-        if portion and (len(portion) == MOST_LINES or size + length > MOST_BYTES):
+        if portion and (len(portion) == (most or MOST_LINES) or size + length > MOST_BYTES):
             yield portion
             portion, size = [], 0
         portion.append((name, body_length))
@@ -315,7 +326,8 @@ def _read_line(line: Mapping[str, Any]) -> tuple[bytes, int]:
 def _read_result(line: Mapping[str, Any], status: int, sent: bytes) -> Reply:
     """Return what a line of an output or error file means for a request."""
     content = json.dumps(line["response"].get("body") if status else line.get("error")).encode()
-    if status == HTTPStatus.OK:
-        return read_reply(content, sent)
+    reply = read_reply(content, sent)
+    if status == HTTPStatus.OK or (status == HTTPStatus.BAD_REQUEST and isinstance(reply, Completion)):
+        return reply
     said = error_message(content)
     return Failure(error_kind(status, content), f"HTTP {status}: {said}") if status else Failure("server", said)

@@ -27,6 +27,7 @@ _POLL = 0.1  # seconds between two looks at whether the user wants to stop
 _PAGES = 20  # of a hundred batches each, newest first, that are searched for one of ours
 _ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
 _WORDS = {**dict.fromkeys(("succeeded", "success", "done", "ended"), "completed"), "canceled": "cancelled"}
+_QUEUE_FULL = "token_limit_exceeded"  # code of an error
 _MARK, _ATTEMPT = "tapir", "attempt"
 _UNREADABLE = (ValueError, LookupError, TypeError, AttributeError)
 _quote = partial(quote, safe="")
@@ -58,6 +59,8 @@ class Batch:
     files: tuple[str, ...] = ()  # ids of the output file and the error file, as far as there are any
     error: str = ""  # what went wrong with the batch itself, in the server's words
     mark: str = ""  # what it was marked with when it was created
+    queue_full: bool = False  # it failed because the provider queues no more tokens
+    has_output: bool = False
     attempt: int = 1  # 1 where its requests were submitted for the first time
 
     @property
@@ -85,6 +88,8 @@ class Batch:
             tuple(str(file) for file in files if file),
             "; ".join(dict.fromkeys(str(error.get("message") or error.get("code")) for error in errors)),
             str(marks.get(_MARK, "")),
+            any(error.get("code") == _QUEUE_FULL for error in errors),
+            bool(files[0]),
             int(attempt) if attempt.isdecimal() else 1,
         )
 
@@ -140,7 +145,7 @@ class BatchApi:
         for attempt in range(1, _ATTEMPTS + 1):
             batches = await self._list()
             for batch in batches or ():
-                if batch.mark == marks[_MARK] and batch.id not in known and (batch.files or not batch.ended):
+                if batch.mark == marks[_MARK] and batch.id not in known and (batch.has_output or not batch.ended):
                     return batch
             if attempt == 1:
                 content["input_file_id"] = await self._upload(requests, f"tapir-{marks[_MARK]}.jsonl")

@@ -22,15 +22,18 @@ from tapir.domain.errors import RoleError
 from tapir.models.api.limits import CircuitBreaker, ConcurrencyLimit, RaceLimit, RateLimit
 from tapir.models.api.pauses import PauseReport
 from tapir.models.api.protocol import encodable, json_or_none, read_reply
-from tapir.models.api.refusals import SHOWN, error_message, remedy
+from tapir.models.api.refusals import SHOWN, TOO_LONG, error_message, remedy
 from tapir.models.api.retry import FILTER, error_kind, is_fatal, is_retryable, out_of_quota, retry_after, stated_status
 from tapir.models.api.stream import StreamedReply, streamed
 from tapir.models.api.usage import read_usage
 
 BAD_REQUESTS = 10  # requests refused as bad, none accepted: it is the recipe, not the request
+SAME_REQUESTS = 30  # refused in the same words with no reply between them: it is no longer the request
 OK = range(200, 300)
+_PAGE = re.compile(rb"\s*(?:<|\Z)")  # not the server's own words but a proxy's, or none
 _LISTING = re.compile(rb"scope|route|/models", re.IGNORECASE)  # a key may be refused for the list of models alone
 _KEY = b"[key]"
+_SECRET = 16  # characters from which on a key is no word that a model may write
 _CONNECT = 30.0  # seconds
 _LARGE = 1 << 20  # bytes from which on aiohttp wants a body in pieces
 OUTAGES = frozenset({"timeout", "connection", "cut", "server", "malformed"})  # kinds that speak against the server
@@ -86,13 +89,15 @@ class EndpointClient:
         self.unknown_finishes: Counter[str] = Counter()  # by the server's word
         self.fatal: RoleError | None = None
         self.reply_tokens = 200.0  # mean of the replies so far, for the limits
-        self._bad_requests = self._replies = 0
+        self._refused: Counter[str] = Counter()  # requests refused as bad since the last reply, by the server's words
+        self._replies = 0
         self._contexts: dict[str, int] = {}  # by model
         self._told: set[str] = set()
         self._idle_timeout = config.idle_timeout if config.stream else None
         key = read_key(name, config)
         spellings = (key, json.dumps(key)[1:-1], key.replace("/", r"\/"), urllib.parse.quote(key, safe=""))
         self._spellings = [*dict.fromkeys(map(str.encode, spellings))] if key else []  # as JSON or an address has it
+        self._secret = len(key) >= _SECRET
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
 
     @property
@@ -127,11 +132,13 @@ class EndpointClient:
 
     def redact(self, text: str) -> str:
         """Return a server's message, cut to a readable length, without the key should the server repeat it."""
-        said = self.redact_bytes(text.encode(errors="surrogatepass"))
-        return said.decode(errors="surrogatepass")[:SHOWN]
+        return self._without_key(text.encode(errors="replace")).decode()[:SHOWN]
 
-    def redact_bytes(self, content: bytes) -> bytes:
-        """Return what a server sent without the key."""
+    def redact_bytes(self, content: bytes, status: int = HTTPStatus.OK) -> bytes:
+        """Return what a server sent without the key; a short one ("test") may be a word of what is no error."""
+        return content if status in OK and not self._secret else self._without_key(content)
+
+    def _without_key(self, content: bytes) -> bytes:
         for spelling in self._spellings:
             content = content.replace(spelling, _KEY)
         return content
@@ -230,7 +237,8 @@ class EndpointClient:
                 if into and response.status in OK:
                     async for piece in response.content.iter_chunked(_PIECE):
                         into(piece)
-                return _Response(response.status, response.headers, self.redact_bytes(await response.read()))
+                content = self.redact_bytes(await response.read(), response.status)
+                return _Response(response.status, response.headers, content)
         except aiohttp.InvalidURL as error:
             self.fatal = self.fatal or self._unusable(f"not an address: {self.redact(str(error))}")
             return CallError(Failure("refused", "not an address"))
@@ -261,28 +269,34 @@ class EndpointClient:
             said = f"moved to {encodable(place).partition('?')[0]}, which base_url has to name"
         message = f"HTTP {status}: {self.redact(said)}"
         kind = "refused" if is_fatal(status, content) else error_kind(status, content)
+        if status == HTTPStatus.NOT_FOUND and self._replies and _PAGE.match(content):
+            kind = "server"  # it was found before
         again = retry_after(response.headers, content) if is_retryable(kind) else None
         again = None if again is None else min(again, _LONGEST_PAUSE)
         return CallError(Failure(kind, message, usage=read_usage(json_or_none(content))), again)
 
     def _read_completion(self, response: _Response, body: bytes, *, counted: bool = True) -> Completion | CallError:
-        if response.status in OK:
-            reply = read_reply(response.content, body)
-            if isinstance(reply, Completion):
-                self._bad_requests = 0
-                return reply
+        reply = read_reply(response.content, body)
+        if isinstance(reply, Completion) and (response.status in OK or response.status == HTTPStatus.BAD_REQUEST):
+            self._refused.clear()
+            return reply
+        if isinstance(reply, Failure) and response.status in OK:
             if (status := stated_status(response.content)) is None:
-                return CallError(reply)
+                return CallError(replace(reply, message=self.redact(reply.message)))
             response = replace(response, status=status)
         error = self._http_error(response)
         message = error.failure.message
         if error.failure.kind == "refused":
             self.fatal = self.fatal or self._unusable(message)
         elif counted and error.failure.kind == "bad-request" and not FILTER.search(response.content):
-            self._bad_requests += 1
-            if self._bad_requests >= BAD_REQUESTS and not self._replies:
-                refused = f"refused the first {self._bad_requests} requests, last: {message}"
-                self.fatal = self.fatal or self._unusable(refused)
+            self._refused[message] += 1
+            number, same = (
+                self._refused.total(),
+                self._refused[message] >= SAME_REQUESTS and not TOO_LONG.search(message),
+            )
+            if same or (number >= BAD_REQUESTS and not self._replies):
+                which = "last" if self._replies else "first"
+                self.fatal = self.fatal or self._unusable(f"refused the {which} {number} requests, last: {message}")
         return error
 
     def _record_success(self, completion: Completion, call: Call, now: float) -> None:

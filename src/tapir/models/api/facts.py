@@ -65,22 +65,27 @@ def takes_schema(client: ApiClient, name: str) -> bool:
         if found is None:
             before = client.budget.paid
             found = _try_schema(client, endpoint)
-            client.ledger.add_fact(*of, json_schema=found)
+            if found is not None:
+                client.ledger.add_fact(*of, json_schema=found)
             tokens, money = map(sub, client.budget.paid, before)
             cost = f"{tokens} tokens" + (f", {money:.4f}" if config.costs else "")
-            client.note(
-                f"endpoints.{name} takes {'a' if found else 'no'} JSON schema ({config.model}; tried with {cost})"
-            )
-        endpoint.config = config.model_copy(update={"json_schema": found})
+            takes = f"takes {'a' if found else 'no'} JSON schema"
+            if found is None:
+                takes = "is sent no JSON schema, as its reply to one was cut off (thinking_tokens gives it room)"
+            client.note(f"endpoints.{name} {takes} ({config.model}; tried with {cost})")
+        endpoint.config = config.model_copy(update={"json_schema": bool(found)})
     return endpoint.config.json_schema is True
 
 
-def _try_schema(client: ApiClient, endpoint: EndpointClient) -> bool:
-    """Ask with a schema; where that is refused without a word about it, ask without one who is to blame."""
+def _try_schema(client: ApiClient, endpoint: EndpointClient) -> bool | None:
+    """Ask with a schema; where that is refused without a word about it, ask without one who is to blame.
+
+    None is returned where the reply was cut off, so that it is not known.
+    """
     most = _MAX_TOKENS[endpoint.config.max_tokens_field]
     reply = _ask(client, endpoint, _SCHEMA, most)
     if isinstance(reply, Completion):
-        return reply.finish_reason == "stop" and _fits(reply.text)
+        return _fits(reply.text) if reply.finish_reason == "stop" else None
     again = reply if refuses_schema(reply.message) else _ask(client, endpoint, None, most)
     if isinstance(again, Completion) or again is reply:
         return False

@@ -14,7 +14,7 @@ from typing import Any, TypedDict
 
 from tapir.config.endpoints import EndpointConfig
 from tapir.domain.completion import Completion, Failure, Token, Usage, part_thought
-from tapir.models.api.usage import billed_usage, read_usage
+from tapir.models.api.usage import billed_usage, read_usage, tells_thought
 
 ROOM_FOR_THOUGHT = 4096
 """Tokens that a second call has on top where all of the first reply was thought."""
@@ -24,6 +24,8 @@ _SHOWN = 200  # bytes of a reply that nobody can read
 THOUGHT = re.compile(r"(?:reasoning|thinking|thoughts?)(?:_(?:content|text|details|blocks))?")
 """Names of the members of a message that hold its thought apart."""
 
+_HIDDEN = "<think>"  # in place of a thought that the server counts and does not show
+_UNFINISHED = re.compile(rb"could not finish the message because max_tokens", re.IGNORECASE)
 _HOLDERS = ("thinking", "text", "reasoning", "content", "summary")  # of a thought's text in an object
 _ENDS = {
     "refused": re.compile(r"filter|safety|recitation|refus|block|prohibited|spii|sensitive|guardrail|toxic|violat"),
@@ -117,7 +119,7 @@ def json_or_none(text: str | bytes, **how: Any) -> Any:
 
 
 def read_reply(content: bytes, sent: bytes) -> Completion | Failure:
-    """Read the content of a response with status 200 as a completion.
+    """Read the content of a response as a completion; so is an error that says that all of it was thought.
 
     A failure holds the usage that the server billed, None where the content tells nothing about it. It is of kind
     "malformed" if the content is no completion, "refused" if the model or a filter did not reply, "server" if the
@@ -128,24 +130,29 @@ def read_reply(content: bytes, sent: bytes) -> Completion | Failure:
     try:
         return _read_completion(reply, sent)
     except (LookupError, TypeError, AttributeError, RecursionError):
+        if _UNFINISHED.search(content):
+            return Completion("", "length", billed_usage(reply, sent, "", 0, cut=True), "", _HIDDEN)
         shown = content[:_SHOWN].decode(errors="replace")
         return Failure("malformed", f"no chat completion: {shown!r}", usage=read_usage(reply))
 
 
 def _read_completion(reply: Any, sent: bytes) -> Completion | Failure:
     choice = reply if "done" in reply and not reply.get("choices") else reply["choices"][0]
-    message = choice["message"] if "message" in choice else {"content": choice["text"]}
+    message = choice.get("message") or {"content": choice.get("text")}
     answer, thought = read_content(message.get("content"))
     named = (read_thought(one) for name, one in message.items() if THOUGHT.fullmatch(name))
     thought, finish = next((one for one in (thought, *named) if one.strip()), ""), read_finish(choice)
     error = finish in {"", "error"} and (choice.get("error") or reply.get("error"))
+    ended = finish or (read_usage(reply) or Usage()).completion_tokens
     finish = f"error: {json.dumps(error)}" if error else finish or "stop"
     reasoning, text = (encodable(thought), encodable(answer)) if thought else part_thought(encodable(answer))
     tokens, model = _read_tokens(choice.get("logprobs")), reply.get("model")
     known = "failed" if error else next((name for name, words in _ENDS.items() if words.search(finish)), "")
-    without = not answer and not reasoning and (message.get("content") is None or not known)
+    without = not answer and not reasoning and (message.get("content") is None or not known or not ended)
     if known in {"failed", "refused"} or (without and known in {"stop", ""}):
         return _read_failure(message, finish, known, billed_usage(reply, sent, f"{reasoning}{text}", len(tokens)))
+    if known == "length" and not text.strip() and not reasoning and tells_thought(reply):
+        reasoning = _HIDDEN
     return Completion(
         text=text,
         finish_reason="length" if known == "length" else "stop",
@@ -159,7 +166,7 @@ def _read_completion(reply: Any, sent: bytes) -> Completion | Failure:
 
 def read_finish(choice: Mapping[str, Any]) -> str:
     """Return a finish reason in lower case, without what some libraries write before it; "" where there is none yet."""
-    said = str(choice.get("finish_reason") or choice.get("done_reason") or "").rpartition(".")[2].strip()
+    said = re.sub(r"\A(?:\w+\.)+", "", str(choice.get("finish_reason") or choice.get("done_reason") or "").strip())
     word = said.lower().replace("-", "_").removeprefix("finish_reason_")
     return "" if word in {"null", "none"} else word
 

@@ -19,8 +19,8 @@ _TITLE = re.compile(rb"<title>(.*?)</title>", re.IGNORECASE | re.DOTALL)
 _MODEL = re.compile(
     r"""["'`]model["'`]|\bthe model\b.{0,200}\b(?:not|no)\b|\bno such model|\bmodel not\b""", re.IGNORECASE
 )
-_TOO_LONG = re.compile(
-    r"context|too (?:large|long|high|many)|exceed|at most|less than|(?:maximum|upper) (?:value|limit)"
+TOO_LONG = re.compile(
+    r"context|too (?:large|long|high|many)|exceed|at most|less than|(?:maximum|upper) (?:value|limit)", re.IGNORECASE
 )
 _ANOTHER = re.compile(r"use\W+\w*max_\w+|instead", re.IGNORECASE)
 
@@ -35,7 +35,8 @@ def error_message(content: bytes) -> str:
         title = _TITLE.search(content)
         return (title[1] if title else content[:SHOWN]).decode(errors="replace").strip()
     said = message if isinstance(message, str) else json.dumps(message)
-    said += f": {error_message(raw.encode())}" if isinstance(raw, str) else ""  # what a provider told a router
+    if isinstance(raw, str):  # what a provider told a router
+        said += f": {error_message(raw.encode(errors='replace'))}"
     named = isinstance(field, str) and field and field not in said
     return f"{_MARKED.format(field)}: {said}" if named else said
 
@@ -62,7 +63,7 @@ def remedy(name: str, config: EndpointConfig, message: str) -> str:
     field = refused_field(message, config.extra)
     if field in config.extra:
         return f"Change or remove {field} in endpoints.{name}.extra."
-    if field in _LONGEST and _TOO_LONG.search(message.lower()) and not _ANOTHER.search(message):
+    if field in _LONGEST and TOO_LONG.search(message) and not _ANOTHER.search(message):
         return "Lower max_tokens of the teacher, judge or tagger."
     other = "max_tokens" if config.max_tokens_field == "max_completion_tokens" else "max_completion_tokens"
     settings = {

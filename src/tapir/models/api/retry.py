@@ -16,7 +16,8 @@ from typing import Any
 
 from tapir.models.api.protocol import json_or_none
 
-_RETRYABLE = frozenset({408, 409, 424, 425, 498, 499})  # beside those from 500 on
+_RETRYABLE = frozenset({409, 424, 425, 498})  # beside those from 500 on
+_TIMEOUTS = frozenset({408, 499, 504, 524})  # a proxy left, and what is behind it may have worked and billed
 _STATUS = re.compile(r"[45][0-9]{2}")
 _FATAL = frozenset({401, 402, 403, 404, 405, 407, 410})
 _MOMENT = 1e9  # seconds from which on a wait is a moment, in Unix time
@@ -31,9 +32,19 @@ FILTER = re.compile(
     rb"(?i)content.?(?:filter|polic|moderation|exists risk)|data.?inspection|safety.check|requires moderation"
     rb"|(?:input|prompt|content)\b.{0,60}(?:flagged|violat|inappropriate)"
 )
+_REFUSED_KEY = re.compile(
+    rb"(?i)api.?key.{0,30}(?:expired|not valid|invalid|revoked|disabled|leaked)|(?:invalid|incorrect|expired).api.?key"
+    rb"|(?:organi[sz]ation|account|project)\b.{0,30}(?:disabled|deactivated|suspended)"
+)
 _FAULT = re.compile(rb"model (?:has )?(?:crashed|unloaded)|json_validate_failed", re.IGNORECASE)
-_RATE = re.compile(rb"per.?(?:second|minute|hour|day)|\b[rt]p[smhd]\b", re.IGNORECASE)
+_RATE = re.compile(
+    rb"per.?(?:second|minute|hour|day)|\b[rt]p[smhd]\b|throttl|#token-limit|_per_base_model", re.IGNORECASE
+)
 _LIMITED = re.compile(rb"rate.?limit|too many (?:concurrent )?requests|throttl", re.IGNORECASE)
+_TOO_LARGE = re.compile(rb"request too large|must be reduced|reduce your message", re.IGNORECASE)
+_ABOUT = re.compile(r"messag|msg|code|type|status|reason|detail|descr|title|error|raw|quota|retry", re.IGNORECASE)
+"""Names of the members of an error that say what is wrong; others may repeat texts of the request or of a reply."""
+_RESET = re.compile(rb'x-ratelimit-reset"\s*:\s*"?([0-9]{13})\b', re.IGNORECASE)  # a moment, in milliseconds
 _AGAIN = re.compile(
     rb"(?:again|retry|reset|wait(?!ed))[a-z]*\s+(?:in|after|for)?\s*((?:[0-9.]+\s*[a-z]+\s*)+)|retryDelay\W+([0-9.]+s)",
     re.IGNORECASE,
@@ -52,18 +63,21 @@ def is_retryable(kind: str) -> bool:
 
 def error_kind(status: int, content: bytes = b"") -> str:
     """Return the kind of failure that an HTTP status, with the words of its body, means for a request."""
-    forbidden = status == HTTPStatus.FORBIDDEN
-    if status == HTTPStatus.TOO_MANY_REQUESTS or (forbidden and _LIMITED.search(content)):
-        return "rate-limit"
+    forbidden, said = status == HTTPStatus.FORBIDDEN, error_words(content)
+    if status == HTTPStatus.TOO_MANY_REQUESTS or (forbidden and _LIMITED.search(said)):
+        return "bad-request" if _TOO_LARGE.search(said) else "rate-limit"
+    if status in _TIMEOUTS:
+        return "timeout"
     page = forbidden and content.lstrip().startswith(b"<")  # of a firewall, which may be about one prompt
     failed = page or status in _RETRYABLE or status >= HTTPStatus.INTERNAL_SERVER_ERROR
-    return "server" if failed or _FAULT.search(content) else "bad-request"
+    return "server" if failed or _FAULT.search(said) else "bad-request"
 
 
 def is_fatal(status: int, content: bytes) -> bool:
     """Whether every other request would fail too: the key, the model or the quota is refused."""
     one = status == HTTPStatus.FORBIDDEN and (FILTER.search(content) or error_kind(status, content) != "bad-request")
-    return (status in _FATAL and not one) or out_of_quota(content)
+    key = status == HTTPStatus.BAD_REQUEST and _REFUSED_KEY.search(error_words(content))
+    return bool(key) or (status in _FATAL and not one) or out_of_quota(content)
 
 
 def out_of_quota(content: bytes) -> bool:
@@ -71,8 +85,18 @@ def out_of_quota(content: bytes) -> bool:
 
     A quota counted by the minute or the day, or one that the server says when to try again, is a rate limit.
     """
-    said = content.partition(b'input":')[0]  # some repeat the request behind it
+    said = error_words(content)
     return bool(_QUOTA.search(said)) and not _RATE.search(said) and stated_pause(said) is None
+
+
+def error_words(content: bytes) -> bytes:
+    """Return the body of an error without texts that it repeats of a request or a reply; all of what is no JSON."""
+    said = json_or_none(content, object_hook=_own_words)
+    return content if said is None else json.dumps(said, ensure_ascii=False).encode(errors="replace")
+
+
+def _own_words(told: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: said for name, said in told.items() if not isinstance(said, str) or _ABOUT.search(name)}
 
 
 def error_in(content: bytes) -> Any:
@@ -97,7 +121,7 @@ def retry_after(headers: Mapping[str, str], content: bytes = b"") -> float | Non
     """Return the seconds a server asks to wait; None where it does not say.
 
     The header holds seconds, milliseconds, or a moment, which is read by the server's own clock where it sends one;
-    some servers say it in words only.
+    some servers say it in words only, and a router beside the words, as a moment.
     """
     now = _timestamp(headers.get("date", "")) or time.time()
     for name, unit in (("retry-after-ms", 0.001), ("retry-after", 1.0)):
@@ -105,7 +129,10 @@ def retry_after(headers: Mapping[str, str], content: bytes = b"") -> float | Non
             seconds = float(headers[name]) * unit
             return max(0.0, seconds - (now if seconds > _MOMENT else 0.0)) if math.isfinite(seconds) else None
     until = _timestamp(said := headers.get("retry-after", ""))
-    return max(0.0, until - now) if until else stated_pause(f"retry in {said}; ".encode(errors="replace") + content)
+    if reset := _RESET.search(content):
+        until = until or int(reset[1]) / 1000
+    words = f"retry in {said}; ".encode(errors="replace") + error_words(content)
+    return max(0.0, until - now) if until else stated_pause(words)
 
 
 def _timestamp(date: str) -> float | None:

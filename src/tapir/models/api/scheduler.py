@@ -290,18 +290,18 @@ class Scheduler:
                 endpoint.races.record_success(loop.time() - flight.call.began)
         reply = self._retry_or_fail(request, result, endpoint) if isinstance(result, CallError) else result
         paid = result.failure if isinstance(result, CallError) else result
-        if isinstance(paid, Failure) and endpoint.fatal:
-            paid = replace(paid, kind="unusable")  # it says nothing about the request, which is sent again later
         self._settle(request, place, paid, reply)
 
     def _settle(
         self, request: QueuedRequest, place: int, paid: Completion | Failure, result: Completion | Failure | None
     ) -> None:
         """Pay for a call that was billed or may have been; its result counts once the ledger holds what was paid."""
-        config, body = self.endpoints[place].config, request.bodies[place]
-        usage = paid.usage
+        endpoint, body = self.endpoints[place], request.bodies[place]
+        config, usage = endpoint.config, paid.usage
         if usage is None and config.costs and isinstance(paid, Failure) and paid.kind in _UNTOLD:
             usage = possible_usage(body)
+        if isinstance(paid, Failure) and endpoint.fatal:
+            paid = replace(paid, kind="unusable")  # it says nothing about the request, which is sent again later
         if usage:
             money = config.cost(usage)
             self.context.budget.pay(money, paid)
@@ -335,11 +335,10 @@ class Scheduler:
         request.rate_limited += limited
         if not (error.retryable and retry.allows(request.attempts, request.rate_limited)):
             return replace(error.failure, attempts=request.attempts + request.rate_limited)
-        if limited:
-            self._queue.appendleft(request)  # the rate limit of the endpoint waits
+        if limited:  # the rate limit of the endpoint waits; others go first where it may be this request's
+            (self._queue.append if request.rate_limited > 1 else self._queue.appendleft)(request)
         else:
-            timed_out = kind == "timeout"  # that was a pause itself
-            backoff = 0.0 if timed_out else retry.backoff_seconds(request.attempts, endpoint.concurrency.latency)
+            backoff = retry.backoff_seconds(request.attempts, endpoint.concurrency.latency)
             due = asyncio.get_running_loop().time() + max(backoff, error.retry_after or 0.0)
             heapq.heappush(self._retries, (due, request.digests[0], request))
         return None

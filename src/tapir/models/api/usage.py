@@ -40,9 +40,19 @@ def read_usage(reply: Any) -> Usage | None:
     if "prompt_tokens" not in usage or total == prompt + written + beside:
         prompt += beside
     written = max(written, total - prompt if prompt else 0)
-    thought = max(_first(usage, _THOUGHT), _first(_part(usage, _WRITTEN_DETAILS), _THOUGHT))
+    thought = _count_thought(usage)
     written += thought if thought > written else 0
     return Usage(prompt, written, min(cached, prompt)) if prompt or written else None
+
+
+def tells_thought(reply: Any) -> bool:
+    """Whether the counts of a reply hold tokens of a thought, apart or in `total_tokens` alone."""
+    usage, counted = usage_in(reply), read_usage(reply) or Usage()
+    return _count_thought(usage) > 0 or counted.completion_tokens > _first(usage, _WRITTEN)
+
+
+def _count_thought(usage: Mapping[str, Any]) -> int:
+    return max(_first(usage, _THOUGHT), _first(_part(usage, _WRITTEN_DETAILS), _THOUGHT))
 
 
 def usage_in(reply: Any) -> Mapping[str, Any]:

@@ -76,7 +76,9 @@ def draft_folder(out: Path, mark: Mark) -> Iterator[Path]:
 
 
 def _check_place(out: Path, mark: Mark) -> None:
-    """Refuse to overwrite what this export did not write."""
+    """Refuse to overwrite what this export did not write, and what cannot be replaced."""
+    if out.is_mount():
+        raise StoreError(f"{out} is a mount point", remedy=f"Name a folder in it: --out {out / 'export'}")
     if not out.exists() or (out.is_dir() and not any(out.iterdir())):
         return
     if not out.is_dir() or not (out / MARKER).is_file():

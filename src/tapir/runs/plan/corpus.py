@@ -11,7 +11,7 @@ from tapir.config.annotators import LlmTeacherConfig
 from tapir.config.corpus import FileCorpusConfig, GymCorpusConfig, HubCorpusConfig
 from tapir.config.evaluation import GymEvaluationConfig
 from tapir.config.recipe import Recipe
-from tapir.data.corpus import CorpusFilter, pair_of
+from tapir.data.corpus import pair_of
 from tapir.data.duplicates import DuplicateIndex
 from tapir.data.layouts import Columns, Row
 from tapir.data.readers import read_file
@@ -23,7 +23,7 @@ from tapir.domain.roles import Roles
 from tapir.domain.task import Taxonomy
 from tapir.gym.corpus import corpus_skills
 from tapir.gym.skills import UNSEEN
-from tapir.runs.corpus import held_out_conversations, nothing_left
+from tapir.runs.corpus import nothing_left, sifted
 from tapir.runs.plan.tokens import ANSWER, NEW_INSTRUCTION, filler
 
 _SAMPLE = 300
@@ -56,12 +56,10 @@ def read_stats(recipe: Recipe, roles: Roles | None, labels: Taxonomy, *, network
     prompts = {prompt.instruction.id: prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts()}
     forbidden = DuplicateIndex()
     forbidden.learn_all((name, prompt.instruction.user_text) for name, prompt in prompts.items())
-    unanswered, apart = recipe.answers() != "corpus", held_out_conversations(roles)
-    corpus = CorpusFilter(forbidden, DuplicateIndex(), unanswered=unanswered, screen=roles.screen, held_out=apart)
-    sifted = list(corpus.sift(roles.corpus()))
-    rows = [row for row in sifted if isinstance(row, CorpusRow)]
+    found = sifted(recipe, roles, forbidden, DuplicateIndex())
+    rows = [row for row in found if isinstance(row, CorpusRow)]
     if not rows:
-        raise nothing_left(Counter(row.reason for row in sifted if isinstance(row, DropRow)))
+        raise nothing_left(Counter(row.reason for row in found if isinstance(row, DropRow)))
     every = recipe.answers() == "teacher"
     pending = {row.id for row in rows if every or not row.response.strip()}  # the teacher has still to answer
     most = recipe.teacher.max_tokens if isinstance(recipe.teacher, LlmTeacherConfig) else ANSWER
