@@ -2,8 +2,8 @@
 
 python lab/real/r2/likelihood.py STUDY [--recorded]
 
-One row for each run and round, in STUDY/likelihood.jsonl; what is there is not computed again. --recorded only prints
-the table.
+One row for each run, and one for the student before of each seed ("before/seed-N"), in STUDY/likelihood.jsonl; what is
+there is not computed again. --recorded only prints the table.
 """
 
 from __future__ import annotations
@@ -13,15 +13,18 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from statistics import fmean, stdev
+from statistics import fmean
 from typing import Any
 
 from tapir.data.run.rows import EvaluationRow
 from tapir.data.run.store import RunStore
 from tapir.domain.round import Checkpoint
+from tapir.evaluation.statistics import mean_over_seeds
 from tapir.models.local.loading import ModelSettings, load
 from tapir.runs.build import prepare_student
 from tapir.runs.session import stored_recipe
+
+BEFORE = "before"
 
 
 def main() -> None:
@@ -33,24 +36,23 @@ def main() -> None:
     table = options.study / "likelihood.jsonl"
     known = [json.loads(line) for line in table.read_text("utf-8").splitlines()] if table.exists() else []
     if not options.recorded:
-        done = {(row["run"], row["round"]) for row in known}
         for run in sorted(path.parent for path in options.study.glob("*/seed-*/recipe.json")):
-            for row in measure(run, done):
+            for row in measure(run, {row["run"] for row in known}):
                 known.append(row)
                 with table.open("a", encoding="utf-8") as file:
                     file.write(json.dumps(row) + "\n")
     show(known)
 
 
-def measure(run: Path, done: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
-    """Yield one row for each round of a run that was not measured yet; round 0 is the student before any."""
+def measure(run: Path, done: set[str]) -> Iterator[dict[str, Any]]:
+    """Yield a row for the last round of a run, and for the student before it, as far as they were not measured yet."""
     store, recipe = RunStore(run), stored_recipe(run)
-    name, rounds = f"{run.parent.name}/{run.name}", recipe.curriculum.alpha().rounds
+    rounds = recipe.curriculum.alpha().rounds
     if not (store.round(rounds) / "training.json").exists():
         return
     rows = store.read("round-0/evaluation", EvaluationRow)
-    for number in (0, rounds):
-        if (name, number) not in done:
+    for name, number in ((f"{BEFORE}/{run.name}", 0), (f"{run.parent.name}/{run.name}", rounds)):
+        if name not in done:
             path = str(store.round(number) / "checkpoint") if number else prepare_student(recipe).path
             tasks: dict[str, list[float]] = defaultdict(list)
             losses = answer_losses(Checkpoint(path, number), rows, ModelSettings.of(recipe.student))
@@ -58,7 +60,7 @@ def measure(run: Path, done: set[tuple[str, int]]) -> Iterator[dict[str, Any]]:
                 tasks[row.task].append(-loss)
             every = [value for values in tasks.values() for value in values]
             by_task = {task: [fmean(values), len(values)] for task, values in sorted(tasks.items())}
-            yield {"run": name, "round": number, "mean": fmean(every), "n": len(every), "tasks": by_task}
+            yield {"run": name, "mean": fmean(every), "n": len(every), "tasks": by_task}
 
 
 def answer_losses(checkpoint: Checkpoint, rows: Sequence[EvaluationRow], settings: ModelSettings) -> list[float]:
@@ -79,16 +81,19 @@ def answer_losses(checkpoint: Checkpoint, rows: Sequence[EvaluationRow], setting
 
 
 def show(rows: Sequence[dict[str, Any]]) -> None:
-    """Print the gain over the untuned student, mean and standard deviation over the seeds."""
-    before = {row["run"]: row["mean"] for row in rows if not row["round"]}
-    gains: dict[str, list[float]] = defaultdict(list)
-    for row in rows:
-        if row["round"]:
-            gains[row["run"].partition("/")[0]].append(row["mean"] - before[row["run"]])
-    print(f"{'variant':<20}{'seeds':>6}{'nats a token':>14}{'sd':>8}")
-    for variant, values in sorted(gains.items()):
-        spread = stdev(values) if len(values) > 1 else float("nan")
-        print(f"{variant:<20}{len(values):>6}{fmean(values):>+14.4f}{spread:>8.4f}")
+    """Print the mean over the seeds, the gain over the student before and the difference to random sampling."""
+    found = {row["run"]: row["mean"] for row in rows}
+    variants = sorted({name.partition("/")[0] for name in found})
+    print("| variant | seeds | nats a token | against before | against random-tokens |")
+    print("| --- | ---: | ---: | ---: | ---: |")
+    for variant in variants:
+        own = {name.partition("/")[2]: value for name, value in found.items() if name.startswith(f"{variant}/")}
+        cells = [f"{fmean(own.values()):.4f}"]
+        for other in (BEFORE, "random-tokens"):
+            pairs = [value - found[f"{other}/{seed}"] for seed, value in own.items() if f"{other}/{seed}" in found]
+            gain = mean_over_seeds(pairs) if pairs and other != variant else None
+            cells.append(f"{gain.value:+.4f} ({gain.low:+.4f} to {gain.high:+.4f})" if gain else "")
+        print(f"| {variant} | {len(own)} | {' | '.join(cells)} |")
 
 
 if __name__ == "__main__":
