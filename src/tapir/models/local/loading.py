@@ -237,7 +237,8 @@ def load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings = MODEL_DEFAU
         arguments = settings.arguments(template)
         tokenizer.apply_chat_template = BoundTemplate(tokenizer.apply_chat_template, arguments)
     _check_template(tokenizer, checkpoint.path, thinks=settings.thinks)
-    rows = getattr(_load_config(path, settings).get_text_config(), "vocab_size", None)
+    config = None if base_of(path) else _load_config(path, settings)  # an adapter's tokenizer is that of its base
+    rows = config and getattr(config.get_text_config(), "vocab_size", None)
     if tokenizer.pad_token_id is None or (rows and tokenizer.pad_token_id >= rows):  # added, and has no embedding
         if tokenizer.eos_token_id is None:
             raise RoleError(
