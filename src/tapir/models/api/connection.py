@@ -290,10 +290,8 @@ class EndpointClient:
             self.fatal = self.fatal or self._unusable(message)
         elif counted and error.failure.kind == "bad-request" and not FILTER.search(response.content):
             self._refused[message] += 1
-            number, same = (
-                self._refused.total(),
-                self._refused[message] >= SAME_REQUESTS and not TOO_LONG.search(message),
-            )
+            number = self._refused.total()
+            same = self._refused[message] >= SAME_REQUESTS and not TOO_LONG.search(message)
             if same or (number >= BAD_REQUESTS and not self._replies):
                 which = "last" if self._replies else "first"
                 self.fatal = self.fatal or self._unusable(f"refused the {which} {number} requests, last: {message}")
