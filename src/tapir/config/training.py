@@ -102,7 +102,7 @@ class SftConfig(Section):
     weight_decay: Annotated[float, Field(ge=0)] = 0.01
     """Decoupled weight decay."""
     max_length: Count = 512
-    """Longest example in tokens."""
+    """Longest example in tokens; or as many as the student can read, where that is less."""
     too_long: Literal["drop", "cut"] = "drop"
     """drop: a longer example is dropped and counted; cut: its answer is truncated, which is counted too."""
     packing: bool = False

@@ -14,8 +14,7 @@ from tapir.domain.completion import THOUGHTS, after_thought
 from tapir.domain.errors import TrainingError
 from tapir.domain.instruction import messages
 from tapir.domain.training import Example
-from tapir.models.local.loading import SpecialTokens
-from tapir.models.local.template import begun_thought, render, split_example
+from tapir.models.local.template import SpecialTokens, begun_thought, render, split_example
 
 if TYPE_CHECKING:
     import torch

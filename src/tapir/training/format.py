@@ -12,8 +12,8 @@ from typing import Any
 from tapir.domain.instruction import Instruction, Pair, Turn, messages
 from tapir.domain.round import Checkpoint
 from tapir.domain.training import Example
-from tapir.models.local.loading import ModelSettings, SpecialTokens, load_tokenizer
-from tapir.models.local.template import template_fault
+from tapir.models.local.loading import ModelSettings, load_tokenizer
+from tapir.models.local.template import SpecialTokens, template_fault
 from tapir.training.dataset import encode
 from tapir.training.model import end_tokens
 

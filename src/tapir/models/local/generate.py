@@ -15,15 +15,8 @@ from tapir.domain.randomness import seed_for
 from tapir.domain.roles import Reply
 from tapir.domain.round import Checkpoint
 from tapir.models.local.decoding import generate
-from tapir.models.local.loading import (
-    MODEL_DEFAULTS,
-    LoadedCheckpoint,
-    ModelSettings,
-    end_tokens,
-    position_limit,
-    too_long,
-)
-from tapir.models.local.template import ReplyReader, prompt_tokens
+from tapir.models.local.loading import MODEL_DEFAULTS, LoadedCheckpoint, ModelSettings, end_tokens, position_limit
+from tapir.models.local.template import ReplyReader, prompt_tokens, too_long
 from tapir.models.memory import free_memory, is_out_of_memory
 
 if TYPE_CHECKING:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import json
 import math
-import re
 import warnings
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from importlib import resources
@@ -15,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from tapir.config.student import StudentSection
-from tapir.domain.completion import Failure
 from tapir.domain.errors import MissingExtra, RecipeError, RoleError, TapirError
 from tapir.domain.instruction import messages
 from tapir.domain.progress import Progress
@@ -247,32 +245,6 @@ def load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings = MODEL_DEFAU
             )
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
-
-
-class SpecialTokens:
-    """The special tokens of a tokenizer; one written out in a text would end an answer or begin a turn there."""
-
-    def __init__(self, tokenizer: Any, ends: Iterable[int] = ()) -> None:
-        added = tokenizer.added_tokens_decoder
-        ids = {*tokenizer.all_special_ids, *(id_ for id_, token in added.items() if token.special), *ends}
-        self._tokenizer = tokenizer
-        self._ids = {str(added[id_]): id_ for id_ in ids if id_ in added}
-        self._any = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))) or r"(?!)")
-
-    def find(self, text: str) -> str:
-        """Return the first special token that is written out in a text, and that the tokenizer takes for it."""
-        written = self._any.findall(text)
-        found = self._tokenizer(text, add_special_tokens=False)["input_ids"] if written else ()
-        return next((token for token in written if self._ids[token] in found), "")
-
-
-def too_long(tokens: int, max_new_tokens: int, limit: int) -> Failure:
-    """Return the failure of a prompt that leaves no room for its answer."""
-    return Failure(
-        "too long",
-        f"the prompt has {tokens} tokens; with student.max_new_tokens = {max_new_tokens} that is more than the {limit} "
-        "the student can read",
-    )
 
 
 def load_generation_config(path: str, revision: str = "") -> Any:

@@ -1,9 +1,9 @@
-"""Chat templates: what every call of a student's template is given, and how thoughts stand in what it renders."""
+"""Chat templates: what every call is given, how thoughts stand in what is rendered, and what a student cannot read."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any
 
@@ -143,3 +143,29 @@ def split_example(prompt: str, whole: str, thought: str) -> tuple[str, str] | No
     empty = _EMPTY.match(whole, len(prompt)) if not thought else None
     start = empty.end() if empty else len(prompt)
     return whole[:start], whole[start:]
+
+
+class SpecialTokens:
+    """The special tokens of a tokenizer; one written out in a text would end an answer or begin a turn there."""
+
+    def __init__(self, tokenizer: Any, ends: Iterable[int] = ()) -> None:
+        added = tokenizer.added_tokens_decoder
+        ids = {*tokenizer.all_special_ids, *(id_ for id_, token in added.items() if token.special), *ends}
+        self._tokenizer = tokenizer
+        self._ids = {str(added[id_]): id_ for id_ in ids if id_ in added}
+        self._any = re.compile("|".join(map(re.escape, sorted(self._ids, key=len, reverse=True))) or r"(?!)")
+
+    def find(self, text: str) -> str:
+        """Return the first special token that is written out in a text, and that the tokenizer takes for it."""
+        written = self._any.findall(text)
+        found = self._tokenizer(text, add_special_tokens=False)["input_ids"] if written else ()
+        return next((token for token in written if self._ids[token] in found), "")
+
+
+def too_long(tokens: int, max_new_tokens: int, limit: int) -> Failure:
+    """Return the failure of a prompt that leaves no room for its answer."""
+    return Failure(
+        "too long",
+        f"the prompt has {tokens} tokens; with student.max_new_tokens = {max_new_tokens} that is more than the {limit} "
+        "the student can read",
+    )

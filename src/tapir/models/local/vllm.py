@@ -26,8 +26,8 @@ from tapir.models.api.client import ApiClient
 from tapir.models.api.connection import OUTAGES
 from tapir.models.api.protocol import Message, Request, Sampling
 from tapir.models.api.retry import RetryPolicy
-from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, adapter_rank, base_of, load_tokenizer, too_long
-from tapir.models.local.template import ReplyReader, prompt_tokens
+from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, adapter_rank, base_of, load_tokenizer
+from tapir.models.local.template import ReplyReader, prompt_tokens, too_long
 from tapir.models.local.vllm_server import NAME, ServedModel, Server, Watchdog, check
 from tapir.models.memory import free_memory
 
