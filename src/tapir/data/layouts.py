@@ -62,7 +62,7 @@ _SPARSE = {"system", "history", "thought"}  # columns that only few rows may hav
 class Columns:
     """Names of a file's columns, or paths such as `instances.0.output`; "" means that there is none.
 
-    An empty `conversation` stands for the column that the layout calls for; rows without an input have it in `late`.
+    An empty `conversation` stands for the column that the layout calls for; rows without `input` have `other_input`.
     """
 
     instruction: str = "instruction"
@@ -73,7 +73,7 @@ class Columns:
     system: str = "system"
     history: str = "history"
     thought: str = "thought"
-    late: str = ""
+    other_input: str = ""
 
 
 _USUAL = Columns()
@@ -154,7 +154,7 @@ def _named(columns: Columns) -> dict[str, str]:
 def _used(read: Reader, columns: Columns) -> list[str]:
     """Return the columns that are read where rows have them."""
     used = [columns.conversation] if read is _conversation else [columns.instruction, columns.response]
-    used += [columns.input, columns.late, columns.history] if read is _alpaca else []
+    used += [columns.input, columns.other_input, columns.history] if read is _alpaca else []
     return [*used, *_systems(columns), columns.thought, columns.category]
 
 
@@ -239,8 +239,8 @@ def _guessed(has: Callable[..., bool], columns: Columns) -> tuple[Format, Column
         return "messages", replace(columns, conversation=turns)
     others = _INPUTS if columns.instruction == usual.instruction and columns.input == usual.input else ()
     given = "" if asked == columns.input else found(columns.input, usual.input, others)
-    late = next((name for name in others if given and name != given and not has(name)), "")
-    return "alpaca", replace(columns, instruction=asked, input=given, response=answered, late=late)
+    other = next((name for name in others if given and name != given and not has(name)), "")
+    return "alpaca", replace(columns, instruction=asked, input=given, response=answered, other_input=other)
 
 
 def _is_text(value: Any) -> bool:
@@ -335,8 +335,8 @@ def _alpaca(fields: dict[str, Any], columns: Columns) -> list[SpokenTurn] | Exch
     for past in _list(fields, columns.history, "the history") if columns.history else ():
         turns += spoken_turns(past)
     instruction = _string(fields, columns.instruction, "instruction").strip()
-    late = columns.input not in fields and isinstance(fields.get(columns.late), str)
-    given = _string(fields, columns.late if late else columns.input, "input").strip("\r\n").rstrip()
+    other = columns.input not in fields and isinstance(fields.get(columns.other_input), str)
+    given = _string(fields, columns.other_input if other else columns.input, "input").strip("\r\n").rstrip()
     if not instruction:
         raise UnusableRow("no instruction")
     text = instruction if is_no_input(given) else f"{instruction}\n\n{given}"
