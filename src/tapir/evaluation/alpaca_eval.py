@@ -8,10 +8,11 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from tapir.config.evaluation import AlpacaEvalConfig
 from tapir.data.files import existing, nan_to_null, write_json
 from tapir.data.run.rows import EvaluationRow
 from tapir.domain.errors import DataError, RecipeError, require
@@ -30,11 +31,8 @@ from tapir.evaluation.length_control import (
     length_controlled_together,
 )
 from tapir.evaluation.statistics import Floats, bootstrap, success_rate
+from tapir.models.context import BuildContext
 from tapir.models.preference import Choice, LlmPreference, flipped, preference
-
-if TYPE_CHECKING:
-    from tapir.config.evaluation import AlpacaEvalConfig
-    from tapir.models.context import BuildContext
 
 NAME = "alpaca_eval"
 PROMPTS = ("prefer", "reply-prefer-short", "judge-repair")

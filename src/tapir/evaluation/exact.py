@@ -8,16 +8,14 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from decimal import Decimal
 from functools import cache
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TypeAlias
 
+from tapir.config.evaluation import ExactEvaluationConfig
 from tapir.data.run.rows import EvaluationRow
 from tapir.domain.evaluation import Grade, Prompt
 from tapir.domain.judgement import Unscored
 from tapir.evaluation.held_out import held_out_sets
-
-if TYPE_CHECKING:
-    from tapir.config.evaluation import ExactEvaluationConfig
-    from tapir.models.context import BuildContext
+from tapir.models.context import BuildContext
 
 Normalise: TypeAlias = Callable[[str], str | None]
 """The part of a text that is compared; None where it holds none."""

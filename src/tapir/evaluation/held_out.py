@@ -6,8 +6,9 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
+from typing import Any, Literal, TypeAlias, TypeVar
 
+from tapir.config.evaluation import HeldOut
 from tapir.data.corpus import held_out, pairs, prompts
 from tapir.data.files import existing
 from tapir.data.layouts import Columns
@@ -17,10 +18,7 @@ from tapir.domain.evaluation import Prompt
 from tapir.domain.instruction import Instruction, Origin, prompt_id
 from tapir.domain.randomness import seed_for
 from tapir.domain.roles import Rejected
-
-if TYPE_CHECKING:
-    from tapir.config.evaluation import HeldOut
-    from tapir.models.context import BuildContext
+from tapir.models.context import BuildContext
 
 _NAMED = 3
 _CATEGORIES = ("dataset", "category")

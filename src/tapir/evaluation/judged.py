@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from functools import cache
-from typing import TYPE_CHECKING
 
 from tapir.config.annotators import LlmJudgeConfig
+from tapir.config.evaluation import JudgedEvaluationConfig
 from tapir.config.recipe import Recipe
 from tapir.data.run.rows import EvaluationRow
 from tapir.domain.completion import usable
@@ -16,10 +16,7 @@ from tapir.domain.evaluation import Grade, Prompt
 from tapir.domain.judgement import Unscored, share_of_scale
 from tapir.domain.roles import Comparison, Judge, Teacher
 from tapir.evaluation.held_out import held_out_sets
-
-if TYPE_CHECKING:
-    from tapir.config.evaluation import JudgedEvaluationConfig
-    from tapir.models.context import BuildContext
+from tapir.models.context import BuildContext
 
 
 class JudgedBenchmark:

@@ -21,20 +21,18 @@ from functools import cached_property
 from importlib.metadata import version
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
+from tapir.config.evaluation import HarnessConfig
 from tapir.data.run.rows import EvaluationRow
 from tapir.domain.errors import DataError, MissingExtra, RecipeError, require
 from tapir.domain.evaluation import EvalResult, Grade, Prompt
 from tapir.domain.instruction import Instruction, Origin
 from tapir.domain.judgement import Unscored
 from tapir.evaluation.statistics import bootstrap, success_rate
-
-if TYPE_CHECKING:
-    from tapir.config.evaluation import HarnessConfig
-    from tapir.models.context import BuildContext
+from tapir.models.context import BuildContext
 
 FLEXIBLE = "flexible-extract"
 _FEWSHOT_SEED = 1234  # the harness's own default

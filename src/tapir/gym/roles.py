@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
-from typing import TYPE_CHECKING
 
+from tapir.config.evaluation import GymEvaluationConfig
 from tapir.domain.completion import Completion, Usage
 from tapir.domain.errors import GymError
 from tapir.domain.evaluation import Grade, Prompt
@@ -19,10 +19,7 @@ from tapir.gym.corpus import corpus_skills
 from tapir.gym.skills import HARDER_LEVEL, TRAIN_LEVELS, UNSEEN
 from tapir.gym.steps import worked_answer
 from tapir.gym.world import from_address, score, stream
-
-if TYPE_CHECKING:
-    from tapir.config.evaluation import GymEvaluationConfig
-    from tapir.models.context import BuildContext
+from tapir.models.context import BuildContext
 
 _SUCCESS = 0.99
 

@@ -9,7 +9,6 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from tapir.config.training import ExternalTrainingConfig
 from tapir.data.files import disk_errors, full, is_disk_full
@@ -19,12 +18,10 @@ from tapir.domain.errors import RecipeError, RoleError, TapirError, TrainingErro
 from tapir.domain.progress import Progress
 from tapir.domain.round import Checkpoint
 from tapir.domain.training import TrainJob, TrainReport, check_loss
+from tapir.models.context import BuildContext
 from tapir.models.local.loading import ADAPTER, MODEL_DEFAULTS, ModelSettings, base_of, load_tokenizer
 from tapir.models.process import ChildProcess, describe_status
 from tapir.training.model import merge
-
-if TYPE_CHECKING:
-    from tapir.models.context import BuildContext
 
 PLACEHOLDERS = ("base", "data", "out", "work", "seed", "epochs", "round", "preferences")
 """What may be in braces in an argument of the command."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import asdict, dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from tapir.config.student import RayEngineConfig
 from tapir.config.training import AccelerateLaunchConfig, RayLaunchConfig, SftConfig
@@ -13,6 +13,7 @@ from tapir.domain.progress import Progress
 from tapir.domain.roles import Trainer
 from tapir.domain.round import Checkpoint
 from tapir.domain.training import TrainJob, TrainReport
+from tapir.models.context import BuildContext
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, load_tokenizer, most_tokens
 from tapir.training.callbacks import require
 from tapir.training.dataset import (
@@ -29,9 +30,6 @@ from tapir.training.launch import AccelerateTrainer
 from tapir.training.loop import TrainingTask, fit
 from tapir.training.model import end_tokens
 from tapir.training.ray import RayTrainer
-
-if TYPE_CHECKING:
-    from tapir.models.context import BuildContext
 
 _TUNED = "tuned"
 _REPORT = "tuned.json"

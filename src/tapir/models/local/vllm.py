@@ -10,7 +10,7 @@ from contextlib import closing
 from dataclasses import dataclass, field, replace
 from itertools import chain, count
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar
+from typing import Any, Generic, Self, TypeVar
 
 from tapir.config.endpoints import EndpointConfig
 from tapir.config.student import VllmStudentConfig
@@ -26,13 +26,11 @@ from tapir.models.api.client import ApiClient
 from tapir.models.api.connection import OUTAGES
 from tapir.models.api.protocol import Message, Request, Sampling
 from tapir.models.api.retry import RetryPolicy
+from tapir.models.context import BuildContext
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, adapter_rank, base_of, load_tokenizer
 from tapir.models.local.template import ReplyReader, prompt_tokens, too_long
 from tapir.models.local.vllm_server import NAME, ServedModel, Server, Watchdog, check
 from tapir.models.memory import free_memory
-
-if TYPE_CHECKING:
-    from tapir.models.context import BuildContext
 
 LOG = "student-server.log"
 """What the servers of a run print, in its folder."""
