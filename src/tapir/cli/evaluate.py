@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from tapir.cli.tables import AsJson, Changes, expand_home, new_console, print_json, print_line, print_table
+from tapir.cli.tables import AsJson, Changes, new_console, out_option, print_json, print_line, print_table
 from tapir.domain.errors import DataError, RecipeError
 
 if TYPE_CHECKING:
@@ -36,9 +36,7 @@ Target = Annotated[
     str,
     typer.Argument(metavar="TARGET", help="A run, a model (folder, GGUF file, hub id or nano), or file of answers."),
 ]
-Out = Annotated[
-    Path, typer.Option("--out", callback=expand_home, help="Folder to write to; the same command resumes in it.")
-]
+Out = Annotated[Path, out_option(help="Folder to write to; the same command resumes in it.")]
 Round = Annotated[
     int | None, typer.Option("--round", min=0, help="Round of a run whose student is evaluated (default: the last).")
 ]
@@ -218,10 +216,7 @@ def eval_pair(
     *,
     benchmark: Annotated[str | None, typer.Option(help="Compare only this benchmark, and its tasks.")] = None,
     common: Annotated[bool, typer.Option("--common", help="Compare only prompts that both answered.")] = False,
-    out: Annotated[
-        Path | None,
-        typer.Option("--out", callback=expand_home, help="File to write everything to, as JSON (default: none)."),
-    ] = None,
+    out: Annotated[Path | None, out_option(help="File to write everything to, as JSON (default: none).")] = None,
     as_json: AsJson = False,
 ) -> None:
     """Compare two checkpoints on the same prompts: differences with intervals and exact or permutation tests."""
@@ -267,9 +262,7 @@ def eval_alpaca(  # noqa: PLR0913 (options)
     ] = None,
     recipe: JudgeRecipe = "",
     changes: Changes = None,
-    folder: Annotated[
-        Path | None, typer.Option("--out", callback=expand_home, help="As elsewhere; needed with a TARGET.")
-    ] = None,
+    folder: Annotated[Path | None, out_option(help="As elsewhere; needed with a TARGET.")] = None,
     number: Round = None,
     annotations: Annotated[
         list[Path] | None,

@@ -12,10 +12,10 @@ import typer
 
 from tapir.cli.tables import (
     AsJson,
-    expand_home,
     money_json,
     money_table,
     new_console,
+    out_option,
     possibly_billed,
     print_json,
     print_table,
@@ -25,13 +25,10 @@ from tapir.domain.errors import RecipeError
 if TYPE_CHECKING:
     from tapir.cli.tables import Counted
 
-exports = typer.Typer(rich_markup_mode=None)
 
-
-@exports.command()
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of the run.")],
-    out: Annotated[Path, typer.Option("--out", callback=expand_home, help="Folder to write.")],
+    out: Annotated[Path, out_option(help="Folder to write.")],
     what: Annotated[
         Literal["student", "dataset", "mixture"],
         typer.Option(
@@ -67,7 +64,6 @@ def export(
         typer.echo(str(line))
 
 
-@exports.command()
 def push(
     folder: Annotated[Path, typer.Argument(help="Folder that `tapir export` wrote.")],
     repo: Annotated[str, typer.Argument(help="Repository on the hub: owner/name.")],
@@ -121,9 +117,7 @@ def ledger_stats(ledger: LedgerFile, *, as_json: AsJson = False) -> None:
 @ledgers.command("export")
 def ledger_export(
     ledger: LedgerFile,
-    out: Annotated[
-        Path | None, typer.Option("--out", callback=expand_home, help="File to write (default: the terminal).")
-    ] = None,
+    out: Annotated[Path | None, out_option(help="File to write (default: the terminal).")] = None,
 ) -> None:
     """Write every call as a line of JSON: request, reply, purpose, cost."""
     from tapir.data.files import replacing

@@ -21,13 +21,10 @@ if TYPE_CHECKING:
     from tapir.evaluation.audit.audit import Audit
     from tapir.report.review.sample import ReviewSample
 
-judges = typer.Typer(rich_markup_mode=None)
-
 _COLUMNS = 3  # judges side by side in one table
 _HEAD = 26  # width of the name above a column
 
 
-@judges.command("audit")
 def audit(
     sources: Annotated[
         list[Path], typer.Argument(metavar="SOURCE...", help="Files of judged pairs, or folders of runs.")
@@ -87,7 +84,6 @@ def _show_audit(console: Console, result: Audit) -> None:
         console.print(line, style="dim")
 
 
-@judges.command("review")
 def review(
     run: Annotated[Path, typer.Argument(metavar="RUN", help="The folder of a run.")],
     size: Annotated[int, typer.Option("--n", min=1, help="Number of pairs to rate.")] = 50,

@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from tapir.cli.evaluate import evals
-from tapir.cli.export import exports, ledgers
-from tapir.cli.judge import judges
-from tapir.cli.plan import plans
-from tapir.cli.study import studies
+from tapir.cli.export import export, ledgers, push
+from tapir.cli.judge import audit, review
+from tapir.cli.plan import plan
+from tapir.cli.study import study
 from tapir.cli.tables import (
     AsJson,
     Changes,
     RecipeName,
     Run,
-    expand_home,
+    out_option,
     print_json,
     print_result,
     show_result,
@@ -76,10 +76,7 @@ def _version(
 @app.command()
 def run(
     recipe: RecipeName = "gym",
-    folder: Annotated[
-        Path | None,
-        typer.Option("--out", callback=expand_home, help="Folder to write the run to (default: runs/NAME)."),
-    ] = None,
+    folder: Annotated[Path | None, out_option(help="Folder to write the run to (default: runs/NAME).")] = None,
     changes: Changes = None,
 ) -> None:
     """Run a recipe, or resume an unfinished run of the same recipe in the same folder."""
@@ -212,7 +209,9 @@ def schema() -> None:
     print_json(Recipe.model_json_schema())
 
 
-for commands in (recipes, ledgers, plans, exports, evals, judges, studies):
+for command in (plan, export, push, audit, review, study):
+    app.command()(command)
+for commands in (recipes, ledgers, evals):
     app.add_typer(commands)
 
 

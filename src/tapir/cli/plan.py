@@ -19,12 +19,9 @@ if TYPE_CHECKING:
     from tapir.runs.plan.costs import CallCost
     from tapir.runs.plan.tokens import Bounds
 
-plans = typer.Typer(rich_markup_mode=None)
-
 _UNITS = ((1e9, "G"), (1e6, "M"), (1e3, "k"))
 
 
-@plans.command()
 def plan(
     recipe: RecipeName = "gym",
     changes: Changes = None,

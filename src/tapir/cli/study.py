@@ -11,9 +11,9 @@ import typer
 
 from tapir.cli.tables import (
     AsJson,
-    expand_home,
     new_console,
     new_table,
+    out_option,
     print_json,
     print_line,
     print_result,
@@ -23,16 +23,10 @@ from tapir.cli.tables import (
 if TYPE_CHECKING:
     from tapir.runs.study.results import StudyResult
 
-studies = typer.Typer(rich_markup_mode=None)
 
-
-@studies.command()
 def study(  # noqa: PLR0913 (the options of a command)
     source: Annotated[str, typer.Argument(metavar="STUDY", help="A TOML file or the name of a shipped study.")] = "gym",
-    folder: Annotated[
-        Path | None,
-        typer.Option("--out", callback=expand_home, help="Folder to write the study to (default: studies/NAME)."),
-    ] = None,
+    folder: Annotated[Path | None, out_option(help="Folder to write the study to (default: studies/NAME).")] = None,
     jobs: Annotated[int, typer.Option("--jobs", min=1, help="Number of runs in parallel.")] = 1,
     threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of each run.")] = 1,
     only: Annotated[list[str] | None, typer.Option("--only", help="A variant; repeatable (default: all).")] = None,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 
@@ -26,10 +27,13 @@ PLAIN_WIDTH = 120  # columns where the output is not a terminal
 _LEAST_TEXT, _FRAME, _ANY_WIDTH = 12, 3, 10_000  # of a folded text, of the frame around a cell, of any table
 
 
-def expand_home(path: Path | None) -> Path | None:
+def _expand_home(path: Path | None) -> Path | None:
     """Return a path with the home folder in the place of ~, which shells leave in --out=~/x as it is."""
     return path and path.expanduser()
 
+
+out_option = partial(typer.Option, "--out", callback=_expand_home)
+"""Returns the option --out of a command, with its `help`."""
 
 RecipeName = Annotated[str, typer.Argument(help="TOML file, or name of a shipped recipe.")]
 Changes = Annotated[
