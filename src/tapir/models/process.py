@@ -22,12 +22,11 @@ from contextlib import suppress
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import Self
+
+import psutil
 
 from tapir.data.files import disk_errors
-
-if TYPE_CHECKING:
-    import psutil
 
 _GRACE = 30.0  # seconds that a child has to end after SIGTERM
 _LEFTOVER_GRACE = 5.0  # seconds for descendants that outlive the child itself
@@ -170,8 +169,6 @@ def _kill_descendants(root: int) -> None:
 
 def _wait_for_group(group: int) -> None:
     """Wait until no process of a group that was killed runs: on a busy machine that takes a moment."""
-    import psutil
-
     deadline = time.monotonic() + _TO_VANISH
     while time.monotonic() < deadline:
         lives = False
@@ -185,8 +182,6 @@ def _wait_for_group(group: int) -> None:
 
 def _descendants(root: int) -> list[psutil.Process]:
     """Return those that run; one that is dead and waits for its parent to notice does not."""
-    import psutil
-
     running = []
     with suppress(psutil.NoSuchProcess):
         for process in psutil.Process(root).children(recursive=True):
@@ -197,8 +192,6 @@ def _descendants(root: int) -> list[psutil.Process]:
 
 
 def _signal(processes: Sequence[psutil.Process], number: signal.Signals) -> None:
-    import psutil
-
     for process in processes:
         with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
             process.send_signal(number)
