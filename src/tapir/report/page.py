@@ -12,7 +12,9 @@ from hashlib import sha256
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from tapir.config.recipe import Recipe
 from tapir.config.toml import as_toml, load, shipped
@@ -27,9 +29,6 @@ from tapir.report.judging import answering, models
 from tapir.report.sample import FATES, SampledInstruction, choose_sample
 from tapir.report.summary import Costs, Summary, costs, tasks_of
 from tapir.report.training import format_loss, recorded_fields
-
-if TYPE_CHECKING:
-    from jinja2 import Environment
 
 _LARGE = 100  # money, from which on cents are enough
 
@@ -81,8 +80,6 @@ def render(store: RunStore, summary: Summary) -> str:
 
 
 def _environment() -> Environment:
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     from tapir.report.charts import student
 
     templates = PackageLoader("tapir", "report")

@@ -11,6 +11,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
 from tapir.config.curriculum import CurriculumConfig
 from tapir.config.endpoints import EndpointConfig
 from tapir.config.recipe import Recipe
@@ -193,8 +195,6 @@ def _drops(summary: Summary, number: int) -> Iterator[tuple[str, str, int]]:
 
 def write_card(folder: Path, template: str, **content: object) -> None:
     """Write README.md from a template of this package, in which `yaml` writes a value so that YAML reads it back."""
-    from jinja2 import Environment, PackageLoader, StrictUndefined
-
     templates = Environment(
         loader=PackageLoader("tapir", "report/export"),
         autoescape=False,  # noqa: S701 (YAML and Markdown: `yaml` and `cell` quote what is quoted)
