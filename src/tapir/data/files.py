@@ -6,14 +6,14 @@ import errno
 import fcntl
 import hashlib
 import json
-import math
 import os
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
+
+from pydantic_core import to_jsonable_python
 
 from tapir.domain.errors import RecipeError, RunLocked, StoreError, StoreFull, TapirError
 
@@ -125,15 +125,9 @@ def write_json(path: Path, content: object) -> None:
 
 def nan_to_null(value: Any) -> Any:
     """Return the same as JSON can hold it: NaN and infinity are null, a dataclass is an object, keys are strings."""
-    if is_dataclass(value):
-        value = {field.name: getattr(value, field.name) for field in fields(value)}
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): nan_to_null(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [nan_to_null(item) for item in value]
-    return value
+    return to_jsonable_python(
+        value, inf_nan_mode="null", fallback=lambda other: dict(other) if isinstance(other, Mapping) else str(other)
+    )
 
 
 def read_json(path: Path, remedy: str = MADE_AGAIN) -> Any:
