@@ -20,7 +20,7 @@ from tapir.domain.round import Checkpoint
 from tapir.models.context import BuildContext
 from tapir.models.local.loading import LoadedCheckpoint, ModelSettings, position_limit
 from tapir.models.local.template import before_answer
-from tapir.models.memory import free_memory, is_out_of_memory
+from tapir.models.memory import OutOfMemory, free_memory
 
 MFD = Scale(
     name="MFD",
@@ -146,11 +146,8 @@ class Ifd(LoadedCheckpoint, Estimator):
 
 def _within_memory(model: Any, pad: int, texts: Sequence[_Text], room: int) -> list[float | None]:
     """Return the mean losses; where memory runs out each text's by itself, None for one that needs more even so."""
-    try:
+    with OutOfMemory():
         return [*_batch(model, pad, texts, room)]
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
     free_memory()
     return [loss for text in texts for loss in _within_memory(model, pad, [text], room)] if len(texts) > 1 else [None]
 

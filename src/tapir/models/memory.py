@@ -6,7 +6,7 @@ import gc
 import math
 import os
 import sys
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from operator import truediv
 from pathlib import Path
 
@@ -31,6 +31,13 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Return whether memory ran out, of the accelerator or of the machine; torch has several ways to say so."""
     signs = any(sign in str(error) for sign in _SIGNS)
     return isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and signs)
+
+
+class OutOfMemory(AbstractContextManager[None]):
+    """Goes on behind the `with` block where memory ran out in it; what the block held can be freed only there."""
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> bool:
+        return error is not None and is_out_of_memory(error)
 
 
 def free_memory() -> None:

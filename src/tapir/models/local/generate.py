@@ -17,7 +17,7 @@ from tapir.domain.round import Checkpoint
 from tapir.models.local.decoding import generate
 from tapir.models.local.loading import MODEL_DEFAULTS, LoadedCheckpoint, ModelSettings, end_tokens, position_limit
 from tapir.models.local.template import ReplyReader, prompt_tokens, too_long
-from tapir.models.memory import free_memory, is_out_of_memory
+from tapir.models.memory import OutOfMemory, free_memory
 
 if TYPE_CHECKING:
     from tapir.models.context import BuildContext
@@ -93,17 +93,14 @@ class LocalStudent(LoadedCheckpoint):
         seed = seed_for(self._seed, *(prompt.instruction.id for prompt in batch))
         longest, temperature = self.section.longest, self.section.temperature
         ids = [prompt.ids for prompt in batch]
-        try:
+        with OutOfMemory():
             answers = generate(model, tokenizer, ids, longest=longest, temperature=temperature, seed=seed)
-        except (RuntimeError, MemoryError) as error:
-            if is_out_of_memory(error):
-                return None
-            raise
-        ends, reader = end_tokens(tokenizer, model.generation_config), ReplyReader(tokenizer)
-        return [
-            (prompt.instruction.id, _completion(tokens, reader, len(prompt.ids), ends))
-            for prompt, tokens in zip(batch, answers, strict=True)
-        ]
+            ends, reader = end_tokens(tokenizer, model.generation_config), ReplyReader(tokenizer)
+            return [
+                (prompt.instruction.id, _completion(tokens, reader, len(prompt.ids), ends))
+                for prompt, tokens in zip(batch, answers, strict=True)
+            ]
+        return None
 
     def _shrink(self, batch: Sequence[_Prompt]) -> None:
         free_memory()

@@ -20,7 +20,7 @@ from tapir.domain.progress import Progress
 from tapir.domain.task import TaskTag
 from tapir.domain.training import check_loss
 from tapir.models.local.loading import missing_sentencepiece
-from tapir.models.memory import computes_in_bfloat16, free_memory, is_out_of_memory
+from tapir.models.memory import OutOfMemory, computes_in_bfloat16, free_memory
 from tapir.models.taggers.metrics import most_probable
 
 if TYPE_CHECKING:
@@ -79,16 +79,12 @@ class TextModel:
 
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         collate, output = collator(self._tokenizer), []
-        try:
+        with OutOfMemory():
             self._model.to(device)
             with torch.inference_mode(), torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16()):
                 for start in range(0, len(tokens), self._batch_size):
                     batch = collate([{"input_ids": ids} for ids in tokens[start : start + self._batch_size]])
                     output.append(self._output(batch.to(device)))
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
-        else:
             rows: NDArray[np.float32] = torch.cat(output).float().cpu().numpy()
             return rows
         output.clear()
@@ -239,13 +235,9 @@ def finetune(
         steps = math.ceil(-(-len(rows) // section.batch_size) * section.epochs)
         progress.start(0, "fit", steps)
         trained = None
-        try:
-            with TemporaryDirectory() as folder:
-                arguments = _arguments(section, folder, seed, steps, accumulate)
-                trained = _train(model, arguments, rows, collator(tokenizer), progress)
-        except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
-                raise
+        with OutOfMemory(), TemporaryDirectory() as folder:
+            arguments = _arguments(section, folder, seed, steps, accumulate)
+            trained = _train(model, arguments, rows, collator(tokenizer), progress)
         progress.finish()
         del model
         free_memory()

@@ -25,7 +25,7 @@ from tapir.domain.round import Checkpoint
 from tapir.evaluation.lm_eval import without_hub
 from tapir.models.api.connection import read_key
 from tapir.models.api.session import ApiSession
-from tapir.models.memory import free_memory, is_out_of_memory
+from tapir.models.memory import OutOfMemory, free_memory
 from tapir.runs.build import build_roles, check_installed, check_student, locate_student
 from tapir.runs.corpus import taxonomy
 from tapir.runs.plan.assumptions import READING, assume, read_measurements
@@ -155,11 +155,8 @@ def _error(check: Callable[[], object]) -> str:
 
 def _time(recipe: Recipe, roles: Roles, corpus: CorpusStats) -> tuple[Speed | None, list[str]]:
     """Return what `_speed` does, and why it is not known where memory ran out."""
-    try:
+    with OutOfMemory():
         return _speed(recipe, roles, corpus), []
-    except (RuntimeError, MemoryError) as error:
-        if not is_out_of_memory(error):
-            raise
     if isinstance(roles.student, Resource):
         roles.student.rest()
     free_memory()
