@@ -108,7 +108,7 @@ def _llm_tagger(*, as_json: bool) -> Tagger:
 
 def _tfidf_tagger() -> Tagger:
     labels = Taxonomy("gym", "1", TaskDistribution.of(dict.fromkeys(SKILLS, 1.0)))
-    return TfidfTagger(TfidfTaggerConfig(labelled=30), labels, GymTeacher().label)
+    return TfidfTagger(TfidfTaggerConfig(labelled=30), labels, GymTeacher().label, seed=0, chunk=512)
 
 
 Filling: TypeAlias = tuple[Callable[[], World], Callable[[], RoleT]]

@@ -180,7 +180,7 @@ def test_the_judge_gives_ten_to_right_one_to_wrong_or_nothing_and_no_score_where
 def tagger(labelled: int) -> TfidfTagger:
     from tapir.runs.corpus import taxonomy
 
-    return TfidfTagger(TfidfTaggerConfig(labelled=labelled), taxonomy(parse({})), GymTeacher().label)
+    return TfidfTagger(TfidfTaggerConfig(labelled=labelled), taxonomy(parse({})), GymTeacher().label, seed=0, chunk=512)
 
 
 def test_the_tagger_learns_the_skills_and_says_how_well() -> None:

@@ -23,7 +23,9 @@ Make: TypeAlias = Callable[[], Tagger]
 def make(request: pytest.FixtureRequest, bare: dict[str, Path], run: Path) -> Make:
     """A new tagger of one sort."""
     makers: dict[str, Make] = {
-        "tfidf": lambda: TfidfTagger(TfidfTaggerConfig(labelled=60), encoders.TAXONOMY, encoders.truth),
+        "tfidf": lambda: TfidfTagger(
+            TfidfTaggerConfig(labelled=60), encoders.TAXONOMY, encoders.truth, seed=0, chunk=512
+        ),
         "modernbert": lambda: encoders.tagger(bare["modernbert"]),
         "deberta": lambda: encoders.tagger(bare["deberta"]),
         "published": lambda: encoders.tagger(run / "tagger", labelled=0),

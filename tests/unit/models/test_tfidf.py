@@ -29,7 +29,7 @@ def make(request: pytest.FixtureRequest, bare: dict[str, Path]) -> Make:
     """A new tagger with TF-IDF."""
     if request.param == "embedding":
         return lambda: encoders.embedding_tagger(bare["modernbert"])
-    return lambda: TfidfTagger(TfidfTaggerConfig(labelled=60), encoders.TAXONOMY, encoders.truth)
+    return lambda: TfidfTagger(TfidfTaggerConfig(labelled=60), encoders.TAXONOMY, encoders.truth, seed=0, chunk=512)
 
 
 def fit(tagger: TfidfTagger | EmbeddingTagger, texts: list[tuple[str, str]]) -> float:
@@ -54,7 +54,7 @@ def test_texts_that_share_no_words_are_told_apart_by_parts_of_words() -> None:
     source = random.Random(3)
     endings = {"add": "ologies", "spell": "ingly", "list": "ation"}
     texts = [("".join(source.sample("bcdfghjkm", 7)) + endings[task], task) for task in [*endings] * 30]
-    tagger = TfidfTagger(TfidfTaggerConfig(labelled=60), encoders.TAXONOMY, encoders.truth)
+    tagger = TfidfTagger(TfidfTaggerConfig(labelled=60), encoders.TAXONOMY, encoders.truth, seed=0, chunk=512)
     assert fit(tagger, texts) > 0.9
 
 

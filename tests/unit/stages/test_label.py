@@ -32,7 +32,7 @@ def source(order: int, *, fails: str = "") -> tuple[list[str], TfidfTagger]:
             failed = fails and one.text.endswith(fails)
             yield one.id, Failure("server", "HTTP 500") if failed else TaskTag(one.text.split()[0])
 
-    return asked, TfidfTagger(TfidfTaggerConfig(labelled=40), fakes.Tagger().taxonomy, label)
+    return asked, TfidfTagger(TfidfTaggerConfig(labelled=40), fakes.Tagger().taxonomy, label, seed=0, chunk=512)
 
 
 def place(folder: Path) -> StageContext:

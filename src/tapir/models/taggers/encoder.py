@@ -9,7 +9,6 @@ from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Self
 
 import numpy as np
 
@@ -17,13 +16,9 @@ from tapir.config.annotators import EncoderTaggerConfig
 from tapir.data.files import disk_errors, read_json, replacing_folder, write_json
 from tapir.domain.errors import RoleError, StoreError, TrainingError
 from tapir.domain.progress import Progress, SilentProgress
-from tapir.domain.randomness import seed_for
-from tapir.domain.roles import Labeller
-from tapir.domain.task import TaskTag, Taxonomy
+from tapir.domain.task import TaskTag
 from tapir.domain.training import TaggerReport
-from tapir.models.context import BuildContext
 from tapir.models.taggers.classifier import Classifier, finetune, load_classifier, load_encoder, match_labels
-from tapir.models.taggers.llm import labeller
 from tapir.models.taggers.metrics import Labelled, LabelSplit, SectionT, TrainedTagger, report, temperature
 
 _FOLDER, _FILE = "tagger", "fitted.json"
@@ -35,18 +30,8 @@ _NOT_DIGESTED = {"kind", "endpoints", "max_tokens"}
 class ModelTagger(TrainedTagger[SectionT]):
     """What the taggers share that read with a model: the model is loaded by `fit`, and rests between the stages."""
 
-    def __init__(self, section: SectionT, taxonomy: Taxonomy, label: Labeller, seed: int, chunk: int) -> None:
-        super().__init__(section, taxonomy, label)
-        self._chunk = chunk
-        self._seed = seed_for(seed, "tagger")
-        self._home: Path | None = None
-        self._progress: Progress = SilentProgress()
-
-    @classmethod
-    def build(cls, section: SectionT, context: BuildContext) -> Self:
-        """Build the tagger of a run."""
-        recipe = context.recipe
-        return cls(section, context.taxonomy, labeller(section, context), recipe.seed, recipe.chunk)
+    _home: Path | None = None  # while it is open
+    _progress: Progress = SilentProgress()
 
     def open(self, folder: Path, progress: Progress) -> None:
         """Belong to this run from now on; nothing is loaded yet."""

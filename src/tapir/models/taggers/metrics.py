@@ -7,7 +7,7 @@ from abc import abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from operator import attrgetter
-from typing import Any, Generic, NamedTuple, TypeAlias, TypeVar
+from typing import Any, Generic, NamedTuple, Self, TypeAlias, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,8 @@ from tapir.domain.randomness import seed_for, shuffled
 from tapir.domain.roles import Labeller
 from tapir.domain.task import TaskTag, Taxonomy
 from tapir.domain.training import TaggerReport
+from tapir.models.context import BuildContext
+from tapir.models.taggers.llm import labeller
 
 BINS = 15
 """Bins of equal width for the calibration error (Guo et al. 2017, "On Calibration of Modern Neural Networks")."""
@@ -113,13 +115,20 @@ class LabelSplit(NamedTuple):
 class TrainedTagger(Generic[SectionT]):
     """What the taggers that are trained in the run share: the sample, its labels and their split, tagging in chunks."""
 
-    _chunk = 512  # instructions that are read together
     _classifier: Any = None  # once there is one
 
-    def __init__(self, section: SectionT, taxonomy: Taxonomy, label: Labeller) -> None:
+    def __init__(self, section: SectionT, taxonomy: Taxonomy, label: Labeller, seed: int, chunk: int) -> None:
         self.taxonomy = taxonomy
         self._label = label
         self._section = section
+        self._seed = seed_for(seed, "tagger")
+        self._chunk = chunk  # instructions that are read together
+
+    @classmethod
+    def build(cls, section: SectionT, context: BuildContext) -> Self:
+        """Build the tagger of a run."""
+        recipe = context.recipe
+        return cls(section, context.taxonomy, labeller(section, context), recipe.seed, recipe.chunk)
 
     def label(self, instructions: Iterable[Instruction]) -> Iterable[tuple[str, TaskTag | Failure]]:
         """Yield the label to learn from of each instruction, or the failure to get one."""

@@ -5,13 +5,11 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any, Self
+from typing import Any
 
 from tapir.config.annotators import TfidfTaggerConfig
 from tapir.domain.task import TaskTag
 from tapir.domain.training import TaggerReport
-from tapir.models.context import BuildContext
-from tapir.models.taggers.llm import labeller
 from tapir.models.taggers.metrics import Labelled, TrainedTagger, report
 
 # Thai, Lao, Burmese, Khmer, kana and Han characters
@@ -35,11 +33,6 @@ def word_vectorizer(texts: Sequence[str], least: int = 1, **options: Any) -> Any
 
 class TfidfTagger(TrainedTagger[TfidfTaggerConfig]):
     """Words and word pairs, a linear classifier, its accuracy measured on labels it has not seen."""
-
-    @classmethod
-    def build(cls, section: TfidfTaggerConfig, context: BuildContext) -> Self:
-        """Make the tagger of a run."""
-        return cls(section, context.taxonomy, labeller(section, context))
 
     def fit(self, labelled: Labelled) -> TaggerReport:
         """Learn from one part of the labels, measure on the other."""
