@@ -184,12 +184,7 @@ class PairedResult:
 
 
 def compare_pairs(
-    a: Iterable[EvaluationRow],
-    b: Iterable[EvaluationRow],
-    benchmark: str,
-    *,
-    common: bool = False,
-    resamples: int = RESAMPLES,
+    a: Iterable[EvaluationRow], b: Iterable[EvaluationRow], benchmark: str, *, common: bool = False
 ) -> PairedResult:
     """Compare A with B on one benchmark; rows of other benchmarks are passed over.
 
@@ -200,7 +195,7 @@ def compare_pairs(
             graded on both sides.
     """
     pairs = match_pairs(a, b, benchmark, common=common)
-    contrast = partial(_contrast, pairs, resamples=resamples, rng=np.random.default_rng(0))
+    contrast = partial(_contrast, pairs, rng=np.random.default_rng(0))
     tasks = {task: contrast({task: places}) for task, places in pairs.strata.items()}
     prompts, mean_of_tasks = contrast({"": np.arange(len(pairs.success[0]))}), contrast(pairs.strata)
     return PairedResult(benchmark, prompts, mean_of_tasks, with_holm(tasks, "p", "score_p"), **pairs.counts)
@@ -213,7 +208,7 @@ def mcnemar(wins: int, losses: int) -> float:
     return float(binomtest(wins, wins + losses).pvalue) if wins + losses else 1.0
 
 
-def _contrast(pairs: Pairs, strata: Mapping[str, Places], *, resamples: int, rng: np.random.Generator) -> Contrast:
+def _contrast(pairs: Pairs, strata: Mapping[str, Places], *, rng: np.random.Generator) -> Contrast:
     """Return the mean over the strata of their mean differences."""
     success, score = (a - b for a, b in (pairs.success, pairs.score))
     places = np.concatenate(list(strata.values()))
@@ -224,11 +219,11 @@ def _contrast(pairs: Pairs, strata: Mapping[str, Places], *, resamples: int, rng
     return Contrast(
         _mean_of_strata(pairs.success[0], strata),
         _mean_of_strata(pairs.success[1], strata),
-        _interval(success, strata, pairs.groups, resamples=resamples, rng=rng),
+        _interval(success, strata, pairs.groups, rng=rng),
         wins,
         losses,
         mcnemar(wins, losses) if by_prompt else sign_flip(_totals(success[places] * weights, groups)),
-        _interval(score, strata, pairs.groups, resamples=resamples, rng=rng),
+        _interval(score, strata, pairs.groups, rng=rng),
         sign_flip(_totals(score[places] * weights, groups)),
     )
 
@@ -242,15 +237,13 @@ def _totals(values: Floats, groups: Places) -> Floats:
     return np.bincount(np.unique(groups, return_inverse=True)[1], weights=values).astype(np.float64)
 
 
-def _interval(
-    values: Floats, strata: Mapping[str, Places], groups: Places, *, resamples: int, rng: np.random.Generator
-) -> EvalResult:
+def _interval(values: Floats, strata: Mapping[str, Places], groups: Places, *, rng: np.random.Generator) -> EvalResult:
     """Return the mean over the strata, and its interval from drawing whole conversations within each of them."""
     drawn, n = [], sum(map(len, strata.values()))
     for rows in strata.values():
         totals = _totals(values[rows], groups[rows])
         drawn.append(totals * len(totals) / len(rows))  # their mean is that of the stratum
-    bounds = stratified_bootstrap(drawn, resamples=resamples, rng=rng)
+    bounds = stratified_bootstrap(drawn, resamples=RESAMPLES, rng=rng)
     return EvalResult(_mean_of_strata(values, strata), n, *bounds)
 
 

@@ -88,7 +88,6 @@ def test_95_of_100_intervals_over_many_small_tasks_hold_the_true_difference(size
             both.success[0] - both.success[1],
             both.strata,
             both.groups,
-            resamples=200,
             rng=np.random.default_rng(trial),
         )
         inside += found.low <= truth <= found.high
@@ -141,7 +140,7 @@ def figures(one: Contrast) -> list[float]:
 def test_b_against_a_is_the_mirror_of_a_against_b(found: list[tuple[float, float, str]]) -> None:
     tasks = [task for _, _, task in found]
     a, b = rows([one for one, _, _ in found], tasks), rows([one for _, one, _ in found], tasks)
-    there, back = compare_pairs(a, b, GYM, resamples=50), compare_pairs(b, a, GYM, resamples=50)
+    there, back = compare_pairs(a, b, GYM), compare_pairs(b, a, GYM)
     for one, other in (
         (there.prompts, back.prompts),
         (there.mean_of_tasks, back.mean_of_tasks),
@@ -158,7 +157,7 @@ def test_b_against_a_is_the_mirror_of_a_against_b(found: list[tuple[float, float
 @given(outcomes)
 def test_a_checkpoint_does_not_differ_from_itself(found: list[tuple[float, float, str]]) -> None:
     a = rows([one for one, _, _ in found], [task for _, _, task in found])
-    one = compare_pairs(a, a, GYM, resamples=50)
+    one = compare_pairs(a, a, GYM)
     assert one.prompts.difference.value == one.mean_of_tasks.difference.value == 0
     assert one.prompts.p == one.mean_of_tasks.score_p == 1
     assert one.prompts.ties == one.prompts.n == len(found)
