@@ -11,8 +11,9 @@ import pytest
 
 from support import fakes
 from support.fakes import LABELS
+from tapir.config.corpus import Turns
 from tapir.data.corpus import conversation, pairs
-from tapir.data.layouts import Row, Turns
+from tapir.data.layouts import Row
 from tapir.data.readers import read_file
 from tapir.data.run.rows import CorpusRow, DropRow, MixtureRow
 from tapir.data.run.store import RunStore

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from tapir.config.base import CustomConfig, Section, Text, Whole, kind_or
 from tapir.domain.roles import Corpus
 
+Format: TypeAlias = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "preference"]
+Turns: TypeAlias = Literal["last", "first", "all"]
+
 
 class GymCorpusConfig(Section):
     """Instructions of the gym, imbalanced the way public corpora are."""
@@ -46,9 +49,9 @@ class ColumnsConfig(Section):
 class Readable(Section):
     """Rows in one of the usual layouts."""
 
-    layout: Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "preference"] = "auto"
+    layout: Format = "auto"
     """How a row is laid out; auto finds it from the rows. Of a preference pair the chosen answer is used."""
-    turns: Literal["last", "first", "all"] = "last"
+    turns: Turns = "last"
     """Which answers of a conversation are trained on, each with what stands before it."""
     columns: ColumnsConfig = ColumnsConfig()
     """Names of the columns; a path such as instances.0.output reaches into one."""

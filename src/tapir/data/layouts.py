@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
 from itertools import chain, islice
-from typing import Any, Literal, NamedTuple, TypeAlias, TypedDict
+from typing import Any, NamedTuple, TypeAlias, TypedDict
 
+from tapir.config.corpus import ColumnsConfig, Format, Turns
 from tapir.data.records import Record, Unreadable, printable, unwrapped
 from tapir.data.turns import (
     OTHER_MEDIA,
@@ -32,8 +32,6 @@ from tapir.domain.errors import DataError
 from tapir.domain.instruction import Turn
 from tapir.domain.roles import Rejected
 
-Format: TypeAlias = Literal["auto", "alpaca", "sharegpt", "messages", "prompt-completion", "preference"]
-Turns: TypeAlias = Literal["last", "first", "all"]
 Reader: TypeAlias = Callable[[dict[str, Any], "Columns"], "list[SpokenTurn] | Exchange"]
 
 TURN = " turn "
@@ -58,22 +56,11 @@ _SYSTEMS = ("system", "system_prompt")  # the usual names of the column
 _SPARSE = {"system", "history", "thought"}  # columns that only few rows may have
 
 
-@dataclass(frozen=True, slots=True)
-class Columns:
-    """Names of a file's columns, or paths such as `instances.0.output`; "" means that there is none.
+class Columns(ColumnsConfig):
+    """The columns as a file has them."""
 
-    An empty `conversation` stands for the column that the layout calls for; rows without `input` have `other_input`.
-    """
-
-    instruction: str = "instruction"
-    input: str = "input"
-    response: str = "output"
-    conversation: str = ""
-    category: str = ""
-    system: str = "system"
-    history: str = "history"
-    thought: str = "thought"
     other_input: str = ""
+    """Column with the input of rows that have no `input`."""
 
 
 _USUAL = Columns()
@@ -83,7 +70,7 @@ class Reading(TypedDict, total=False):
     """How the rows of a source are read; see `rows`."""
 
     layout: Format
-    columns: Columns
+    columns: ColumnsConfig
     turns: Turns
     unanswered: bool
 
@@ -109,7 +96,7 @@ def rows(
     notes: list[str] | None,
     *,
     layout: Format = "auto",
-    columns: Columns = _USUAL,
+    columns: ColumnsConfig = _USUAL,
     turns: Turns = "last",
     unanswered: bool = False,
 ) -> Iterator[Row | Rejected]:
@@ -131,24 +118,29 @@ def rows(
             continue
         head = [first, *islice(records, HEAD - 1)]
         fields = [record.fields for record in head if isinstance(record, Record)]
-        read, columns = _reader(fields, layout, columns, source)
-        if notes is not None and (unread := _unread(fields, read, columns)):
+        read, found = _reader(fields, layout, Columns(**dict(columns)), source)
+        if notes is not None and (unread := _unread(fields, read, found)):
             notes.append(f"columns not read: {', '.join(map(printable, unread))}")
         for record in chain(head, records):
             if isinstance(record, Rejected):
                 yield record
             else:
                 unseen = [name for name in unseen if _at(record.fields, name, _ABSENT) is _ABSENT]
-                yield from _rows(record, read, columns, turns, unanswered=unanswered)
+                yield from _rows(record, read, found, turns, unanswered=unanswered)
         if unseen:
             raise _no_column(unseen[0], fields, source)
     if first is None:
         raise DataError(f"{source} holds no rows", remedy="Check that it is the right file and was written to its end.")
 
 
-def _named(columns: Columns) -> dict[str, str]:
+def _named(columns: ColumnsConfig) -> dict[str, str]:
     """Return the columns that have another name than the usual one."""
-    return {key: name for key, name in asdict(columns).items() if name not in {"", getattr(_USUAL, key)}}
+    return {key: name for key, name in columns if name not in {"", getattr(_USUAL, key)}}
+
+
+def _found(columns: Columns, **names: str) -> Columns:
+    """Return the columns with the names that a file has for them."""
+    return columns.model_copy(update=names)
 
 
 def _used(read: Reader, columns: Columns) -> list[str]:
@@ -181,14 +173,14 @@ def _reader(head: Sequence[dict[str, Any]], layout: Format, columns: Columns, so
         talks = [name for name in _CONVERSATIONS if has(name, _is_open)] if layout == "preference" else []
         asked = next(filter(has, [*questions, *talks]), questions[0])
         own = columns.response != usual.response or (has(usual.response) and not has(answer))
-        columns = replace(
+        columns = _found(
             columns,
             instruction="" if layout == "preference" and not has(asked) else asked,
             response=columns.response if own else answer,
         )
     elif layout != "alpaca":
         found = filter(has, (_CONVERSATION[layout], *_CONVERSATIONS, _TEXTS))
-        columns = replace(columns, conversation=columns.conversation or next(found, _CONVERSATION[layout]))
+        columns = _found(columns, conversation=columns.conversation or next(found, _CONVERSATION[layout]))
     read = _completion if answer else _alpaca if layout == "alpaca" else _conversation
     needed = columns.response if answer else columns.instruction if layout == "alpaca" else columns.conversation
     for name in filter(None, [needed, *(name for key, name in named.items() if key not in _SPARSE)]):
@@ -213,9 +205,9 @@ def _layout(has: Callable[..., bool], columns: Columns) -> tuple[Format, Columns
     answer = columns.response if columns.response != _USUAL.response else "chosen"
     answered = columns.instruction == _USUAL.instruction and not beside and has(answer, _may_answer)
     if turns and answered and has(turns, _is_open):  # the conversation is what stands before the answer
-        return "preference", replace(columns, instruction=turns)
+        return "preference", _found(columns, instruction=turns)
     if columns.conversation or (turns and not (beside or named)):
-        return "messages", replace(columns, conversation=turns)
+        return "messages", _found(columns, conversation=turns)
     if columns.instruction == _USUAL.instruction and not has(_USUAL.instruction):
         for layout, completion in _COMPLETION.items():
             if has(completion):
@@ -235,12 +227,12 @@ def _guessed(has: Callable[..., bool], columns: Columns) -> tuple[Format, Column
     turns = next((name for name in _QUESTIONS if has(name, lambda value: isinstance(value, list))), "")
     if turns and asked == usual.instruction and not has(asked):
         if has(answered):
-            return "prompt-completion", replace(columns, instruction=turns, response=answered)
-        return "messages", replace(columns, conversation=turns)
+            return "prompt-completion", _found(columns, instruction=turns, response=answered)
+        return "messages", _found(columns, conversation=turns)
     others = _INPUTS if columns.instruction == usual.instruction and columns.input == usual.input else ()
     given = "" if asked == columns.input else found(columns.input, usual.input, others)
     other = next((name for name in others if given and name != given and not has(name)), "")
-    return "alpaca", replace(columns, instruction=asked, input=given, response=answered, other_input=other)
+    return "alpaca", _found(columns, instruction=asked, input=given, response=answered, other_input=other)
 
 
 def _is_text(value: Any) -> bool:

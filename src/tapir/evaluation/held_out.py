@@ -8,10 +8,10 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, TypeVar
 
+from tapir.config.corpus import ColumnsConfig
 from tapir.config.evaluation import HeldOut
 from tapir.data.corpus import held_out, pairs, prompts
 from tapir.data.files import existing
-from tapir.data.layouts import Columns
 from tapir.data.readers import read_file, records
 from tapir.domain.errors import DataError
 from tapir.domain.evaluation import Prompt
@@ -39,10 +39,11 @@ def held_out_sets(section: HeldOut, context: BuildContext, *, answered: bool) ->
         sets.append(("held-out", lambda: held_out(context.read_corpus(), section.held_out, seed, answered=answered)))
     if section.file:
         path = existing("evaluation.file", section.file)
-        columns = Columns(**section.columns.model_dump())
 
         def read() -> list[Prompt]:
-            rows = read_file(path, layout=section.layout, columns=columns, turns=section.turns, unanswered=not answered)
+            rows = read_file(
+                path, layout=section.layout, columns=section.columns, turns=section.turns, unanswered=not answered
+            )
             return prompts(pairs(rows, path.name), f"evaluation.file = {section.file!r}")
 
         sets.append(("file", read))  # not by its name, which may change
@@ -93,7 +94,7 @@ def read_texts(path: Path, *, answers: Literal["none", "some", "all"]) -> dict[s
     category = next((name for name in _CATEGORIES if isinstance(first.get(name), str)), "")
     questions: dict[str, BaselinePrompt] = {}
     bad: list[str] = []
-    columns = Columns(response="" if answers == "none" else "output", category=category)
+    columns = ColumnsConfig(response="" if answers == "none" else "output", category=category)
     for row in read_file(path, columns=columns, unanswered=answers != "all"):
         if isinstance(row, Rejected):
             bad.append(f"{row.place}: {row.reason}")

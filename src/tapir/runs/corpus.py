@@ -15,7 +15,7 @@ from tapir.config.recipe import Recipe
 from tapir.data.corpus import CorpusFilter, conversation, pairs, sample, texts
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import existing
-from tapir.data.layouts import Columns, Reading
+from tapir.data.layouts import Reading
 from tapir.data.readers import read_file, read_hub
 from tapir.data.records import printable
 from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
@@ -82,7 +82,7 @@ def read_corpus(
     if isinstance(source, CustomCorpusConfig):
         name, rows = source.class_, source.build(context).pairs()
     else:
-        how: Reading = {"layout": source.layout, "columns": Columns(**source.columns.model_dump())}
+        how: Reading = {"layout": source.layout, "columns": source.columns}
         how |= {"turns": source.turns, "unanswered": asked}
         if isinstance(source, FileCorpusConfig):
             path = existing("corpus.path", source.path)

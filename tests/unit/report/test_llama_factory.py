@@ -17,8 +17,8 @@ from support.paths import ROOT
 from support.runs import build_run
 from support.templates import TEMPLATES
 from support.thinking_student import FAMILIES, Family
+from tapir.config.corpus import Turns
 from tapir.data.corpus import pairs
-from tapir.data.layouts import Turns
 from tapir.data.readers import read_file
 from tapir.data.run.rows import MixtureRow
 from tapir.domain.completion import after_thought

@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from support.runs import build_run
+from tapir.config.corpus import Format
 from tapir.data.formats import FILES, LAYOUTS, preference, write_records
-from tapir.data.layouts import Format, Row
+from tapir.data.layouts import Row
 from tapir.data.readers import read_file
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import ContrastRow, MixtureRow

@@ -13,7 +13,7 @@ from tapir.config.evaluation import GymEvaluationConfig
 from tapir.config.recipe import Recipe
 from tapir.data.corpus import pair_of
 from tapir.data.duplicates import DuplicateIndex
-from tapir.data.layouts import Columns, Row
+from tapir.data.layouts import Row
 from tapir.data.readers import read_file
 from tapir.data.run.rows import CorpusRow, DropRow
 from tapir.domain.errors import RecipeError
@@ -100,8 +100,7 @@ def _tasks(recipe: Recipe, labels: Taxonomy) -> dict[str, float]:
     if not isinstance(source, FileCorpusConfig) or not source.columns.category:
         return {}
     known = {normalised(label): label for label in labels.labels}
-    columns = Columns(**source.columns.model_dump())
-    rows = read_file(Path(source.path).expanduser(), layout=source.layout, columns=columns, turns=source.turns)
+    rows = read_file(Path(source.path).expanduser(), layout=source.layout, columns=source.columns, turns=source.turns)
     tasks = (known.get(normalised(row.category)) for row in rows if isinstance(row, Row))
     counts = Counter(task for task in tasks if task)
     return {task: count / counts.total() for task, count in counts.items()}
