@@ -29,7 +29,7 @@ def progress() -> RecordingProgress:
 
 
 def results(cluster: RayCluster, work: WorkerTask) -> Generator[tuple[int, Done], None, None]:
-    return cluster.map(Blocks.of(work), NUMBERS)
+    return cluster.map(Blocks(work), NUMBERS)
 
 
 def opened(nodes: Nodes, folder: Path, progress: RecordingProgress, workers: int = 2, cpus: float = 1.0) -> RayCluster:
@@ -131,4 +131,4 @@ def test_a_worker_that_fits_nowhere_is_reported_at_once(
 def test_no_work_needs_no_cluster(tmp_path: Path, progress: RecordingProgress) -> None:
     cluster = RayCluster(RayEngineConfig(kind="ray", address="127.0.0.1:1"))
     cluster.open(tmp_path, progress)
-    assert list(cluster.map(Blocks.of(Slow(0)), [])) == []
+    assert list(cluster.map(Blocks(Slow(0)), [])) == []

@@ -26,7 +26,7 @@ def engine(address: str = "", **settings: Any) -> RayEngineConfig:
 def places(folder: Path, cluster: RayCluster) -> list[int]:
     cluster.open(folder, SilentProgress())
     try:
-        return sorted(place for place, _ in cluster.map(Blocks.of(Slow(0)), range(3)))
+        return sorted(place for place, _ in cluster.map(Blocks(Slow(0)), range(3)))
     finally:
         cluster.close()
 
@@ -70,7 +70,7 @@ def test_a_cluster_started_here_works_and_leaves_nothing(tmp_path: Path) -> None
     pytest.importorskip("ray", reason="Ray is not installed")
     cluster = RayCluster(engine(workers=1))
     cluster.open(tmp_path, SilentProgress())
-    assert sorted(place for place, _ in cluster.map(Blocks.of(Slow(0)), range(3))) == [0, 1, 2]
+    assert sorted(place for place, _ in cluster.map(Blocks(Slow(0)), range(3))) == [0, 1, 2]
     assert cluster._own
     process, folder = cluster._own.process.child, Path(cluster._own._files.name)
     assert folder.is_dir()

@@ -44,20 +44,15 @@ class WorkerTask(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Blocks:
-    """A data flow that does the same for every block; `task` is a pickled `WorkerTask`."""
+    """A data flow that does the same for every block."""
 
-    task: bytes
-
-    @classmethod
-    def of(cls, task: WorkerTask) -> Blocks:
-        """Return the flow of a task."""
-        return cls(pickle.dumps(task))
+    task: WorkerTask
 
     def results(self, blocks: Iterator[bytes], room: Room) -> Iterator[Result]:
         """Yield each block's result as it comes; the blocks of a lost worker are done again."""
         import ray.data
 
-        task, stored = ray.put(self.task), [ray.put(block) for block in blocks]
+        task, stored = ray.put(pickle.dumps(self.task)), [ray.put(block) for block in blocks]
         attempts = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
         rows = [{"place": place} for place in range(len(stored))]
         workers = min(room.workers, room.engine.workers)
@@ -219,4 +214,4 @@ class RayStudent(ClusterStudent[LocalStudentConfig]):
     ) -> Iterator[tuple[int, Sequence[Reply]]]:
         """Yield place and replies of each chunk, in any order; raises what `answer` raises."""
         task = AnswerTask(self._section, self._seed, self._model, with_absolute_path(checkpoint))
-        return self._cluster.map(Blocks.of(task), (list(chunk) for chunk in chunks))
+        return self._cluster.map(Blocks(task), (list(chunk) for chunk in chunks))
