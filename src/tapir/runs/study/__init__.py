@@ -12,7 +12,6 @@ from tapir.data.files import locked, read_json, write_json, write_text
 from tapir.data.run.store import claim_folder
 from tapir.domain.errors import RecipeError, RoleError, TapirError, changed_keys, require_same
 from tapir.runs import session
-from tapir.runs.study.figure import draw
 from tapir.runs.study.format import markdown, to_json
 from tapir.runs.study.grid import StudyConfig, StudyRun, read, runs_of
 from tapir.runs.study.results import StudyResult, results
@@ -76,6 +75,8 @@ def write(result: StudyResult, folder: Path) -> None:
     write_json(folder / "results.json", to_json(result))
     write_text(folder / "results.md", markdown(result))
     if find_spec("altair") and find_spec("vl_convert"):
+        from tapir.runs.study.figure import draw
+
         draw(result, folder / "figure.svg")
 
 

@@ -7,6 +7,9 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
+import altair as alt
+import vl_convert
+
 from tapir.data.files import replacing, write_text
 from tapir.runs.study.results import StudyResult
 
@@ -19,8 +22,6 @@ _REST = "the others"
 
 def draw(result: StudyResult, path: Path) -> None:
     """Write the figure as SVG to `path` and, beside it, as PNG."""
-    import vl_convert
-
     spec = chart(result)
     image = vl_convert.vegalite_to_png(spec, scale=2)
     write_text(path, vl_convert.vegalite_to_svg(spec))
@@ -30,8 +31,6 @@ def draw(result: StudyResult, path: Path) -> None:
 
 def chart(result: StudyResult) -> dict[str, Any]:
     """Return both panels as Vega-Lite."""
-    import altair as alt
-
     panels = [_curves(result)]
     if any(result.study.benchmark in variant.against for variant in result.variants):
         panels.append(_differences(result))
@@ -40,8 +39,6 @@ def chart(result: StudyResult) -> dict[str, Any]:
 
 
 def _curves(result: StudyResult) -> Any:
-    import altair as alt
-
     shown = [variant for variant in result.variants if len(variant.curve) > 1]
     colours = _colours(result, [variant.name for variant in shown])
     rows = [
@@ -71,8 +68,6 @@ def _curves(result: StudyResult) -> Any:
 
 
 def _differences(result: StudyResult) -> Any:
-    import altair as alt
-
     rows: list[dict[str, Any]] = []
     for variant in result.variants:
         if result.study.benchmark in variant.against:
