@@ -10,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import optimize, special
 
 from tapir.domain.errors import DataError
 from tapir.evaluation.statistics import Floats
@@ -68,7 +69,6 @@ def _prior(count: int) -> tuple[Floats, Floats]:
 
 def _fit(data: _Comparisons, precision: Floats, mean: Floats) -> tuple[Floats, Floats]:
     """Return the terms of highest posterior density and the information there (the negative Hessian)."""
-    from scipy import optimize, special
 
     def loss(terms: Floats) -> tuple[float, Floats]:
         likelihood, masses, wins = data.posterior(terms)
@@ -105,8 +105,6 @@ class _Comparisons:
 
     def posterior(self, terms: Floats) -> tuple[Floats, Floats, Floats]:
         """Return the log-likelihood by prompt, the masses of the nodes (prompts, nodes), and chances of a win there."""
-        from scipy import special
-
         ability, length, slope = terms[:-2].reshape(3, -1, 1)
         odds = (ability + length * self.length)[:, :, None] + slope[:, :, None] * _NODES
         won = np.einsum("mp,mpn->pn", self.judged * self.preference, odds)
@@ -137,8 +135,6 @@ class _Comparisons:
 
     def chances(self, terms: Floats) -> Floats:
         """Return the probability that each model wins at equal lengths, shape (prompts, models)."""
-        from scipy import special
-
         ability, _, slope = terms[:-2].reshape(3, -1, 1)
         result: Floats = self.posterior(terms)[1] @ special.expit(ability + slope * _NODES).T
         return result

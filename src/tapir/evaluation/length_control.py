@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal, TypeAlias
 
 import numpy as np
+from scipy import special
 
 from tapir.domain.errors import DataError
 from tapir.domain.evaluation import EvalResult
@@ -148,8 +149,6 @@ def _obstacle(preference: Floats, length: Floats, *, alone: bool) -> str:
 
 def _regression(terms: Sequence[Floats], preference: Floats, gamed: Floats | None, method: Method) -> LengthControlled:
     """Fit one model's regression, and return its rate at equal lengths; the first term is the length."""
-    from scipy import special
-
     n = len(preference)
     x, y, weight = np.column_stack([*terms, np.ones(n)]), preference, np.ones(n)
     equal = x.copy()
@@ -204,7 +203,6 @@ def fit(x: Floats, y: Floats, weight: Floats, strength: float | None = None) -> 
 
 def _score(x: Floats, y: Floats, weight: Floats, strength: float) -> float:
     """Return the mean over the folds of the mean weighted log-likelihood."""
-    from scipy import special
     from sklearn.model_selection import GroupKFold
 
     rows = np.arange(len(y))
