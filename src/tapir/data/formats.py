@@ -58,14 +58,12 @@ LAYOUTS: Mapping[str, Callable[[str, str, Sequence[Turn]], JsonRecord]] = {
 
 def preference(layout: str, prompt: str, chosen: str, rejected: str, context: Sequence[Turn] = ()) -> JsonRecord:
     """Return a preference pair in a layout."""
+    sides = {"chosen": chosen, "rejected": rejected}
     if layout == "alpaca":
-        sides = {"chosen": chosen, "rejected": rejected}
         return {"instruction": prompt, "input": "", **sides} | _alpaca_context(context)
     if layout == "sharegpt":
         turns = _sharegpt_turns([*context, Turn("user", prompt)])
-        answers = {"chosen": chosen, "rejected": rejected}
-        return {"conversations": turns, **{side: {"from": "gpt", "value": text} for side, text in answers.items()}}
-    sides = {"chosen": chosen, "rejected": rejected}
+        return {"conversations": turns, **{side: {"from": "gpt", "value": text} for side, text in sides.items()}}
     answered = {side: [{"role": "assistant", "content": text}] for side, text in sides.items()}
     return {"prompt": chat(prompt, context), **answered}
 
