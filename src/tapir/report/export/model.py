@@ -16,6 +16,7 @@ from tapir.domain.round import Checkpoint
 from tapir.models.local.loading import ADAPTER, MODEL_DEFAULTS, ModelSettings, base_of
 from tapir.report.export.cards import facts, write_card
 from tapir.report.export.folder import Mark, draft_folder
+from tapir.training.model import merge
 
 _MODEL_FILES = re.compile(
     r".*\.(safetensors|safetensors\.index\.json|model|tiktoken|py)|(tokenizer|vocab|chat_template).*|merges\.txt"
@@ -68,8 +69,6 @@ def _student(run: RunReader, number: int | None) -> Checkpoint:
 
 def _write_model(student: Checkpoint, draft: Path, settings: ModelSettings) -> None:
     """Write a whole model in safetensors with a generation config, whatever the trainer left."""
-    from tapir.training.model import merge
-
     merge(Path(student.path), draft, settings)
     if not any(draft.glob("*.safetensors")):
         from transformers import AutoModelForCausalLM
