@@ -8,14 +8,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from tapir.models.memory import limit_threads
 from tapir.version import __version__
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from pathlib import Path
-
     from tapir.config.recipe import Recipe
     from tapir.domain.progress import Progress
     from tapir.domain.roles import Roles
@@ -39,10 +39,6 @@ def run(
     Raises:
         TapirError: what went wrong, with its remedy.
     """
-    from pathlib import Path
-
-    from tapir.models.memory import limit_threads
-
     limit_threads()  # before torch is loaded
     from tapir.runs import session
 
@@ -55,10 +51,6 @@ def resume(folder: str | Path, progress: Progress | None = None) -> RunResult:
     Raises:
         TapirError: what went wrong, with its remedy.
     """
-    from pathlib import Path
-
-    from tapir.models.memory import limit_threads
-
     limit_threads()
     from tapir.runs import session
 
