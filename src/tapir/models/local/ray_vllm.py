@@ -141,6 +141,9 @@ class VllmFlow:
         return replace(reply, text=text, reasoning=thought)
 
 
+_tokenizer = lru_cache(1)(load_tokenizer)
+
+
 def preprocess(checkpoint: Checkpoint, model: ModelSettings, row: Mapping[str, Any]) -> dict[str, Any]:
     """Add the tokens that an engine reads to a row: those that every other student reads.
 
@@ -151,11 +154,6 @@ def preprocess(checkpoint: Checkpoint, model: ModelSettings, row: Mapping[str, A
     if isinstance(tokens, Failure):
         return {**row, "tokenized_prompt": [0], _ERROR: tokens.message, _KIND: tokens.kind}
     return {**row, "tokenized_prompt": tokens, _ERROR: "", _KIND: ""}
-
-
-@lru_cache(1)
-def _tokenizer(checkpoint: Checkpoint, model: ModelSettings) -> Any:
-    return load_tokenizer(checkpoint, model)
 
 
 @lru_cache(1)
