@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import islice
 from typing import Any
@@ -29,6 +29,7 @@ class TokenizedFormat:
     settings: ModelSettings
     encoded: bool  # whether it is trained through its chat template
     answered: bool  # whether the answers of the corpus are used
+    _faults: dict[tuple[str, ...], str] = field(default_factory=dict, init=False, compare=False)
 
     def special(self, text: str) -> str:
         """Return the first special token that is written out in a text; "" for none."""
@@ -44,10 +45,6 @@ class TokenizedFormat:
             context = [Turn(role, f"What the {role} says in turn {number}.") for number, role in enumerate(roles)]
             self._faults[roles] = template_fault(self._tokens[0], messages("What is asked in the end.", context))
         return self._faults.get(roles, "")
-
-    @cached_property
-    def _faults(self) -> dict[tuple[str, ...], str]:
-        return {}
 
     def check(self, pairs: Iterable[Pair]) -> None:
         """Encode the first pairs as training does, with an answer of our own where the teacher's is to come."""
