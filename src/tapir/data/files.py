@@ -8,7 +8,7 @@ import hashlib
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -125,9 +125,7 @@ def write_json(path: Path, content: object) -> None:
 
 def nan_to_null(value: Any) -> Any:
     """Return the same as JSON can hold it: NaN and infinity are null, a dataclass is an object, keys are strings."""
-    return to_jsonable_python(
-        value, inf_nan_mode="null", fallback=lambda other: dict(other) if isinstance(other, Mapping) else str(other)
-    )
+    return to_jsonable_python(value, inf_nan_mode="null", fallback=dict)
 
 
 def read_json(path: Path, remedy: str = MADE_AGAIN) -> Any:
