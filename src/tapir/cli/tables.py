@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     Counted: TypeAlias = tuple[Sequence[str], int, Usage, float]  # names, calls, tokens, money
 
+_VERDICTS = {True: "yes", False: "NO", None: "open"}
 PLAIN_WIDTH = 120  # columns where the output is not a terminal
 _LEAST_TEXT, _FRAME, _ANY_WIDTH = 12, 3, 10_000  # of a folded text, of the frame around a cell, of any table
 
@@ -105,16 +106,17 @@ def result_table(summary: Summary, benchmark: str) -> Table:
     """Return success by task for S_0, each round, and the change in percentage points."""
     from tapir.report.summary import tasks_of
 
-    rounds = summary.benchmark(benchmark)
+    rounds, gain = summary.benchmark(benchmark), summary.gains.get(benchmark)
     title = f"success on {benchmark} ({rounds[0].overall.n} held-out instructions)"
     table = new_table(title, ["task"], ["n", *(f"S_{result.round}" for result in rounds), "change"])
     for task in tasks_of(rounds):
         results = [result.tasks.get(task) for result in rounds]
         n = max(result.n for result in results if result)
-        table.add_row(task, str(n), *map(_percent, results), _change(results))
+        table.add_row(task, str(n), *map(_percent, results), _change(gain.tasks.get(task) if gain else None, n))
     table.add_section()
     overall = [result.overall for result in rounds]
-    table.add_row("mean of the tasks", str(overall[0].n), *map(_percent, overall), _change(overall), style="bold")
+    cells = map(_percent, overall)
+    table.add_row("mean of the tasks", str(overall[0].n), *cells, str(gain) if gain else "-", style="bold")
     return table
 
 
@@ -122,9 +124,8 @@ def _percent(result: EvalResult | None) -> str:
     return f"{100 * result.value:.{int(result.n >= 100)}f} %" if result else "-"  # noqa: PLR2004
 
 
-def _change(results: Sequence[EvalResult | None]) -> str:
-    first, last = results[0], results[-1]
-    return f"{100 * (last.value - first.value):+.1f}" if first and last else "-"
+def _change(change: tuple[float, int] | None, shown: int) -> str:
+    return f"{change[0]:+.1f}" + f" (n = {change[1]})" * (change[1] != shown) if change else "-"
 
 
 def show_result(console: Console, summary: Summary, student: str, report: Path | None) -> None:
@@ -149,7 +150,7 @@ def result_lines(summary: Summary, benchmarks: Sequence[str]) -> Iterator[str]:
         yield f"{name} (n = {rounds[0].overall.n}): {values}"
     yield from map(training_line, summary.trainings)
     for check in summary.checks:
-        yield f"{'yes' if check.holds else 'NO ':<4} {check.claim}: {check.figures}"
+        yield f"{_VERDICTS[check.holds]:<4} {check.claim}: {check.figures}"
     yield from agreement_lines(summary.agreements)
 
 

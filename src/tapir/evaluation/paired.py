@@ -196,8 +196,8 @@ def compare_pairs(
     """
     pairs = match_pairs(a, b, benchmark, common=common)
     contrast = partial(_contrast, pairs, rng=np.random.default_rng(0))
+    mean_of_tasks, prompts = contrast(pairs.strata), contrast({"": np.arange(len(pairs.success[0]))})
     tasks = {task: contrast({task: places}) for task, places in pairs.strata.items()}
-    prompts, mean_of_tasks = contrast({"": np.arange(len(pairs.success[0]))}), contrast(pairs.strata)
     return PairedResult(benchmark, prompts, mean_of_tasks, with_holm(tasks, "p", "score_p"), **pairs.counts)
 
 
@@ -219,11 +219,11 @@ def _contrast(pairs: Pairs, strata: Mapping[str, Places], *, rng: np.random.Gene
     return Contrast(
         _mean_of_strata(pairs.success[0], strata),
         _mean_of_strata(pairs.success[1], strata),
-        _interval(success, strata, pairs.groups, rng=rng),
+        paired_interval(success, strata, pairs.groups, rng=rng),
         wins,
         losses,
         mcnemar(wins, losses) if by_prompt else sign_flip(_totals(success[places] * weights, groups)),
-        _interval(score, strata, pairs.groups, rng=rng),
+        paired_interval(score, strata, pairs.groups, rng=rng),
         sign_flip(_totals(score[places] * weights, groups)),
     )
 
@@ -237,7 +237,9 @@ def _totals(values: Floats, groups: Places) -> Floats:
     return np.bincount(np.unique(groups, return_inverse=True)[1], weights=values).astype(np.float64)
 
 
-def _interval(values: Floats, strata: Mapping[str, Places], groups: Places, *, rng: np.random.Generator) -> EvalResult:
+def paired_interval(
+    values: Floats, strata: Mapping[str, Places], groups: Places, *, rng: np.random.Generator
+) -> EvalResult:
     """Return the mean over the strata, and its interval from drawing whole conversations within each of them."""
     drawn, n = [], sum(map(len, strata.values()))
     for rows in strata.values():

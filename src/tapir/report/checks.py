@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from tapir.config.curriculum import CurriculumConfig
 from tapir.domain.difficulty import Scale
-from tapir.domain.evaluation import Evaluation
 from tapir.domain.task import TaskDistribution
+from tapir.evaluation.gain import Gain
 from tapir.models.estimators import MFD
 from tapir.report.rounds import RoundSummary
 from tapir.report.training import Training, format_loss
@@ -19,24 +20,25 @@ _ENOUGH = 8  # log points of a training; fewer are too noisy to compare its star
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """A claim, whether it holds here, and the numbers."""
+    """A claim, whether it holds here (None where that cannot be told from chance), and the numbers."""
 
     claim: str
-    holds: bool
+    holds: bool | None
     figures: str
 
 
 def checks(
     plan: CurriculumConfig,
     rounds: Sequence[RoundSummary],
-    evaluations: Sequence[Evaluation],
+    gains: Sequence[Gain | None],
     corpus_shares: Mapping[str, float],
     trainings: Sequence[Training] = (),
     scale: Scale | None = MFD,
 ) -> list[Check]:
     """Return the checks that the run has data for; what a recipe does not claim is not checked.
 
-    Without a `scale` of difficulty there is one pool and no hard part.
+    `gains` lead from each evaluation of the first benchmark to the next. Without a `scale` of difficulty there is one
+    pool and no hard part.
     """
     result = list(_hardness(plan, rounds, scale)) if rounds and scale else []
     if rounds:
@@ -49,10 +51,11 @@ def checks(
         figures = ", ".join(f"{format_loss(start)} -> {format_loss(end)}" for start, end in ends)
         claim = "The loss falls in every training (mean of its first and last quarter)"
         result.append(Check(claim, all(end < start for start, end in ends), figures))
-    means = [each.overall.value for each in evaluations if each.benchmark == evaluations[0].benchmark]
-    if len(means) > 1:
-        gains = ", ".join(f"{100 * (after - before):+.1f}" for before, after in itertools.pairwise(means))
-        result.append(Check("Every round gains success (percentage points)", _rises(means), gains))
+    if gains:
+        signs = [math.copysign(gain.certain, gain.points) if gain else 0 for gain in gains]
+        figures = "; ".join(str(gain) if gain else "no prompt is graded in both" for gain in gains)
+        rises = False if min(signs) < 0 else min(signs) > 0 or None
+        result.append(Check("Every round gains success (percentage points, 95 % interval)", rises, figures))
     return result
 
 

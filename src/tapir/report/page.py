@@ -12,7 +12,6 @@ from hashlib import sha256
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -52,7 +51,6 @@ def render(store: RunStore, summary: Summary) -> str:
     content = {
         "summary": summary,
         "corpus": summary.corpus,
-        "headline": _headline(summary),
         "charts": specs,
         "facts": _facts(summary, paid),
         "versions": summary.manifest["packages"],
@@ -129,17 +127,6 @@ def _item(item: SampledInstruction, scale: Scale | None) -> dict[str, object]:
     """Return an instruction of the sample with its difficulty as text."""
     text = f"{scale.name} {scale.format(item.gap)}" if scale and item.gap is not None else ""
     return asdict(item) | {"difficulty": text}
-
-
-def _headline(summary: Summary) -> dict[str, Any] | None:
-    """Return the success of S_0 and of the last student on the first benchmark."""
-    if not summary.evaluations:
-        return None
-    evaluations = summary.benchmark(summary.benchmarks[0])
-    first, last = evaluations[0], evaluations[-1]
-    points = 100 * (last.overall.value - first.overall.value)
-    result = {"benchmark": first.benchmark, "tasks": len(first.tasks), "number": last.round, "points": points}
-    return result | {"first": first.overall, "last": last.overall}
 
 
 def _facts(summary: Summary, paid: Costs | None) -> dict[str, str]:

@@ -7,7 +7,7 @@ import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass, field, replace
-from itertools import chain
+from itertools import chain, pairwise
 from operator import attrgetter
 from typing import Any
 
@@ -26,6 +26,7 @@ from tapir.domain.difficulty import Scale
 from tapir.domain.evaluation import Evaluation
 from tapir.domain.task import shares
 from tapir.domain.training import TaggerReport
+from tapir.evaluation.gain import Gain, gain
 from tapir.report.checks import Check, checks
 from tapir.report.estimators import Agreement, read_agreements, read_scale
 from tapir.report.judging import Alarm, alarms
@@ -137,6 +138,7 @@ class Summary:
         tagger: None where it had nothing to learn, or has not learnt yet.
         seconds: working time over all sessions of the run.
         ungraded: held-out answers that could not be judged and do not count, by benchmark and round.
+        gains: change from the first to the last evaluation by benchmark; None where no prompt is graded in both.
     """
 
     recipe: Recipe
@@ -154,6 +156,7 @@ class Summary:
     checks: Sequence[Check]
     seconds: float
     ungraded: Mapping[tuple[str, int], int] = field(default_factory=dict)
+    gains: Mapping[str, Gain | None] = field(default_factory=dict)
     alarms: Sequence[Alarm] = ()
     spending: Sequence[Spending] = ()
     trainings: Sequence[Training] = ()
@@ -185,12 +188,17 @@ def summarise(store: RunStore) -> Summary:
     tasks = Counter(row.task for row in run.tags() if row.task is not None and row.id in corpus)
     rounds, evaluations = read_rounds(run, one_pool=scale is None), run.metrics()
     trainings, corpus_shares = read_trainings(run, recipe.training), shares(tasks)
-    graded = [(row.benchmark, number, row.score) for number in run.rounds() for row in run.evaluation(number)]
-    ungraded = Counter((benchmark, number) for benchmark, number, score in graded if score is None)
+    graded = {number: list(run.evaluation(number)) for number in run.rounds()}
+    ungraded = Counter((row.benchmark, at) for at, rows in graded.items() for row in rows if row.score is None)
+    measured: dict[str, list[int]] = {}
+    for each in evaluations:
+        measured.setdefault(each.benchmark, []).append(each.round)
+    steps = [(name, *pair) for name, at in list(measured.items())[:1] for pair in pairwise(at)]
+    gains = [gain(graded[before], graded[after], name) for name, before, after in steps]
     return Summary(
         recipe=recipe,
         manifest=run.manifest,
-        finished=any(evaluation.round == recipe.curriculum.alpha().rounds for evaluation in evaluations),
+        finished=run.finished,
         corpus=read_corpus(run, recipe),
         corpus_shares=corpus_shares,
         scale=scale,
@@ -200,10 +208,11 @@ def summarise(store: RunStore) -> Summary:
         tagger=read_tagger(run),
         rounds=rounds,
         evaluations=evaluations,
-        checks=checks(recipe.curriculum, rounds, evaluations, corpus_shares, trainings, scale),
+        checks=checks(recipe.curriculum, rounds, gains, corpus_shares, trainings, scale),
         seconds=working_time(run),
         ungraded=ungraded,
-        alarms=alarms(run, recipe, ungraded.total(), len(graded) - ungraded.total()),
+        gains={name: gain(graded[at[0]], graded[at[-1]], name) for name, at in measured.items() if len(at) > 1},
+        alarms=alarms(run, recipe, ungraded.total(), sum(map(len, graded.values())) - ungraded.total()),
         spending=run.spending(),
         trainings=trainings,
         agreements=read_agreements(run, recipe.curriculum, scale, gaps),
@@ -247,13 +256,13 @@ def _order(amount: Spending) -> tuple[float, int]:
 
 @dataclass(frozen=True, slots=True)
 class Rate:
-    """Money and calls for one unit, counting all calls or those of one stage."""
+    """Money and calls for one unit, counting the calls of `of`; None where the units are not told from chance."""
 
     what: str
     of: str
     units: float
-    cost: float
-    calls: float
+    cost: float | None
+    calls: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -278,7 +287,7 @@ def costs(summary: Summary) -> Costs | None:
         total=total,
         stages=[(*key, each) for key, each in sorted(stages, key=lambda row: (row[0][0], _order(row[1]), row[0][1]))],
         tasks=sorted(group_spending(summary.spending, "task"), key=lambda row: (not row[0], _order(row[1]), row[0])),
-        rates=[Rate(what, of, n, paid.cost / n, paid.calls / n) for what, of, n, paid in _units(summary) if n > 0],
+        rates=list(_rates(summary, total)),
     )
 
 
@@ -289,13 +298,16 @@ def group_spending(spending: Sequence[Spending], *names: str) -> list[tuple[Any,
     return [(value, sum_spending(entry for entry in spending if key(entry) == value)) for value in values]
 
 
-def _units(summary: Summary) -> Iterator[tuple[str, str, float, Spending]]:
-    """Yield what a run brought: its name, the calls that count for it, the number, and the amount of these calls."""
-    total = sum_spending(summary.spending)
-    yield "kept training example", "all calls", summary.examples, total
+def _rates(summary: Summary, total: Spending) -> Iterator[Rate]:
+    """Yield what a unit of everything that a run brought took."""
     expansion = sum_spending(entry for entry in summary.spending if entry.stage == "expand")
-    yield "kept expansion", "calls of the stage expand", sum(each.expanded for each in summary.rounds), expansion
-    if summary.evaluations:
-        first = summary.benchmark(summary.benchmarks[0])
-        points = 100 * (first[-1].overall.value - first[0].overall.value)
-        yield f"point gained on {first[0].benchmark}", "all calls", points, total
+    units: list[tuple[str, str, float, Spending]] = [
+        ("kept training example", "all calls", summary.examples, total),
+        ("kept expansion", "calls of the stage expand", sum(each.expanded for each in summary.rounds), expansion),
+    ]
+    name, change = next(iter(summary.gains.items()), ("", None))
+    if change and change.certain:
+        units.append((f"point gained on {name}", "all calls", change.points, total))
+    yield from (Rate(what, of, n, paid.cost / n, paid.calls / n) for what, of, n, paid in units if n > 0)
+    if change and not change.certain:
+        yield Rate(f"point gained on {name}", f"not told from chance: {change}", change.points, None, None)

@@ -21,12 +21,12 @@ from tapir.domain.instruction import Turn
 from tapir.evaluation.paired import (
     TASK_DIFFERS,
     Contrast,
-    _interval,
     as_json,
     compare_pairs,
     match_pairs,
     mcnemar,
     over_seeds,
+    paired_interval,
     remarks,
 )
 
@@ -84,7 +84,7 @@ def test_95_of_100_intervals_over_many_small_tasks_hold_the_true_difference(size
         other = np.where(rng.random(len(names)) < 0.5, shared, own)
         a, b = (rows((one < rate).astype(float).tolist(), names) for one, rate in ((shared, rate_a), (other, rate_b)))
         both = match_pairs(a, b, GYM, common=False)
-        found = _interval(
+        found = paired_interval(
             both.success[0] - both.success[1],
             both.strata,
             both.groups,

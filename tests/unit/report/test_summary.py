@@ -19,7 +19,6 @@ from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import MixtureRow, TagRow
 from tapir.data.run.store import RunStore
 from tapir.domain.completion import Spending
-from tapir.domain.evaluation import EvalResult, Evaluation
 from tapir.domain.task import shares
 from tapir.report.checks import Check, checks
 from tapir.report.page import render
@@ -53,8 +52,9 @@ def test_costs_are_shared_out_among_what_was_gained(api_run: RunStore, api_summa
     mixtures = [api_run.read(f"round-{number}/mixture", MixtureRow) for number in (1, 2, 3)]
     distinct = {row.id for rows in mixtures for row in rows}
     kept = sum(one.expanded for one in api_summary.rounds)
-    first = api_summary.benchmark(BENCHMARKS[0])
-    points = 100 * (first[-1].overall.value - first[0].overall.value)
+    change = api_summary.gains[BENCHMARKS[0]]
+    assert change is not None
+    points = change.points
     assert points > 0
     example, expansion, point = found.rates
     assert (example.units, example.calls) == (len(distinct), 328 / len(distinct))
@@ -208,13 +208,3 @@ def test_one_example_of_rounding_is_allowed_and_two_are_not() -> None:
     assert by_claim(constant, 31 / 60, 29 / 60, 0.5)[HARD_SHARE].holds
     assert not by_claim(constant, 0.5, 32 / 60, 0.5)[HARD_SHARE].holds
     assert not by_claim(constant, 0.5, 0.5, 28 / 60)[HARD_SHARE].holds
-
-
-def test_gains_are_those_of_the_first_benchmark() -> None:
-    evaluations = [
-        Evaluation(name, number, EvalResult(value, 10, 0.0, 1.0), {})
-        for number, value in enumerate((0.2, 0.3))
-        for name in ("first", "second")
-    ]
-    gains = checks(plan(), [], evaluations, {})
-    assert gains == [Check("Every round gains success (percentage points)", holds=True, figures="+10.0")]

@@ -55,6 +55,13 @@ class RunReader:
         """Versions, id and digests of the run."""
         return dict(read_json(self.folder / "manifest.json", _NOT_A_RUN))
 
+    @property
+    def finished(self) -> bool:
+        """Whether the last round of the recipe has been evaluated."""
+        plan = self.recipe["curriculum"]
+        last = 1 if plan.get("variant") == "single-round" else plan["rounds"]
+        return (self.store.round(last) / "metrics.json").exists()
+
     def rounds(self, table: str = "") -> list[int]:
         """Return the rounds that have begun, or those with this finished table, in order; 0 is before round 1."""
         names = (path.name.removeprefix("round-") for path in self.folder.glob("round-*"))
