@@ -129,7 +129,7 @@ def ledger_export(
             | {"request": json.loads(request), "reply": json.loads(reply)}
             for digest, request, reply, purpose, cost in calls.export()
         )
-        lines = (json.dumps(row, ensure_ascii=False) for row in rows)
+        lines = (json.dumps(row, ensure_ascii=out is None) for row in rows)
         if out is None:
             for line in lines:
                 typer.echo(line)

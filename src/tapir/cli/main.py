@@ -25,6 +25,7 @@ from tapir.cli.tables import (
     print_result,
     show_result,
     status_lines,
+    visible,
 )
 from tapir.domain.errors import TapirError, require
 from tapir.models.memory import limit_threads
@@ -58,9 +59,9 @@ def main() -> None:
 
         console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
         console.print("error: ", style="bold red", end="")
-        console.print(str(error))
+        console.print(visible(str(error)))
         if error.remedy:
-            console.print(f"  {error.remedy}")
+            console.print(visible(f"  {error.remedy}"))
         sys.exit(error.exit_code)
 
 
@@ -249,7 +250,7 @@ def _show_mask(recipe: Recipe, rows: Sequence[tuple[str, Example]], *, as_json: 
         console.print(where, style="bold")
         line = Text()
         for piece, learnt in render_loss_mask(recipe, example):
-            plain = f"[[{piece}]]" if learnt and not console.is_terminal else piece
+            plain = visible(f"[[{piece}]]" if learnt and not console.is_terminal else piece)
             line.append(plain, style="green" if learnt else "dim")
         console.print(line)
 

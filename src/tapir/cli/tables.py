@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
@@ -14,6 +15,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Column, Table
+    from rich.text import Text
 
     from tapir.domain.completion import Usage
     from tapir.domain.evaluation import EvalResult
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     Counted: TypeAlias = tuple[Sequence[str], int, Usage, float]  # names, calls, tokens, money
 
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # bidi ones too
 _VERDICTS = {True: "yes", False: "NO", None: "open"}
 PLAIN_WIDTH = 120  # columns where the output is not a terminal
 _LEAST_TEXT, _FRAME, _ANY_WIDTH = 12, 3, 10_000  # of a folded text, of the frame around a cell, of any table
@@ -49,7 +52,8 @@ def print_json(content: object) -> None:
     from tapir.data.files import nan_to_null
 
     escaped = sys.stdout.encoding.lower() != "utf-8"
-    typer.echo(json.dumps(nan_to_null(content), indent=1, ensure_ascii=escaped, default=str))
+    text = json.dumps(nan_to_null(content), indent=1, ensure_ascii=escaped, default=str)
+    typer.echo(_CONTROLS.sub(lambda sign: f"\\u{ord(sign[0]):04x}", text))
 
 
 def print_result(content: object, lines: Iterable[str], *, as_json: bool) -> None:
@@ -58,15 +62,24 @@ def print_result(content: object, lines: Iterable[str], *, as_json: bool) -> Non
         print_json(content)
         return
     for line in lines:
-        typer.echo(line)
+        typer.echo(visible(line))
+
+
+def visible(text: str) -> str:
+    r"""Return a text with its control characters, which a terminal would obey, written out as in `\x1b`."""
+    return _CONTROLS.sub(lambda sign: repr(sign[0])[1:-1], text)
 
 
 def new_console(file: TextIO | None = None, *, plain_width: int = PLAIN_WIDTH) -> Console:
     """Return a console without markup, on stdout unless given: as wide as the terminal, elsewhere of a fixed width."""
     from rich.console import Console
 
+    class VisibleConsole(Console):
+        def render_str(self, text: str, **style: Any) -> Text:
+            return super().render_str(visible(text), **style)
+
     width = None if (file or sys.stdout).isatty() else plain_width
-    return Console(file=file, highlight=False, markup=False, emoji=False, width=width)
+    return VisibleConsole(file=file, highlight=False, markup=False, emoji=False, width=width)
 
 
 def print_line(console: Console, text: str, style: str = "") -> None:
