@@ -95,6 +95,12 @@ def models(recipe: Recipe, role: Literal["teacher", "judge"]) -> list[str]:
     return list(called) or [section.class_ if isinstance(section, CustomConfig) else section.kind]
 
 
+def success_meaning(recipe: Recipe) -> str:
+    """Return what a success of this run's evaluation is, and who says so."""
+    text, own = str(TEXTS["success"][recipe.evaluation.kind]), getattr(recipe.evaluation, "class_", "")
+    return text.format(judge=", ".join(models(recipe, "judge")), own=own)
+
+
 def answering(student: StudentSection) -> str:
     """Return how a student answers, as in "greedily, in at most 112 tokens, at once"."""
     thinks = student.thinking != "off"

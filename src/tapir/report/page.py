@@ -24,7 +24,7 @@ from tapir.domain.difficulty import Scale
 from tapir.domain.progress import duration
 from tapir.domain.task import TaskDistribution
 from tapir.models.estimators import MFD
-from tapir.report.judging import answering, models
+from tapir.report.judging import answering, models, success_meaning
 from tapir.report.sample import FATES, SampledInstruction, choose_sample
 from tapir.report.summary import Costs, Summary, costs, tasks_of
 from tapir.report.training import format_loss, recorded_fields
@@ -52,6 +52,7 @@ def render(store: RunStore, summary: Summary) -> str:
         "summary": summary,
         "corpus": summary.corpus,
         "charts": specs,
+        "success": success_meaning(summary.recipe),
         "facts": _facts(summary, paid),
         "versions": summary.manifest["packages"],
         "mfd": summary.scale == MFD,

@@ -274,6 +274,7 @@ def disk_needed(recipe: Recipe, rows: int) -> int:
 
 def _manifest(recipe: Recipe, roles: Roles) -> dict[str, Any]:
     text = json.dumps(recipe.identity(), sort_keys=True)
+    named = {"student.model": recipe.student.model, "corpus.dataset": getattr(recipe.corpus, "dataset", "")}
     return {
         "schema": SCHEMA,
         "run": uuid.uuid4().hex,
@@ -285,6 +286,7 @@ def _manifest(recipe: Recipe, roles: Roles) -> dict[str, Any]:
         "target": dict(roles.tagger.taxonomy.target.shares),
         "inputs": dict(roles.inputs),
         "held_out": prompts_digest(roles.benchmarks),
+        "local": [key for key, name in named.items() if name and Path(name).expanduser().exists()],
         **({"models": found} if (found := _found_models(recipe, roles)) else {}),
         "python": platform.python_version(),
         "platform": platform.platform(),

@@ -303,4 +303,19 @@ def _equal(one: Checkpoint, other: Checkpoint) -> None:
 )
 def test_the_card_says_how_the_hard_share_goes(keys: dict[str, Any], said: str) -> None:
     plan = CurriculumConfig.model_validate(keys)
-    assert list(_steps(plan, scale_of(plan.difficulty)))[-1] == said
+    assert list(_steps(plan, scale_of(plan.difficulty), range(1, plan.alpha().rounds + 1)))[-1] == said
+
+
+@pytest.mark.parametrize(
+    ("shares", "rounds", "said"),
+    [
+        ([0.5, 0.8, 0.9], [1], "makes 50 % of its examples hard ones"),
+        ([0.5, 0.8, 0.9], [1, 2], "raises the share of hard examples"),
+        ([0.5, 0.8, 0.9], [], "trains on the whole corpus once to warm up"),
+    ],
+)
+def test_the_card_speaks_of_the_rounds_that_trained_the_student(
+    shares: list[float], rounds: list[int], said: str
+) -> None:
+    plan = CurriculumConfig.model_validate({"schedule": {"kind": "list", "shares": shares}})
+    assert list(_steps(plan, scale_of(plan.difficulty), rounds))[-1] == said

@@ -14,9 +14,13 @@ from tapir.domain.completion import after_thought
 from tapir.domain.instruction import Turn
 
 _Key: TypeAlias = tuple[str, bytes]
-_PART = r"[^\s\"',\\/]+"
-_WHOLE = re.compile(r"(?:~|[A-Za-z]:)?[\\/](?:[^\r\n\\/]+[\\/])*([^\r\n\\/]+)[\\/]?")
-_WITHIN = re.compile(rf"(^|[\s\"'=,:(\[])(?:~|[A-Za-z]:)?[\\/](?:{_PART}[\\/])+({_PART})")
+_PART = r"[^\s\"'`,;|<>\\/]+"
+_SPACED = rf"{_PART}(?: [^\s\"'`,;|<>@\\/=-][^\s\"'`,;|<>\\/=]*)*"
+_ADDRESS = re.compile(r"\w[\w+.-]*://[^\s\"'`]+")
+_WHOLE = re.compile(r"(?:~|[A-Za-z]:)?[\\/]+(?:[^\r\n\\/]+[\\/]+)*([^\r\n\\/]+)[\\/]*")
+_BEFORE = r"(?:(?<![\w.])|(?<=\s-\w)|(?<=^-\w))"  # no word, which makes a path a relative one, but an option
+_ROOT = rf"(?:(?:~|[A-Za-z]:)[\\/]+{_SPACED}|[\\/]+{_PART})[\\/]+"
+_WITHIN = re.compile(rf"{_BEFORE}{_ROOT}(?:{_SPACED}[\\/]+)*({_PART})")
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,12 +141,13 @@ def _origins(run: RunReader, wanted: set[str]) -> dict[str, _Origin]:
 
 
 def without_paths(text: str) -> str:
-    """Reduce every absolute path in a text to its last part.
+    """Reduce every absolute path in a text to its last part, and replace every address.
 
     Within a longer text a path has at least two parts, so that "4 /5" stays as it is.
     """
+    text = _ADDRESS.sub("address", text)
     whole = _WHOLE.fullmatch(text)
-    return whole.group(1) if whole else _WITHIN.sub(r"\1\2", text)
+    return whole.group(1) if whole else _WITHIN.sub(r"\1", text)
 
 
 def remove_paths(value: Any) -> Any:
