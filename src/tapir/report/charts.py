@@ -28,7 +28,7 @@ from tapir.report.training import Curve
 Spec: TypeAlias = dict[str, Any]
 
 _SUBSCRIPT = str.maketrans("0123456789", "₀₁₂₃₄₅₆₇₈₉")
-_INVERSE = 0.78  # from this success on, a heat map cell needs the other colour of text
+_PALE = "luminance(scale('color', datum.value)) > 0.179"  # black and white have a contrast of 4.58 with 0.179
 _ROW = 24  # pixels of a task
 _TICK = "M-.14,-1.3H.14V1.3H-.14Z"  # an upright stroke, as the path of a point
 _INSET = 0.04  # of the width of a training, left free on both sides
@@ -79,8 +79,9 @@ def success(evaluations: Sequence[Evaluation]) -> Spec:
     figure = alt.Text("value:Q", format=".0%")
     layers = [
         base.mark_rect(style="tile").encode(color=shade),
-        base.mark_text(style="label").encode(text=figure).transform_filter(alt.datum.value < _INVERSE),
-        base.mark_text(style="inverse").encode(text=figure).transform_filter(alt.datum.value >= _INVERSE),
+        base.mark_text(fontSize=12).encode(
+            text=figure, color=alt.condition(_PALE, alt.value("#000000"), alt.value("#ffffff"))
+        ),
     ]
     about = f"Heat map of success on {evaluations[0].benchmark} by task and checkpoint."
     return _spec(layers, rows, about, height=_ROW * len(order))

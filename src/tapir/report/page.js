@@ -58,8 +58,6 @@
       },
       style: {
         tile: { stroke: colour("surface"), strokeWidth: 2, cornerRadius: 4 },
-        label: { color: colour("cell"), fontSize: 12 },
-        inverse: { color: colour("cell-inverse"), fontSize: 12 },
         border: { color: colour("line"), strokeWidth: 1 },
         threshold: { color: colour("ink"), strokeWidth: 1.5, strokeDash: [5, 4] },
         "threshold-label": { color: colour("ink"), fontSize: 13, fontWeight: 600 },

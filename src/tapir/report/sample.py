@@ -83,6 +83,7 @@ class _Collector:
 
     def __init__(self, run: RunReader) -> None:
         self.run = run
+        self.undrawn = "not drawn" if run.finished else "waiting"
         self.tags = {row.id: row for row in run.tags()}
         self.answers = {row.id: row for row in run.answers(0)}
         self.difficulty = {row.id: row for row in run.difficulty(1)}
@@ -148,7 +149,7 @@ class _Collector:
         part = scored.part if scored else "easy"
         pools = {pool for _, pool in self.pools.get(name, ())}
         trained = next((fate for pool, fate in _TRAINED.items() if pool in pools), None)
-        fate = trained or (part if part in _UNDRAWN else "not drawn")
+        fate = trained or (part if part in _UNDRAWN else self.undrawn)
         if part == "unscored":
             return fate, "; ".join(filter(None, (row.unscored for row in self.judged[name]))) or self.unscored.get(
                 name, "no score"

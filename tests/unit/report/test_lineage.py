@@ -89,5 +89,8 @@ def test_a_round_that_is_not_there_is_named_with_those_that_are_if_any(tmp_path:
     assert "tapir resume" in failure.value.remedy
     with pytest.raises(DataError, match=r"round 4 .* has no training data; rounds with one: 1, 2, 3"):
         run.choose(run.rounds("mixture"), 4, "training data")
+    with pytest.raises(DataError, match="has no judgements: this run measures difficulty by mfd") as failure:
+        run.choose([], None, "judgements")
+    assert "resume" not in failure.value.remedy
     assert run.choose(run.rounds("mixture"), None, "") == [1, 2, 3]
     assert run.choose(run.rounds("mixture"), 2, "") == [2]

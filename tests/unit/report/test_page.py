@@ -4,20 +4,23 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import json
 import os
+import re
 import tomllib
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from support.pages import Elements, data_of, section, words
-from support.runs import HOSTILE, TASKS, UNANSWERED, UNSCORED, UNTAGGED, WITHHELD, build_run
+from support.runs import BENCHMARKS, HOSTILE, TASKS, UNANSWERED, UNSCORED, UNTAGGED, WITHHELD, build_run
 from tapir.config.toml import load, parse
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import DifficultyRow, ExpansionRow
 from tapir.data.run.store import RunStore
-from tapir.report import page
+from tapir.report import charts, page
 from tapir.report.sample import FATES, LONGEST, choose_sample
 from tapir.report.summary import summarise
 from tapir.runs.session import dated
@@ -127,10 +130,41 @@ def test_every_instruction_is_in_one_state_and_a_small_sample_has_every_state_an
     scored = ("trained, hard", "trained, easy", "not drawn")
     assert sum(counts[fate] for fate in scored) == parts["hard"] + parts["easy"]
     few = choose_sample(RunReader(gym_run), limit=len(FATES)).items
-    assert {item.fate for item in few} == FATES.keys() - {"hopeless", "trained"}  # of other ways to measure
+    assert {item.fate for item in few} == FATES.keys() - {"hopeless", "trained", "waiting"}  # of other ways to measure
     assert few == choose_sample(RunReader(gym_run), limit=len(FATES)).items
     tasks = {item.task for item in choose_sample(RunReader(gym_run), limit=40).items if item.fate == "trained, easy"}
     assert len(tasks) >= len(TASKS) - 1
+
+
+def test_an_instruction_of_an_unfinished_run_waits(tmp_path: Path) -> None:
+    for done in (0, 1, 3):
+        counts = choose_sample(RunReader(build_run(tmp_path / str(done), done=done))).counts
+        assert (counts["waiting"] > 0, counts["not drawn"] > 0) == (done < 3, done == 3)
+
+
+def luminance(colour: Sequence[float]) -> float:
+    linear = [part / 12.92 if part <= 0.03928 else ((part + 0.055) / 1.055) ** 2.4 for part in colour]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+def test_every_cell_of_the_heat_map_can_be_read(api_run: RunStore) -> None:
+    text = json.dumps(charts.success(summarise(api_run).benchmark(BENCHMARKS[0])))
+    assert "luminance(scale('color', datum.value)) > 0.179" in text
+    assert '"#000000"' in text
+    assert '"#ffffff"' in text
+    found = re.findall(r"--heat-\d: #(\w\w)(\w\w)(\w\w);", page._file("style.css"))
+    steps = [[int(part, 16) / 255 for part in colour] for colour in found]
+    assert len(steps) == 10
+    for mode in (steps[:5], steps[5:]):
+        for place in range(401):
+            low, rest = min(3, place // 100), place / 100
+            cell = luminance([a + (b - a) * (rest - low) for a, b in zip(mode[low], mode[low + 1], strict=True)])
+            assert (((cell + 0.05) / 0.05) if cell > 0.179 else 1.05 / (cell + 0.05)) >= 4.5
+
+
+def test_every_wide_table_scrolls(api_page: str) -> None:
+    costs = section(api_page, "costs")
+    assert '<div class="scroll"' in costs.partition("For each thing gained")[2].partition("<table")[0]
 
 
 def test_the_sample_knows_why(gym_run: RunStore) -> None:

@@ -58,6 +58,8 @@ class RunReader:
     @property
     def finished(self) -> bool:
         """Whether the last round of the recipe has been evaluated."""
+        if not (self.folder / "recipe.json").exists():  # an evaluation
+            return False
         plan = self.recipe["curriculum"]
         last = 1 if plan.get("variant") == "single-round" else plan["rounds"]
         return (self.store.round(last) / "metrics.json").exists()
@@ -75,12 +77,17 @@ class RunReader:
 
     def choose(self, rounds: Sequence[int], number: int | None, what: str) -> list[int]:
         """Return the requested one of the rounds that have something, or all of them; without any it is an error."""
-        if not rounds and self.manifest:  # which raises where the folder is not a run
+        if not rounds and self.manifest and self.finished:  # reading them raises where the folder is not a run
+            kind = self.recipe["curriculum"]["difficulty"]["kind"]
+            why = f"{self.folder} has no {what}: this run measures difficulty by {kind} and is finished without any"
+            raise DataError(why, remedy="`tapir report` shows what it has; a run with difficulty mfd keeps judgements.")
+        if not rounds:
             raise DataError(f"{self.folder} has no {what} yet", remedy=f"Go on with `{resume_command(self.folder)}`.")
         if number is not None and number not in rounds:
             raise DataError(
                 f"round {number} of {self.folder} has no {what}; rounds with one: {', '.join(map(str, rounds))}",
-                remedy=f"Name one of these rounds; `{resume_command(self.folder)}` goes on with the run.",
+                remedy="Name one of these rounds"
+                + ("." if self.finished else f"; `{resume_command(self.folder)}` goes on with the run."),
             )
         return list(rounds) if number is None else [number]
 
