@@ -145,16 +145,17 @@ def mixture_counts(
 ) -> tuple[Counts, Counts]:
     """Return how many hard and easy examples of each task a round trains on; the arguments are those of `hard_counts`.
 
-    Task totals are those of P(t) wherever the two pools together hold enough of a task; what one task lacks goes to
-    the others in proportion. The hard count is exact wherever the hard pool holds enough in all, if need be with items
-    of another task. Without a target, a shortfall of the hard pool is not filled with easy examples.
+    Task totals are those of P(t), in as much as the pools can fill, wherever the two hold enough of a task; what one
+    task lacks goes to the others in proportion. The hard count is exact wherever the hard pool holds enough in all, if
+    need be with items of another task. Without a target, a shortfall of the hard pool is not filled with easy examples.
     """
     hard_wanted = hard_count(size, share)
     easy_wanted = size - hard_wanted
     if target is None:
         return apportion(hard, hard_wanted, high=hard), apportion(easy, easy_wanted, high=easy)
-    weights = list(target.shares.values())
-    totals = apportion(weights, size, high=hard + easy)
+    weights = np.array(list(target.shares.values()))
+    reach = min(hard_wanted, int(hard @ (weights > 0))) + min(easy_wanted, int(easy @ (weights > 0)))
+    totals = apportion(weights, reach, high=hard + easy)
     least, most = np.maximum(0, totals - easy).clip(max=hard), np.minimum(totals, hard)
     inside = apportion(totals, hard_wanted, low=least, high=most)
     surplus = int(inside.sum()) - hard_wanted

@@ -24,6 +24,7 @@ from support.strategies import (
     seeds,
     task_totals,
 )
+from tapir.domain.apportion import apportion
 from tapir.domain.mixture import Mixture, Pool, draw, hard_count, mix, resample
 from tapir.domain.task import TaskDistribution
 
@@ -186,6 +187,26 @@ def test_what_one_pool_lacks_of_a_task_is_made_up_by_other_tasks_and_alpha_kept(
     hard, easy = (pool_of(name, (1, 50, 50), target.labels) for name in ("hard", "easy"))
     mixture = mix(hard, easy, 20, 0.5, target, 7)
     assert mixture.counts == {"Math": 2, "Law": 9, "Music": 9}
+
+
+@given(rounds())
+def test_what_a_pool_alone_can_fill_of_a_round_is_shared_out_by_the_target(case: Round) -> None:
+    empty, weights = pool_of("item", [0] * len(LABELS)), list(case.target.shares.values())
+    easy_wanted = case.size - case.hard_wanted
+    for pool, wanted, alone in (
+        (case.hard, case.hard_wanted, replace(case, easy=empty)),
+        (case.easy, easy_wanted, replace(case, hard=empty)),
+    ):
+        counts = apportion(weights, min(wanted, len(pool.ids)), high=pool.available)
+        assert list(alone.mixed().counts.values()) == counts.tolist()
+
+
+def test_pools_too_small_for_a_round_do_not_take_it_from_the_target() -> None:
+    target = TaskDistribution({"Math": 0.5, "Law": 0.5})
+    hard, easy = (pool_of(name, counts, target.labels) for name, counts in (("hard", (12, 30)), ("easy", (0, 0))))
+    mixture = mix(hard, easy, 40, 0.6, target, 7)
+    assert mixture.counts == {"Math": 12, "Law": 12}
+    assert mixture.shortfall == 16
 
 
 def test_a_round_of_nothing_is_nothing() -> None:
