@@ -99,6 +99,22 @@ def test_an_answer_about_thoughts_and_tokens_is_an_answer(text: str) -> None:
     assert said(text, reasoning="apart").parted().text == text
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Its replies look like this:\n```\nHm.\n</think>\nYes.\n```",
+        "It ends so.</think>",
+        "analysisYes.assistantfinalNo.",
+    ],
+)
+def test_beside_a_thought_that_came_apart_an_answer_is_taken_as_it_stands(text: str) -> None:
+    assert isinstance(text_or_failure(said(text)), Failure)
+    assert text_or_failure(said(text, reasoning="apart")) == text
+    ended = text_or_failure(said(f"{text}<|im_end|>", reasoning="apart"))
+    assert isinstance(ended, Failure)
+    assert ended.kind == "control token"
+
+
 HEAD = "<|start|>assistant<|channel|>"
 
 

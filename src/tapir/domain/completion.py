@@ -144,8 +144,10 @@ def after_thought(thought: str, answer: str, mark: str = "<think>") -> str:
     return f"{mark}\n{thought}\n{THOUGHTS[mark]}\n\n{answer}" if thought else answer
 
 
-def unparted(text: str) -> str:
-    """Return what of a text shows that a thought is in it which cannot be parted; empty for nothing."""
+def unparted(text: str, thought: str = "") -> str:
+    """Return what shows that a text has a thought in it which cannot be parted, or another after `thought`; else ""."""
+    if thought and not part_thought(text)[0]:
+        return ""
     if _UNMARKED.match(text):
         return "the channels of the reply are not parted"
     end = _END.search(text) if any(sign in text for sign in _LAST_SIGNS) else None
@@ -154,12 +156,12 @@ def unparted(text: str) -> str:
     return ""
 
 
-def misread(text: str) -> str:
+def misread(reply: Completion) -> str:
     """Return what of a reply shows that its server or tokenizer misread its own model; empty for nothing."""
-    if fault := unparted(text):
+    if fault := unparted(reply.text, reply.reasoning):
         return f"{fault}: start the server with its reasoning parser"
-    control = _CONTROL.search(text)
-    if control and not (control[0].strip() == "</s>" and "<s>" in text):  # which is HTML too
+    control = _CONTROL.search(reply.text)
+    if control and not (control[0].strip() == "</s>" and "<s>" in reply.text):  # which is HTML too
         return f"the control token {control[0].strip()} ends the text: check the server's chat template and stop tokens"
     return ""
 
@@ -175,7 +177,7 @@ def text_or_failure(reply: Completion | Failure) -> str | Failure:
         return reply
     if reply.all_thought:
         return still_thinking(reply)
-    if fault := misread(reply.text):
+    if fault := misread(reply):
         return Failure("control token", fault)
     if reply.finish_reason == "length":
         return Failure("length", f"cut off after {reply.usage.completion_tokens} tokens")

@@ -110,7 +110,7 @@ def _plain(row: Pair | Rejected, form: StudentFormat | None, *, answered: bool) 
     if not isinstance(row, Pair):
         return row
     x, y = row.instruction, row.response
-    fault = unparted(y.text) if answered else ""
+    fault = unparted(y.text, y.thought) if answered else ""
     if form and not fault:
         texts = [*(turn["content"] for turn in x.messages), *((y.text, y.thought) if answered else ())]
         token = next(filter(None, map(form.special, texts)), "")
