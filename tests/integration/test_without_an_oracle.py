@@ -136,16 +136,26 @@ def test_an_evaluation_set_without_prompts_is_an_error_and_not_unprotected(tmp_p
             list(texts(path))
 
 
-TURNS = (("system", "Be brief."), ("user", "Why?"), ("assistant", "So."), ("user", "And how?"))
+TURNS = (
+    ("system", "Be brief."),
+    ("user", "Why is the sky blue?"),
+    ("assistant", "So."),
+    ("user", "And how do we know?"),
+)
 
 
 @pytest.mark.parametrize(
     "row",
     [
-        {"turns": [{"content": "Why?"}, {"content": "And how?"}]},  # Arena-Hard
+        {"turns": [{"content": "Why is the sky blue?"}, {"content": "And how do we know?"}]},  # Arena-Hard
         {"messages": [{"role": role, "content": text} for role, text in TURNS]},
-        {"conversations": [{"from": "human", "value": "Why?"}, {"from": "human", "value": "And how?"}]},
-        {"turns": ["Why?", "And how?"]},  # MT-Bench
+        {
+            "conversations": [
+                {"from": "human", "value": "Why is the sky blue?"},
+                {"from": "human", "value": "And how do we know?"},
+            ]
+        },
+        {"turns": ["Why is the sky blue?", "And how do we know?"]},  # MT-Bench
     ],
 )
 def test_turns_of_an_evaluation_set_are_read_however_they_are_written(row: object, tmp_path: Path) -> None:
@@ -153,7 +163,17 @@ def test_turns_of_an_evaluation_set_are_read_however_they_are_written(row: objec
 
     path = tmp_path / "set.jsonl"
     path.write_text(json.dumps(row) + "\n")
-    assert [text for _, text in texts(path)] == ["Why?", "And how?"]
+    asked = ["Why is the sky blue?", "And how do we know?"]
+    assert [text for _, text in texts(path)] == ["\n\n".join(asked), *asked]
+
+
+def test_a_few_words_within_a_conversation_are_no_prompt_by_themselves(tmp_path: Path) -> None:
+    from tapir.data.corpus import texts
+
+    path = tmp_path / "set.jsonl"
+    path.write_text(json.dumps({"turns": ["What is a tapir?", "Go on."]}) + "\n" + json.dumps({"turns": ["Sing."]}))
+    found = [text for _, text in texts(path)]
+    assert found == ["What is a tapir?\n\nGo on.", "What is a tapir?", "Sing."]
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from tapir.data.duplicates import DuplicateIndex
+from tapir.data.duplicates import FEW_WORDS, DuplicateIndex, words
 from tapir.data.layouts import TURN, Row
 from tapir.data.readers import records
 from tapir.data.records import Record, unwrapped
@@ -149,8 +149,8 @@ class CorpusFilter:
             return "in an evaluation set"
         if self.held_out and conversation(item.origin.source) in self.held_out:
             return "of a held-out conversation"
-        turns = [item.text, *(turn.content for turn in item.context if turn.role == "user")] if item.context else []
-        if any((met := self.forbidden.find(turn)) and not met.near for turn in turns):
+        turns = item.user_turns
+        if len(turns) > 1 and any((met := self.forbidden.find(turn)) and not met.near for turn in turns):
             return "in an evaluation set"
         return "near an evaluation item" if match else ""
 
@@ -161,10 +161,15 @@ def pair_of(row: CorpusRow) -> Pair:
     return Pair(instruction, Response(row.response, row.author, row.thought))
 
 
+def protected(turns: Sequence[str]) -> list[str]:
+    """Return what a prompt keeps out of training: all that the user says, and each turn of more than a few words."""
+    return ["\n\n".join(turns), *(turn for turn in turns if len(words(turn)) >= FEW_WORDS)]
+
+
 def texts(path: Path) -> Iterator[tuple[str, str]]:
     """Yield (id, text) of every prompt of an evaluation set such as AlpacaEval, MT-Bench, IFEval, GSM8K or BBH.
 
-    Each turn of a conversation is one; an instruction with an input counts alone and together with it.
+    Of a conversation they are what is `protected`; an instruction with an input counts alone and together with it.
     """
     row: Record | Rejected | None = None
     for row in unwrapped(records(path), _PROMPTS):
@@ -195,4 +200,5 @@ def _prompt_texts(fields: Mapping[str, Any]) -> Iterator[str]:
         if name != "input" and isinstance(given, str) and given.strip():
             yield f"{value}\n\n{given}"
     elif isinstance(value, list):
-        yield from (text for text in map(_asked, value) if isinstance(text, str) and text.strip())
+        turns = [text for text in map(_asked, value) if isinstance(text, str) and text.strip()]
+        yield from protected(turns) if turns else ()

@@ -82,11 +82,14 @@ class Instruction:
         return messages(self.text, self.context)
 
     @property
+    def user_turns(self) -> list[str]:
+        """What the user says, turn by turn."""
+        return [*(turn.content for turn in self.context if turn.role == "user"), self.text]
+
+    @property
     def user_text(self) -> str:
         """What the user says, in all turns: by this instructions are compared."""
-        if not self.context:
-            return self.text
-        return "\n\n".join([*(turn.content for turn in self.context if turn.role == "user"), self.text])
+        return "\n\n".join(self.user_turns)
 
     @property
     def transcript(self) -> str:

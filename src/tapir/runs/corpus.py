@@ -12,7 +12,7 @@ from pathlib import Path
 from tapir.config.corpus import CustomCorpusConfig, FileCorpusConfig, GymCorpusConfig
 from tapir.config.evaluation import HarnessConfig
 from tapir.config.recipe import Recipe
-from tapir.data.corpus import CorpusFilter, conversation, pairs, sample, texts
+from tapir.data.corpus import CorpusFilter, conversation, pairs, protected, sample, texts
 from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import existing
 from tapir.data.layouts import Reading
@@ -133,7 +133,8 @@ def forbidden(recipe: Recipe, roles: Roles) -> DuplicateIndex:
     """Index the texts of every evaluation set: those that are measured with, and those that are only kept out."""
     index = novelty(recipe)
     for benchmark in roles.benchmarks:
-        index.learn_all((prompt.instruction.id, prompt.instruction.user_text) for prompt in benchmark.prompts())
+        asked = (prompt.instruction for prompt in benchmark.prompts())
+        index.learn_all((x.id, text) for x in asked for text in protected(x.user_turns))
     for name in getattr(recipe.evaluation, "protect", ()):
         index.learn_all(texts(existing("evaluation.protect", name)))
     return index

@@ -305,6 +305,16 @@ def test_of_conversations_the_teacher_answers_what_is_open_and_no_answer_has_a_t
     assert reasons == ([] if answers == "teacher" else ["</think> ends a thought that has no beginning"])
 
 
+def test_every_turn_of_an_evaluation_conversation_is_kept_out_of_training_but_a_few_words(tmp_path: Path) -> None:
+    said = ["What is a tapir, please?", "An animal.", "Go on.", "It swims.", "Where do tapirs live?", "In forests."]
+    turns = [{"role": ("user", "assistant")[place % 2], "content": text} for place, text in enumerate(said)]
+    chosen = recipe(tmp_path)
+    (tmp_path / "more.json").write_text(json.dumps([{"messages": turns}]), encoding="utf-8")
+    index = forbidden(chosen, build_roles(chosen))
+    assert all(index.find(text) for text in (said[0], said[4], "\n\n".join(said[::2])))
+    assert not any(index.find(text) for text in (said[2], *said[1::2]))
+
+
 def test_an_evaluation_file_with_a_bad_row_is_refused_before_anything_is_measured(tmp_path: Path) -> None:
     chosen = recipe(tmp_path)
     (tmp_path / "more.json").write_text(json.dumps([*rows(3), {"instruction": 7}]), encoding="utf-8")
