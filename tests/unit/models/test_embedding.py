@@ -169,9 +169,35 @@ def test_what_tells_the_tasks_apart_gets_the_weight(
     noise = [" ".join(source.choice(["one", "two", "three", "four", "five"], size=4)) for _ in tasks]
     texts = [f"{task} {text}" if informative == "words" else text for task, text in zip(tasks, noise, strict=True)]
     tagger = encoders.embedding_tagger(bare["modernbert"])
-    chosen, heat = tagger._cross_validate(list(zip(texts, vectors, strict=True)), tasks)
+    chosen, heat = tagger._cross_validate(list(zip(texts, vectors, strict=True)), tasks, np.arange(200).astype(str))
     assert chosen == mix
     assert heat > 0
+
+
+def test_the_folds_never_part_a_conversation_and_stay_as_they_were_without_one(
+    bare: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from sklearn.model_selection import KFold
+
+    learnt: list[list[int]] = []
+    tagger = encoders.embedding_tagger(bare["modernbert"])
+    fit = EmbeddingTagger.fit_pipeline
+
+    def remember(known: Any, *arguments: Any) -> Any:
+        learnt.append([int(text.split()[1]) for text, _ in known])
+        return fit(known, *arguments)
+
+    monkeypatch.setattr(tagger, "fit_pipeline", remember)
+    read = [(f"{LABELS[place % 3]} {place}", np.ones(4) / 2) for place in range(40)]
+    tasks = np.array([LABELS[place % 3] for place in range(40)])
+    folds = list(KFold(5, shuffle=True, random_state=tagger._seed % 2**32).split(read))
+    tagger._cross_validate(read, tasks, np.arange(40).astype(str))
+    assert learnt[::2] == [places.tolist() for places, _ in folds]
+    learnt.clear()
+    talks = np.arange(40) // 4
+    tagger._cross_validate(read, tasks, talks.astype(str))
+    assert all(set(talks[mine]).isdisjoint(talks[left]) for mine, (_, left) in zip(learnt[::2], folds, strict=True))
+    assert tagger._cross_validate(read, tasks, np.zeros(40).astype(str)) == (MIXES[-1], 1.0)
 
 
 def test_a_task_with_one_example_and_labels_too_few_to_choose_by_are_learnt_all_the_same(bare: dict[str, Path]) -> None:

@@ -4,21 +4,24 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from statistics import fmean
+from typing import Any
 
 import pytest
 
 from support import encoders, fakes
 from support.encoders import INSTRUCTIONS, LABELS
 from support.scripted import Watcher
+from tapir.data.corpus import conversation
 from tapir.data.run.store import RunStore
 from tapir.domain.completion import Failure
 from tapir.domain.errors import Interrupted, RoleError
-from tapir.domain.instruction import Instruction
+from tapir.domain.instruction import Instruction, Origin
 from tapir.domain.roles import Tagger
 from tapir.domain.task import TaskTag
-from tapir.models.taggers import encoder
+from tapir.models.taggers import classifier, encoder
 from tapir.models.taggers.encoder import EncoderTagger
 from tapir.stages.base import StageContext
 from tapir.stages.tag import FitTagger, Tag
@@ -66,6 +69,33 @@ def test_confidences_are_calibrated_where_there_are_labels_enough(
     assert plain == 1.0
     assert calibrated != 1.0
     assert tags != untouched
+
+
+def test_what_confidences_are_calibrated_on_shares_no_conversation_with_what_is_learnt(
+    bare: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learnt: list[str] = []
+
+    def remember(section: Any, labels: Any, examples: Any, *rest: Any) -> Any:
+        learnt.extend(text for text, _ in examples)
+        return finetune(section, labels, examples, *rest)
+
+    finetune = classifier.finetune
+    monkeypatch.setattr(encoder, "finetune", remember)
+    monkeypatch.setattr(encoder, "_CALIBRATE_ON", 10)
+    sources = [f"corpus.jsonl:{number // 2} turn {number % 2 + 1}" for number in range(len(INSTRUCTIONS))]
+    ours = [
+        replace(one, origin=Origin("corpus", source=source)) for one, source in zip(INSTRUCTIONS, sources, strict=True)
+    ]
+    place = {one.text: conversation(one.origin.source) for one in ours}
+    tagger = encoders.tagger(bare["modernbert"], labelled=200, epochs=1)
+    sample = tagger.sample(ours, 7)
+    measured = tagger.fit([(one, one.text.split()[0]) for one in sample])
+    assert measured is not None
+    train = tagger._split([(one, one.text.split()[0]) for one in sample]).train
+    calibrated = [one.text for one, _ in train[: round(0.15 * len(train))]]
+    assert len(calibrated) + len(learnt) == measured.trained_on < len(train)
+    assert {place[text] for text in calibrated}.isdisjoint(place[text] for text in learnt)
 
 
 def test_another_seed_learns_something_else(bare: dict[str, Path]) -> None:

@@ -16,7 +16,7 @@ from tapir.domain.task import TaskTag
 from tapir.domain.training import TaggerReport
 from tapir.models.taggers.classifier import TextModel, cannot_load, load_encoder
 from tapir.models.taggers.encoder import ModelTagger
-from tapir.models.taggers.metrics import Labelled, mean_loss, most_probable, report, temperature
+from tapir.models.taggers.metrics import Labelled, conversations, mean_loss, most_probable, report, temperature
 from tapir.models.taggers.tfidf import word_vectorizer
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ _CALIBRATE_ON = 20  # fewer labels say nothing about mix and temperature
 _WORDS = 5_000  # and word pairs, the most frequent
 _POOLINGS = {"mean_tokens": "mean", "cls_token": "cls", "mean": "mean", "cls": "cls", "lasttoken": "lasttoken"}
 
+Mix: TypeAlias = tuple[float, float]
 Read: TypeAlias = Sequence[tuple[str, NDArray[np.float64]]]
 """Texts with their embeddings."""
 
@@ -60,7 +61,7 @@ class EmbeddingTagger(ModelTagger[EmbeddingTaggerConfig]):
         split = self._split(labelled)
         encoder, tasks = SentenceEncoder.load(self._section), np.array([task for _, task in split.train])
         known = encoder.read([one.transcript for one, _ in split.train], self._progress.note)
-        mix, heat = self._cross_validate(known, tasks)
+        mix, heat = self._cross_validate(known, tasks, np.array(conversations(split.train)))
         self._classifier = Joined(encoder, self.fit_pipeline(known, tasks, *mix), heat)
         guesses = self._guess(self._classifier, [one.transcript for one, _ in split.test])
         truth, least = [task for _, task in split.test], self._section.abstain_below
@@ -89,13 +90,14 @@ class EmbeddingTagger(ModelTagger[EmbeddingTaggerConfig]):
         rows = classifier.pipeline.predict_log_proba(read) / classifier.temperature
         return most_probable(rows, classifier.pipeline.classes_.tolist())
 
-    def _cross_validate(self, known: Read, tasks: NDArray[np.str_]) -> tuple[tuple[float, float], float]:
-        """Return the mix of the least loss and the temperature of its logits, both from labels not learnt from."""
+    def _cross_validate(self, known: Read, tasks: NDArray[np.str_], talks: NDArray[np.str_]) -> tuple[Mix, float]:
+        """Return the mix of the least loss and the temperature of its logits, both from `talks` not learnt from."""
         from sklearn.model_selection import KFold
 
         labels, truth = np.unique(tasks, return_inverse=True)
         logits = {mix: np.full((len(known), len(labels)), -np.inf) for mix in MIXES}
-        for learnt, left in KFold(_FOLDS, shuffle=True, random_state=self._seed % 2**32).split(known):
+        for others, left in KFold(_FOLDS, shuffle=True, random_state=self._seed % 2**32).split(known):
+            learnt = others[~np.isin(talks[others], talks[left])]
             columns = np.unique(truth[learnt])
             for mix, rows in logits.items() if len(columns) > 1 else ():
                 self._progress.check()

@@ -19,7 +19,7 @@ from tapir.domain.progress import Progress, SilentProgress
 from tapir.domain.task import TaskTag
 from tapir.domain.training import TaggerReport
 from tapir.models.taggers.classifier import Classifier, finetune, load_classifier, load_encoder, match_labels
-from tapir.models.taggers.metrics import Labelled, LabelSplit, SectionT, TrainedTagger, report, temperature
+from tapir.models.taggers.metrics import Labelled, LabelSplit, SectionT, TrainedTagger, apart, report, temperature
 
 _FOLDER, _FILE = "tagger", "fitted.json"
 _CALIBRATION_SHARE = 0.15
@@ -103,7 +103,9 @@ class EncoderTagger(ModelTagger[EncoderTaggerConfig]):
         """Train, and go on with what was written: a run that is resumed has exactly that."""
         size = round(len(split.train) * _CALIBRATION_SHARE)
         size = size if size >= _CALIBRATE_ON else 0
-        examples = [(instruction.transcript, task) for instruction, task in split.train[size:]]
+        learnt, calibrated = apart(split.train, size)
+        split = split._replace(train=[*calibrated, *learnt])
+        examples = [(instruction.transcript, task) for instruction, task in learnt]
         model, tokenizer = finetune(self._section, self.taxonomy.labels, examples, self._seed, self._progress)
         kept: AbstractContextManager[str | Path]
         kept = replacing_folder(self._home) if self._home else TemporaryDirectory()

@@ -112,6 +112,18 @@ class LabelSplit(NamedTuple):
     test: Labelled
 
 
+def conversations(labelled: Labelled) -> list[str]:
+    """Return the conversation that each label is of; an instruction by itself is one."""
+    return [conversation(one.origin.source) or one.id for one, _ in labelled]
+
+
+def apart(labelled: Labelled, place: int) -> LabelSplit:
+    """Return the first `place` labels to measure on, and those of other conversations to train on."""
+    talks = conversations(labelled)
+    met = set(talks[:place])
+    return LabelSplit([pair for pair, talk in zip(labelled, talks, strict=True) if talk not in met], labelled[:place])
+
+
 class TrainedTagger(Generic[SectionT]):
     """What the taggers that are trained in the run share: the sample, its labels and their split, tagging in chunks."""
 
@@ -160,10 +172,7 @@ class TrainedTagger(Generic[SectionT]):
     def _split(self, labelled: Labelled) -> LabelSplit:
         """Split labels in the order of `sample`: the first share `held_out` is measured on."""
         usable = [(instruction, task) for instruction, task in labelled if task in self.taxonomy.labels]
-        place = round(len(usable) * self._section.held_out)
-        test = usable[:place]
-        tested = {conversation(one.origin.source) for one, _ in test} - {""}
-        train = [pair for pair in usable[place:] if conversation(pair[0].origin.source) not in tested]
+        train, test = apart(usable, round(len(usable) * self._section.held_out))
         if len(train) < _AT_LEAST or not test or len({task for _, task in train}) < 2:  # noqa: PLR2004
             tasks = len({task for _, task in usable})
             raise RoleError(
