@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import replace
 from inspect import signature
-from math import isfinite
+from math import fsum, isfinite
 from typing import Any, Self, TypeAlias
 
 from tapir.config.curriculum import AnyDifficulty, IfdConfig, LengthConfig, PassRateConfig
@@ -210,7 +210,7 @@ class Length(PlainRole, Estimator):
 class PassRate(Estimator):
     """1 minus the share of samples that the judge finds at least as good as the teacher's answer.
 
-    0 is always solved, 1 never: what is between is where a student can learn from its own successes.
+    0 is always solved, 1 never; where the samples are better on average (MFD below 0), minus the share that is.
     """
 
     name = "pass-rate"
@@ -237,7 +237,7 @@ class PassRate(Estimator):
             axis="share of sampled answers that fail",
             about=(
                 f"Difficulty is the share of {section.samples} sampled answers (temperature {section.temperature:g})"
-                " that the judge finds worse than the teacher's: 0 % is always solved, 100 % never."
+                " that the judge finds worse than the teacher's: 0 % is always solved, 100 % never, below 0 % outdone."
             ),
             number=".1%",
             judged=True,
@@ -285,14 +285,15 @@ class PassRate(Estimator):
             for name, (pair, sample) in samples.items()
             if isinstance(reply := given[name], Completion)
         ]
-        outcomes: dict[str, list[bool]] = {pair.instruction.id: [] for pair in pairs}
+        outcomes: dict[str, list[float]] = {pair.instruction.id: [] for pair in pairs}
         failed = Counter(pair.instruction.id for name, (pair, _) in samples.items() if isinstance(given[name], Failure))
         for name, verdict in self._judge.judge(comparisons):
             if verdict and not isinstance(verdict, Unscored):
-                outcomes[samples[name][0].instruction.id].append(difficulty(verdict).gap <= 0)
-        for name, passed in outcomes.items():
-            if passed:
-                n = len(passed) + failed[name]
-                yield name, Estimate(1 - sum(passed) / n, f"{sum(passed)} of {n} samples pass")
+                outcomes[samples[name][0].instruction.id].append(difficulty(verdict).gap)
+        for name, gaps in outcomes.items():
+            if gaps:
+                passed, n = sum(gap <= 0 for gap in gaps), len(gaps) + failed[name]
+                value = -sum(gap < 0 for gap in gaps) / n if fsum(gaps) < 0 else 1 - passed / n
+                yield name, Estimate(value, f"{passed} of {n} samples pass")
             else:
                 yield name, Unscored("no sample was judged", f"{failed.total()} answers of the chunk failed")

@@ -279,12 +279,16 @@ class Verdicts:
     ("samples", "difficulty"),
     [
         ("worse worse worse worse", 1.0),
-        ("equal better equal better", 0.0),
+        ("equal equal equal equal", 0.0),
         ("worse equal worse worse", 0.75),
         ("odd equal equal equal", 0.25),
         ("silent equal worse worse", 0.75),
         ("garbled silent equal worse", 2 / 3),
         ("garbled garbled garbled worse", 1.0),
+        ("worse better equal equal", 0.25),
+        ("better better better better", -1.0),
+        ("better equal garbled worse", 1 / 3),
+        ("better better equal worse", -0.5),
     ],
 )
 def test_the_pass_rate_is_of_the_samples_that_failed_or_were_judged(samples: str, difficulty: float) -> None:
@@ -292,6 +296,16 @@ def test_the_pass_rate_is_of_the_samples_that_failed_or_were_judged(samples: str
     (estimate,) = found.values()
     assert isinstance(estimate, Found)
     assert estimate.value == pytest.approx(difficulty)
+
+
+def test_a_teacher_answer_that_the_samples_beat_is_withheld_from_training() -> None:
+    pairs = [pair(word, "taught") for word in ("better better", "equal equal", "worse better", "worse worse")]
+    found = dict(PassRate(section(2), Sampling(), Verdicts()).estimate(NOBODY, pairs, {}))
+    values = np.array([found[one.instruction.id].value for one in pairs])  # type: ignore[union-attr]
+    parts = split([one.instruction.text for one in pairs], values, Threshold("quantile", 0.5))
+    assert parts.withheld == {"better better"}
+    assert set(parts.hard) == {"worse better", "worse worse"}
+    assert found[pairs[0].instruction.id] == Found(-1.0, "2 of 2 samples pass")
 
 
 def test_the_judge_knows_the_task_of_every_sample_and_without_a_judged_one_there_is_no_pass_rate() -> None:
