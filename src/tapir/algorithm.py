@@ -45,7 +45,7 @@ class Curriculum:
         task_of: t(x) by id.
         refined: y' by id.
         answered: ỹ by id, as scored last.
-        trained: ids of the examples of all rounds so far.
+        trained: ids of what all rounds drew so far, with the few that training left out (`RunReader.left_out`).
     """
 
     recipe: Recipe

@@ -124,7 +124,8 @@ def _training(run: RunReader, number: int, name: str) -> Iterator[tuple[str, str
     for row in _about(name, run.judgements(number, "preferences")):
         yield f"{place}: {row.judge} ({row.order})", _judgement(row, "before refining", "refined")
     for example in _about(name, run.mixture(number)):
-        yield f"{place}: trained on", f"from the {example.pool} pool, answer: {example.response}"
+        fate = f"left out of training: {left}" if (left := run.left_out(number).get(name)) else "trained on"
+        yield f"{place}: {fate}", f"from the {example.pool} pool, answer: {example.response}"
 
 
 def _evaluation(run: RunReader, number: int, name: str) -> Iterator[tuple[str, str]]:

@@ -50,7 +50,7 @@ class RoundSummary:
     size: int
     wanted: int
     new: int
-    too_long: int
+    left_out: int
     hard_share: float | None
     counts: Mapping[str, int]
     target: Mapping[str, float]
@@ -89,7 +89,7 @@ def _round(run: RunReader, number: int, earlier: _Earlier, pool: int | None) -> 
     expansions = [(row.id, row.reason) for row in run.expansions(number)]
     earlier.expansions |= {name for name, reason in expansions if reason is None}
     new_pool = len(earlier.expansions - {row.id for row in scored})
-    tasks, hard, refined, kept, new = Counter[str](), 0, 0, 0, 0
+    tasks, hard, refined, kept = Counter[str](), 0, 0, 0
     rewritten = {row.id: row.text is not None for row in run.refinements(number)}
     gaps: list[float] = []
     for row in run.mixture(number):
@@ -97,10 +97,10 @@ def _round(run: RunReader, number: int, earlier: _Earlier, pool: int | None) -> 
         hard += row.pool == "hard"
         refined += row.refined
         kept += rewritten.get(row.id, False) and not row.refined
-        new += row.id not in earlier.trained
-        earlier.trained.add(row.id)
         if (gap := earlier.gaps.get(row.id)) is not None and math.isfinite(gap):
             gaps.append(gap)
+    new = {row.id for row in run.learnt(number)} - earlier.trained
+    earlier.trained |= new
     verdicts = Counter(preferences(run, number).values())
     draws = run.draws(number)
     counts = {row.task: 0 for row in draws} | tasks
@@ -109,8 +109,8 @@ def _round(run: RunReader, number: int, earlier: _Earlier, pool: int | None) -> 
         number=number,
         size=tasks.total(),
         wanted=sum(row.wanted for row in draws),
-        new=new,
-        too_long=len((run.json(f"round-{number}/training.json") or {}).get("too_long", ())),
+        new=len(new),
+        left_out=len(run.left_out(number)),
         hard_share=hard / max(1, tasks.total()) if pool is None else None,
         counts=counts,
         target=target.shares,

@@ -173,7 +173,7 @@ class Summary:
 
     @property
     def examples(self) -> int:
-        """Distinct examples over the mixtures of all rounds."""
+        """Distinct examples that the rounds trained on."""
         return sum(each.new for each in self.rounds)
 
 

@@ -8,28 +8,48 @@ from pathlib import Path
 import pytest
 
 from support.runs import REPEATING, build_run
+from tapir.data.files import read_json, write_json
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import CorpusRow, DifficultyRow, MixtureRow, ResponseRow
 from tapir.data.run.store import RunStore
 from tapir.domain.errors import DataError
 from tapir.domain.instruction import Turn
 from tapir.report.export.lineage import examples
+from tapir.report.history import history
 
 
-def mixture(store: RunStore, number: int) -> list[MixtureRow]:
-    return store.read(f"round-{number}/mixture", MixtureRow)
+def learnt(store: RunStore, number: int) -> list[MixtureRow]:
+    left = set(RunReader(store).left_out(number))
+    assert left
+    return [row for row in store.read(f"round-{number}/mixture", MixtureRow) if row.id not in left]
 
 
 def test_each_distinct_pair_stands_there_once_with_all_its_rounds(api_run: RunStore) -> None:
     rounds: dict[tuple[str, str], list[int]] = {}
     for number in (1, 2, 3):
-        for row in mixture(api_run, number):
+        for row in learnt(api_run, number):
             rounds.setdefault((row.id, row.response), []).append(number)
     found = list(examples(RunReader(api_run), [1, 2, 3]))
     assert {(one.id, one.messages[-1].content): list(one.rounds) for one in found} == rounds
     assert len(found) == len(rounds)
-    last = {(row.id, row.response): row.pool for number in (1, 2, 3) for row in mixture(api_run, number)}
+    last = {(row.id, row.response): row.pool for number in (1, 2, 3) for row in learnt(api_run, number)}
     assert {(one.id, one.messages[-1].content): one.pool for one in found} == last
+
+
+def test_what_training_left_out_is_in_no_export_and_its_history_says_why(tmp_path: Path) -> None:
+    store = build_run(tmp_path / "run", api=True)
+    file = store.round(1) / "training.json"
+    unfit = store.read("round-1/mixture", MixtureRow)[-1].id
+    write_json(file, read_json(file) | {"unfit": {unfit: "the chat template fails on it"}})
+    run = RunReader(store)
+    (long,) = (name for name, reason in run.left_out(1).items() if reason == "too long")
+    assert {long, unfit}.isdisjoint(one.id for one in examples(run, [1]))
+    for name, reason in ((long, "too long"), (unfit, "the chat template fails on it")):
+        found = dict(history(store, name))
+        assert f"round 1: left out of training: {reason}" in found
+        assert "round 1: trained on" not in found
+    other = next(row.id for row in run.learnt(1))
+    assert "round 1: trained on" in dict(history(store, other))
 
 
 def test_an_expansion_names_its_parents_and_the_corpus_its_place(api_run: RunStore) -> None:

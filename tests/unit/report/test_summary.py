@@ -16,7 +16,7 @@ from tapir.config.curriculum import CurriculumConfig
 from tapir.config.toml import parse
 from tapir.data.files import read_json, write_json
 from tapir.data.run.reader import RunReader
-from tapir.data.run.rows import MixtureRow, TagRow
+from tapir.data.run.rows import TagRow
 from tapir.data.run.store import RunStore
 from tapir.domain.completion import Spending
 from tapir.domain.task import shares
@@ -49,7 +49,7 @@ def test_costs_add_up_by_stage_and_by_task(api_summary: Summary) -> None:
 def test_costs_are_shared_out_among_what_was_gained(api_run: RunStore, api_summary: Summary) -> None:
     found = costs(api_summary)
     assert found is not None
-    mixtures = [api_run.read(f"round-{number}/mixture", MixtureRow) for number in (1, 2, 3)]
+    mixtures = [RunReader(api_run).learnt(number) for number in (1, 2, 3)]
     distinct = {row.id for rows in mixtures for row in rows}
     kept = sum(one.expanded for one in api_summary.rounds)
     change = api_summary.gains[BENCHMARKS[0]]
@@ -112,13 +112,13 @@ def test_what_the_corpus_lost_repeats_or_was_answered_first_is_counted_with_its_
 
 def test_rewrites_and_examples_left_out_are_counted_by_round(api_run: RunStore, api_summary: Summary) -> None:
     for each in api_summary.rounds:
-        assert each.too_long == 1
+        assert each.left_out == 1
         assert (each.rewrites.failed, each.rewrites.worse, each.rewrites.unjudged) == (1, 1, 1)
         assert (each.rewrites.better, each.rewrites.equal > 0) == (0, True)
     assert api_summary.rounds[0].rewrites.equal == api_summary.rounds[0].refined
-    mixtures = [{row.id for row in api_run.read(f"round-{number}/mixture", MixtureRow)} for number in (1, 2, 3)]
+    mixtures = [{row.id for row in RunReader(api_run).learnt(number)} for number in (1, 2, 3)]
     first, second, third = mixtures
-    assert [each.new for each in api_summary.rounds] == [60, len(second - first), len(third - second - first)]
+    assert [each.new for each in api_summary.rounds] == [59, len(second - first), len(third - second - first)]
     assert api_summary.examples == len(set.union(*mixtures))
 
 
@@ -165,7 +165,7 @@ def test_the_sample_knows_what_models_behind_servers_did(api_run: RunStore) -> N
 def rounds(*hard: float, size: int = 60) -> list[RoundSummary]:
     rest: dict[str, Any] = dict.fromkeys(("size", "wanted", "new", "hard_pool", "easy_pool", "refined"), size)
     rest |= {"counts": {"Math": size}, "target": {"Math": 1.0}, "distance": 0.0, "minimum": 1.0}
-    rest |= {"too_long": 0, "rewrites": Rewrites(), "expanded": 0, "dropped": {}}
+    rest |= {"left_out": 0, "rewrites": Rewrites(), "expanded": 0, "dropped": {}}
     return [
         RoundSummary(number=number, hard_share=share, difficulty=float(number), **rest)
         for number, share in enumerate(hard, 1)

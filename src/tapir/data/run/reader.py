@@ -141,6 +141,16 @@ class RunReader:
         tagged = {row.id: row.task for row in self.tags() if row.task is not None}
         return tagged | {row.id: row.task for row in self.kept_expansions(before) if row.task is not None}
 
+    def left_out(self, number: int) -> dict[str, str]:
+        """Return what training left out of a round's mixture, by id, with the reason."""
+        content = self.json(f"round-{number}/training.json") or {}
+        return {**dict.fromkeys(content.get("too_long", ()), "too long"), **content.get("unfit", {})}
+
+    def learnt(self, number: int) -> Iterator[rows.MixtureRow]:
+        """Yield the rows of a mixture that training did not leave out."""
+        left = self.left_out(number)
+        return (row for row in self.mixture(number) if row.id not in left)
+
     def draws(self, number: int) -> list[rows.DrawRow]:
         """Return what a composed round needed from the hard pool, by task."""
         return self.store.read(f"round-{number}/draws", rows.DrawRow)

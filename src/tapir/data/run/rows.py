@@ -151,7 +151,7 @@ class RefinementRow:
 
 @dataclass(frozen=True, slots=True)
 class MixtureRow:
-    """mixture.parquet: what the round was trained on, in order."""
+    """mixture.parquet: what the round drew to train on, in order; `RunReader.left_out` names what training left out."""
 
     id: str
     instruction: str

@@ -81,7 +81,7 @@ def examples(run: RunReader, rounds: Sequence[int]) -> Iterator[ExportedExample]
     for leading in (True, False):
         done: set[_Key] = set()
         for number in rounds:
-            for row in run.mixture(number):
+            for row in run.learnt(number):
                 key = _key(row)
                 if (key in first) is leading and key not in done and trained[key].rounds[0] == number:
                     done.add(key)
@@ -110,12 +110,11 @@ def _key(row: MixtureRow) -> _Key:
 
 def _trained(run: RunReader, rounds: Sequence[int]) -> dict[_Key, _Trained]:
     trained: dict[_Key, _Trained] = {}
-    wanted = {row.id for number in rounds for row in run.mixture(number)}
     gaps: dict[str, float | None] = {}
     for number in range(1, max(rounds, default=0) + 1):
-        gaps.update((row.id, row.gap) for row in run.difficulty(number) if row.id in wanted)
+        gaps.update((row.id, row.gap) for row in run.difficulty(number))
         if number in rounds:
-            for row in run.mixture(number):
+            for row in run.learnt(number):
                 pair = trained.setdefault(_key(row), _Trained(row.pool, None))
                 pair.pool, pair.gap = row.pool, gaps.get(row.id)
                 pair.rounds.append(number)
