@@ -77,6 +77,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Mapping[str, Checkpoint]:
     return thinking.make(tmp_path_factory.mktemp("thinking"))
 
 
+def answer_tokens(checkpoint: Checkpoint, answer: str) -> int:
+    from transformers import AutoTokenizer
+
+    return len(AutoTokenizer.from_pretrained(checkpoint.path)(answer, add_special_tokens=False)["input_ids"])
+
+
 @EVERY
 def test_the_answer_is_graded_and_the_thought_has_a_column_of_its_own(
     name: str, mode: Mode, made: Mapping[str, Checkpoint], tmp_path: Path
@@ -90,6 +96,7 @@ def test_the_answer_is_graded_and_the_thought_has_a_column_of_its_own(
         elif answer == thinking.ENDLESS:
             assert (row.finish_reason, row.thought) == ("length", thought if thinks else None)
             assert answer.startswith(row.answer or "-")
+            assert answer_tokens(made[name], row.answer or "") == BUDGETS["max_new_tokens"]
             longest = BUDGETS["max_new_tokens"] + thinks * BUDGETS["thinking_tokens"]
             reply = replies[one.id]
             assert isinstance(reply, Completion)
@@ -123,8 +130,12 @@ def test_recorded_answers_are_those_of_the_student_that_wrote_them(
     target = resolve_target(str(tmp_path / "recorded.json"), "gym")
     _, rows, rate = said(target.student, target.checkpoint, tmp_path / "recorded")
     _, ours, ours_rate = here(name, mode, made, tmp_path)
-    unknown = [replace(row, finish_reason=row.finish_reason and "stop") for row in ours]  # a text does not say its end
-    assert (rows, rate) == (unknown, ours_rate)
+    for one, row in zip(ours, rows, strict=True):
+        assert (row.answer or "").startswith(one.answer or "")  # a text may be longer than the student's answers
+        # A text does not say its end.
+        assert row == replace(one, answer=row.answer, finish_reason=one.finish_reason and "stop")
+        assert row.answer == one.answer or one.finish_reason == "length"
+    assert rate == ours_rate
 
 
 @pytest.mark.vllm

@@ -97,7 +97,7 @@ class LocalStudent(LoadedCheckpoint):
             answers = generate(model, tokenizer, ids, longest=longest, temperature=temperature, seed=seed)
             ends, reader = end_tokens(tokenizer, model.generation_config), ReplyReader(tokenizer)
             return [
-                (prompt.instruction.id, _completion(tokens, reader, len(prompt.ids), ends))
+                (prompt.instruction.id, reader.within(_completion(tokens, reader, len(prompt.ids), ends), self.section))
                 for prompt, tokens in zip(batch, answers, strict=True)
             ]
         return None
@@ -123,5 +123,4 @@ def _completion(tokens: Sequence[int], reader: ReplyReader, prompt_tokens: int, 
     stopped = bool(tokens) and tokens[-1] in ends
     written = tokens[:-1] if stopped else tokens
     text, thought = reader.read(written)
-    usage = Usage(prompt_tokens, len(written))
-    return Completion(text, "stop" if stopped else "length", usage, model="student", reasoning=thought)
+    return Completion(text, "stop" if stopped else "length", Usage(prompt_tokens, len(written)), "student", thought)

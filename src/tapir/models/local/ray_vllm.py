@@ -136,9 +136,9 @@ class VllmFlow:
         reply = Completion(str(row["text"]), "stop" if stopped else "length", usage, model="student")
         reader = _reader(self.checkpoint, self.model)
         if not reader.marked:
-            return reply.parted(reader.begun)
+            return reader.within(reply.parted(reader.begun), self.section)
         text, thought = reader.read(tokens[:-1] if stopped else tokens)
-        return replace(reply, text=text, reasoning=thought)
+        return reader.within(replace(reply, text=text, reasoning=thought), self.section)
 
 
 _tokenizer = lru_cache(1)(load_tokenizer)

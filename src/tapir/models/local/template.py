@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
-from tapir.domain.completion import THOUGHTS, Failure, part_thought
+from tapir.config.student import StudentSection
+from tapir.domain.completion import THOUGHTS, Completion, Failure, part_thought
 
 _SWITCHES = ("enable_thinking", "thinking")  # what templates call the argument that turns thinking on and off
 _MARKS = {*THOUGHTS, *THOUGHTS.values(), "<|channel|>"}
@@ -107,7 +109,7 @@ class ReplyReader:
     """
 
     def __init__(self, tokenizer: Any) -> None:
-        self._decode = tokenizer.decode
+        self._encode, self._decode = tokenizer, tokenizer.decode
         self.begun = begun_thought(tokenizer.apply_chat_template(_SAMPLE, add_generation_prompt=True, tokenize=False))
         added = (str(token) for token in tokenizer.added_tokens_decoder.values() if token.special)
         self.marked = not {*tokenizer.all_special_tokens, *added}.isdisjoint(_MARKS)
@@ -119,6 +121,12 @@ class ReplyReader:
         if self.marked and (thought, answer) == ("", text):
             answer = self._decode(tokens, skip_special_tokens=True)
         return answer, thought
+
+    def within(self, reply: Completion, section: StudentSection) -> Completion:
+        """Return a reply of which the answer keeps to `max_new_tokens`; one after a thought could have more."""
+        tokens = self._encode(reply.text, add_special_tokens=False)["input_ids"] if section.thinking != "off" else ()
+        cut = len(tokens) > (most := section.max_new_tokens)
+        return replace(reply, text=self._decode(tokens[:most]), finish_reason="length") if cut else reply
 
 
 def split_example(prompt: str, whole: str, thought: str) -> tuple[str, str] | None:

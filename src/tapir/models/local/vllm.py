@@ -91,9 +91,8 @@ class VllmClient:
         timeout = _LONGEST * section.reply_timeout
         variables = tokenizer.apply_chat_template.variables
         extra: dict[str, Any] = {"chat_template_kwargs": variables} if variables else {}
-        reader = ReplyReader(tokenizer)
-        extra |= {"skip_special_tokens": False} if reader.marked else {}
-        self._begun = reader.begun
+        self._reader = ReplyReader(tokenizer)
+        extra |= {"skip_special_tokens": False} if self._reader.marked else {}
         endpoint = EndpointConfig(
             base_url=server.url, model=name, concurrency=_CONCURRENCY, timeout=timeout, extra=extra
         )
@@ -111,7 +110,8 @@ class VllmClient:
             if isinstance(reply, Completion):
                 tokens = max(0, reply.usage.completion_tokens - (reply.finish_reason == "stop"))
                 usage = Usage(reply.usage.prompt_tokens, tokens)
-                reply = replace(reply, model=NAME, usage=usage).parted(self._begun)  # noqa: PLW2901
+                reply = replace(reply, model=NAME, usage=usage).parted(self._reader.begun)  # noqa: PLW2901
+                reply = self._reader.within(reply, self._section)  # noqa: PLW2901
             yield number, reply
 
     def _request(self, instruction: Instruction) -> Request | Failure:
