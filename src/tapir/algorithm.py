@@ -154,7 +154,7 @@ class Curriculum:
             counts=Counter(self.task_of[name] for name in self.pairs if name in self.task_of),
         )
         share = settings.hard_share(number, sum(weight * able[task] for task, weight in target.shares.items()))
-        return RoundPlan(number, settings.size, share, target, balanced=settings.target.shares != "pool")
+        return RoundPlan(number, settings.size_of(number), share, target, balanced=settings.target.shares != "pool")
 
     def resample(self, plan: RoundPlan, split: Split) -> Draw:
         """Count how many hard examples of each task the round needs; what the hard pool lacks is a shortfall."""

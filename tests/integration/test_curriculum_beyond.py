@@ -152,6 +152,12 @@ def test_the_hard_share_follows_what_the_student_can_do_of_the_target(tmp_path: 
     assert plan.balanced
 
 
+def test_a_round_takes_the_size_that_the_recipe_has_for_it(tmp_path: Path) -> None:
+    curriculum = loop(tmp_path, fakes.recipe(rounds=2, size=[12, 30]))
+    split, curriculum.task_of = split_of(add=(8, 0, 0), spell=(3, 3, 2), list=(0, 4, 4))
+    assert [curriculum.plan_round(number, split, []).size for number in (1, 2)] == [12, 30]
+
+
 def test_task_shares_lean_to_what_the_student_cannot_do(tmp_path: Path) -> None:
     curriculum = loop(tmp_path, follows(shares="competence"))
     split, curriculum.task_of = split_of(add=(8, 0, 0), spell=(3, 3, 2), list=(0, 4, 4))

@@ -107,19 +107,20 @@ def check(
     as_json: AsJson = False,
 ) -> None:
     """Check a recipe and everything it names, without running it."""
-    from tapir.config.toml import load
+    from tapir.config.toml import load, toml_value
     from tapir.runs import session
     from tapir.runs.endpoints import try_roles
 
     chosen = load(recipe, changes or ())
-    rounds, size, lines = chosen.curriculum.alpha().rounds, chosen.curriculum.size, list(session.check(chosen))
+    plan, lines = chosen.curriculum, list(session.check(chosen))
+    rounds, size = plan.alpha().rounds, toml_value(plan.size)
     trials = try_roles(chosen) if reach else []
     lines += [trial.line for trial in trials]
     if chosen.endpoints and not reach:
         lines.append("no endpoint was called; `tapir check --reach` calls each once")
     unusable = ", ".join(dict.fromkeys(trial.role for trial in trials if trial.problem))
     verdict = f"cannot be used yet: {unusable}" if unusable else f"good ({rounds} rounds of {size} examples)"
-    content = {"recipe": recipe, "rounds": rounds, "size": size, "checks": lines, "trials": trials}
+    content = {"recipe": recipe, "rounds": rounds, "size": plan.size, "checks": lines, "trials": trials}
     print_result(content, [*lines, f"{recipe}: {verdict}"], as_json=as_json)
     if unusable:
         raise typer.Exit(1)

@@ -16,10 +16,12 @@ from pydantic import (
     BaseModel,
     BeforeValidator,
     ConfigDict,
+    Discriminator,
     Field,
     JsonValue,
     PlainSerializer,
     SerializerFunctionWrapHandler,
+    Tag,
     WithJsonSchema,
     WrapValidator,
     model_serializer,
@@ -31,6 +33,10 @@ from tapir.domain.errors import RecipeError
 
 Share: TypeAlias = Annotated[float, Field(ge=0, le=1)]
 Count: TypeAlias = Annotated[int, Field(ge=1, strict=True)]
+CountOrCounts: TypeAlias = Annotated[
+    Annotated[Count, Tag("[one]")] | Annotated[tuple[Count, ...], Tag("[several]")],
+    Discriminator(lambda value: "[several]" if isinstance(value, list | tuple) else "[one]"),
+]
 Whole: TypeAlias = Annotated[int, Field(ge=0, strict=True)]
 Temperature: TypeAlias = Annotated[float, Field(ge=0, le=2)]
 _OFF = {"anyOf": [{"const": False}, {"type": "number", "minimum": 0, "maximum": 2}]}

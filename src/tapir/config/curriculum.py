@@ -8,7 +8,7 @@ from typing import Annotated, ClassVar, Literal, TypeAlias
 
 from pydantic import Field, model_validator
 
-from tapir.config.base import BY_NAME, Count, CustomConfig, Section, Share, kind_or
+from tapir.config.base import BY_NAME, Count, CountOrCounts, CustomConfig, Section, Share, kind_or
 from tapir.domain.curriculum import Schedule, competence_share
 from tapir.domain.difficulty import Scale, Threshold
 from tapir.domain.judgement import RANGE
@@ -193,8 +193,8 @@ class CurriculumConfig(Section):
     """single-round is one round of hard examples only."""
     rounds: Count = 3
     """N, the number of rounds; 3 (recalled for the paper, unverified)."""
-    size: Count = 1500
-    """n, the training examples of one round."""
+    size: CountOrCounts = 1500
+    """n, the training examples of one round; or a list, one number for each round."""
     schedule: AnySchedule = PaperScheduleConfig()
     """Hard share by round."""
     difficulty: AnyDifficulty = MfdConfig()
@@ -241,7 +241,9 @@ class CurriculumConfig(Section):
     def _has_a_schedule(self) -> CurriculumConfig:
         if isinstance(self.schedule, ListScheduleConfig) and len(self.schedule.shares) != self.rounds:
             raise ValueError(f"schedule.shares has {len(self.schedule.shares)} entries for rounds = {self.rounds}")
-        self.alpha()
+        rounds = self.alpha().rounds
+        if isinstance(self.size, tuple) and len(self.size) != rounds:
+            raise ValueError(f"size has {len(self.size)} entries for {rounds} rounds: give one, or one for each round")
         return self
 
     @model_validator(mode="after")
@@ -288,6 +290,10 @@ class CurriculumConfig(Section):
                 return Schedule.linear(start, end, self.rounds)
             case ListScheduleConfig(shares=shares):
                 return Schedule(shares)
+
+    def size_of(self, number: int) -> int:
+        """Return n of round `number`, counted from 1."""
+        return self.size[number - 1] if isinstance(self.size, tuple) else self.size
 
     def hard_share(self, number: int, competence: float) -> float:
         """Return α of round `number`; a competence schedule follows `competence` instead, 0 to 1."""

@@ -134,13 +134,13 @@ def _locate(place: tuple[int | str, ...], table: type[Section] = Recipe) -> _Spo
             annotation = get_args(annotation)[1]
         elif len(options) > 1:  # part is the kind
             annotation, kinds = next(section for section in options if kind_of(section) == part), options
-        elif options and part != "[key]":
+        elif options and not str(part).startswith("["):  # as pydantic calls a key, and the recipe one of several types
             path.append(str(part))
             kinds = kinds if options[0] in kinds else options
             table = options[0]
             field = table.model_fields.get(str(part))
             annotation = field.annotation if field else None
-        elif part != "[key]":
+        elif not str(part).startswith("["):
             path.append(str(part))
     return _Spot(tuple(path), table, kinds)
 

@@ -67,7 +67,7 @@ def _hardness(plan: CurriculumConfig, rounds: Sequence[RoundSummary], scale: Sca
     """
     if plan.schedule.kind == "competence":
         claim = "The share of hard examples follows the student's competence (planned)"
-        yield _follows(claim, rounds, [each.wanted / plan.size for each in rounds])
+        yield _follows(claim, rounds, [each.wanted / plan.size_of(each.number) for each in rounds])
         return
     claim = "The share of hard examples follows the schedule (planned)"
     alpha = plan.alpha()

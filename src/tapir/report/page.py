@@ -133,10 +133,11 @@ def _item(item: SampledInstruction, scale: Scale | None) -> dict[str, object]:
 def _facts(summary: Summary, paid: Costs | None) -> dict[str, str]:
     """Return the facts under the title."""
     planned, done = summary.recipe.curriculum.alpha().rounds, len(summary.rounds)
+    size = summary.recipe.curriculum.size
     facts = {
         "rounds": str(planned) if done == planned else f"{done} of {planned}",
         "corpus": f"{summary.corpus.size:,} instructions",
-        "examples a round": f"{summary.recipe.curriculum.size:,}",
+        "examples a round": ", ".join(f"{n:,}" for n in (size if isinstance(size, tuple) else [size])),
         "working time": duration(summary.seconds),
         "the student answers": answering(summary.recipe.student),
         "seed": str(summary.recipe.seed),

@@ -267,8 +267,9 @@ def disk_needed(recipe: Recipe, rows: int) -> int:
     training = 3 * 3 * _FLOAT * trained  # weights and two Adam moments, two saved and one being written
     checkpoints = (_FLOAT // 2 if half else _FLOAT) * trained * (alpha.rounds + 2)
     scorings = alpha.rounds if recipe.curriculum.rescoring == "every-round" else 1
-    calls = 2 * rows * scorings * ("judge" in recipe.users()) + rows + alpha.rounds * recipe.curriculum.size
-    tables = 4_000 * (rows + alpha.rounds * recipe.curriculum.size)
+    examples = sum(map(recipe.curriculum.size_of, range(1, alpha.rounds + 1)))
+    calls = 2 * rows * scorings * ("judge" in recipe.users()) + rows + examples
+    tables = 4_000 * (rows + examples)
     return checkpoints + training + tables + _CALL_BYTES * calls * bool(recipe.endpoints)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tomllib
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -10,7 +11,7 @@ from support.recipes import refusal, refusal_of
 from tapir.config.base import Section
 from tapir.config.corpus import GymCorpusConfig
 from tapir.config.recipe import Recipe
-from tapir.config.toml import load, parse, shipped
+from tapir.config.toml import as_toml, load, parse, shipped
 from tapir.domain.errors import RecipeError
 
 if TYPE_CHECKING:
@@ -109,7 +110,10 @@ def test_every_section_refuses_unknown_keys_and_every_field_has_a_help_line(sect
         ("chunk=0", "chunk = 0"),
         ('name=""', "name = ''"),
         ("curriculum.rounds=0", "curriculum.rounds = 0"),
-        ("curriculum.size=1.5", "curriculum.size = 1.5"),
+        ("curriculum.size=1.5", "curriculum.size = 1.5: must be a valid integer"),
+        ("curriculum.size=[500, 0, 900]", "curriculum.size.1 = 0: must be greater"),
+        ("curriculum.size=[500, 900]", "size has 2 entries for 3 rounds: give one, or one for each round"),
+        ("curriculum.size=[]", "size has 0 entries for 3 rounds"),
         ("curriculum.threshold.value=nan", "curriculum.threshold.value = nan"),
         ("curriculum.schedule.start=1.4", "curriculum.schedule.start = 1.4"),
         ("curriculum.schedule.step=-0.1", "curriculum.schedule.step = -0.1"),
@@ -175,6 +179,13 @@ def test_a_list_of_the_wrong_length_or_without_direction_is_refused(shares: list
     message = refusal({"curriculum": {"rounds": 3, "schedule": {"kind": "list", "shares": shares}}})
     wrong_length, wrong_order = f"{len(shares)} entries for rounds = 3", f"must rise or fall, not both: {shares}"
     assert (wrong_order if len(shares) == 3 else wrong_length) in message
+
+
+def test_every_round_may_have_a_size_of_its_own() -> None:
+    recipe = load("gym", ["curriculum.size=[500, 1000, 1500]"])
+    assert [recipe.curriculum.size_of(number) for number in (1, 2, 3)] == [500, 1000, 1500]
+    assert parse(tomllib.loads(as_toml(recipe))) == recipe
+    assert load("gym").curriculum.size_of(3) == load("gym").curriculum.size == 2000
 
 
 # Changes from the command line

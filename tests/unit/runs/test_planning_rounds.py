@@ -41,8 +41,10 @@ def test_fillers_have_their_tokens_and_joined_texts_no_more(one: str, other: str
 # Rounds
 
 
-def rounds_of(size: int, hard: float, tasks: tuple[float, float] = (0.5, 0.5), **settings: Any) -> list[Round]:
-    curriculum = CurriculumConfig(size=100, rounds=3, **settings)
+def rounds_of(
+    size: int, hard: float, tasks: tuple[float, float] = (0.5, 0.5), n: int | tuple[int, ...] = 100, **settings: Any
+) -> list[Round]:
+    curriculum = CurriculumConfig(size=n, rounds=3, **settings)
     assumed = Assumptions(hard, dict(zip("ab", tasks, strict=True)), 0.5)
     return [*expected_rounds(curriculum, size, assumed, TaskDistribution.of({"a": 1.0, "b": 1.0}), at_once=5)]
 
@@ -53,6 +55,11 @@ def test_a_pool_is_expanded_until_the_hard_share_is_met() -> None:
     assert poor[0].answered.expected == 30 - 20
     assert poor[0].written.expected > poor[0].answered.expected  # half of it is dropped and requested again
     assert [one.trained.expected for one in poor] == [100, 100, 100]
+
+
+def test_every_round_may_have_a_size_of_its_own() -> None:
+    found = rounds_of(10_000, 0.5, n=(50, 100, 200))
+    assert [(one.trained.expected, one.trained.most) for one in found] == [(50, 50), (100, 100), (200, 200)]
 
 
 def test_an_example_is_refined_once_in_a_run() -> None:

@@ -68,16 +68,17 @@ def expected_rounds(
     known, added = Bounds.sure(size), Bounds()
     for number in range(1, schedule.rounds + 1):
         share = highest = schedule.share(number)
+        n = plan.size_of(number)
         if plan.variant == "multi-round" and isinstance(plan.schedule, CompetenceScheduleConfig):
             highest = max(plan.schedule.start, plan.schedule.end)  # one that follows competence is planned as it starts
-        most = hard_count(plan.size, highest)
+        most = hard_count(n, highest)
         fresh = np.floor(hard.items - hard.used).astype(np.int64) if avoid else hard.items
-        need = hard_counts(fresh, easy.items, plan.size, share, balance)
+        need = hard_counts(fresh, easy.items, n, share, balance)
         pending = np.maximum(0, need - fresh) * (seeds > 0) * plan.expand
         new = float(pending.sum())
         requests, written = _requests(pending, plan.expand_attempts, assumed.kept, at_once)
         hard.items = hard.items + pending
-        inside, outside = mixture_counts(hard.items, easy.items, plan.size, share, balance)
+        inside, outside = mixture_counts(hard.items, easy.items, n, share, balance)
         refined = hard.train(inside, avoid=avoid) + easy.train(outside, avoid=avoid)
         worst = most * plan.expand_attempts * plan.expand
         calls = min(most, most // at_once + len(target.labels)) * plan.expand_attempts * plan.expand
@@ -88,8 +89,8 @@ def expected_rounds(
             requests=Bounds(requests, calls),
             written=Bounds(written, worst),
             answered=Bounds(new, worst),
-            refined=Bounds(refined, plan.size) if plan.refine else Bounds(),
-            trained=Bounds(float(inside.sum() + outside.sum()), plan.size),
+            refined=Bounds(refined, n) if plan.refine else Bounds(),
+            trained=Bounds(float(inside.sum() + outside.sum()), n),
         )
         added = Bounds(new, most * plan.expand)
         known += added
