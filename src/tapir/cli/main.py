@@ -18,6 +18,7 @@ from tapir.cli.study import study
 from tapir.cli.tables import (
     AsJson,
     Changes,
+    HomeGroup,
     RecipeName,
     Run,
     out_option,
@@ -37,6 +38,7 @@ if TYPE_CHECKING:
 
 
 app = typer.Typer(
+    cls=HomeGroup,
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
 
 import typer
+from typer.core import TyperGroup
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -28,15 +29,21 @@ if TYPE_CHECKING:
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # bidi ones too
 _VERDICTS = {True: "yes", False: "NO", None: "open"}
 PLAIN_WIDTH = 120  # columns where the output is not a terminal
+_AT_HOME = re.compile(r"^(--[\w-]+=)?~(?=/|$)")
 _LEAST_TEXT, _FRAME, _ANY_WIDTH = 12, 3, 10_000  # of a folded text, of the frame around a cell, of any table
 
 
-def _expand_home(path: Path | None) -> Path | None:
-    """Return a path with the home folder in the place of ~, which shells leave in --out=~/x as it is."""
-    return path and path.expanduser()
+class HomeGroup(TyperGroup):
+    """Commands whose every argument may begin with ~ for the home folder: shells leave --out=~/x as it is."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse the arguments of any command below."""
+        return super().parse_args(
+            ctx, [_AT_HOME.sub(lambda found: f"{found[1] or ''}{Path.home()}", arg) for arg in args]
+        )
 
 
-out_option = partial(typer.Option, "--out", callback=_expand_home)
+out_option = partial(typer.Option, "--out")
 """Returns the option --out of a command, with its `help`."""
 
 RecipeName = Annotated[str, typer.Argument(help="TOML file, or name of a shipped recipe.")]

@@ -6,13 +6,10 @@ import json
 import subprocess
 import sys
 import tomllib
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
-import typer
-from typer.main import get_command
+from typer.testing import CliRunner
 
 import tapir as package
 from support.command import tapir
@@ -81,19 +78,15 @@ def test_a_users_mistake_is_one_clear_error(arguments: list[str], message: str, 
     assert not list(tmp_path.iterdir())
 
 
-def options(command: Any, name: str) -> Iterator[tuple[Any, Any]]:
-    """Every command below this one that has such an option, with the option."""
-    for inner in getattr(command, "commands", {}).values():
-        yield from options(inner, name)
-    yield from ((command, each) for each in command.params if name in each.opts)
-
-
-def test_a_folder_to_write_to_may_be_in_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_every_path_of_a_command_line_may_be_in_the_home_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("HOME", str(tmp_path))  # bash leaves the ~ of --out=~/mine as it is
-    found = list(options(get_command(app), "--out"))
-    assert {"run", "study", "export", "gym", "alpaca", "mt-bench", "pair"} <= {command.name for command, _ in found}
-    for command, option in found:
-        assert option.process_value(typer.Context(command), "~/mine") == tmp_path / "mine", command.name
+    for arguments in (["show", "x", "--run=~/no"], ["show", "x", "--run", "~/no"], ["status", "~/no"]):
+        assert str(CliRunner().invoke(app, arguments).exception) == f"{tmp_path}/no is not a run directory"
+    audit = ["audit", str(tmp_path), "--labels=~/no"]
+    monkeypatch.setattr("tapir.evaluation.audit.readers.open_all", lambda _, labels, **__: sys.exit(str(labels[0])))
+    assert str(CliRunner().invoke(app, audit).exception) == f"{tmp_path}/no"
     folders: list[Path] = []
     monkeypatch.setattr(session, "run", lambda _recipe, folder, *_: folders.append(folder))
     monkeypatch.setattr(session, "resume", lambda folder, *_: folders.append(folder))
