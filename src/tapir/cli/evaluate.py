@@ -56,7 +56,7 @@ def eval_gym(  # noqa: PLR0913 (options)
     unseen: Annotated[int, typer.Option(min=0, help="Prompts for each skill that is never trained on.")] = 20,
     perturbed: Annotated[int, typer.Option(min=0, help="Prompts for each skill that are also perturbed.")] = 10,
     sample: Annotated[int, typer.Option(min=0, help="Index of the prompt sample.")] = 0,
-    recipe: RecipeName = "gym",
+    recipe: RecipeName = "",
     changes: Changes = None,
     number: Round = None,
     as_json: AsJson = False,
@@ -131,7 +131,7 @@ def eval_harness(  # noqa: PLR0913 (options)
         raise RecipeError("--tasks names no task", remedy="For example --tasks ifeval,gsm8k.")
     section = HarnessConfig(kind="harness", tasks=names, include=include, limit=limit)
     answering = [] if is_run(Path(target).expanduser()) else [f"student.max_new_tokens={_LONGEST_ANSWER}"]
-    _eval_section(target, section, folder, ("gym", [*answering, *(changes or ())], number), as_json=as_json)
+    _eval_section(target, section, folder, ("", [*answering, *(changes or ())], number), as_json=as_json)
 
 
 @evals.command("custom")
@@ -142,7 +142,7 @@ def eval_custom(  # noqa: PLR0913 (options)
     options: Annotated[
         list[str] | None, typer.Option("--option", help="key=value for the class, repeatable (default: none).")
     ] = None,
-    recipe: RecipeName = "gym",
+    recipe: RecipeName = "",
     changes: Changes = None,
     number: Round = None,
     *,

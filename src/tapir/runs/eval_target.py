@@ -52,7 +52,7 @@ class EvalTarget:
 
 def resolve_target(
     text: str,
-    recipe: str = "gym",
+    recipe: str = "",
     changes: Iterable[str] = (),
     number: int | None = None,
     folder: Path | None = None,
@@ -62,14 +62,18 @@ def resolve_target(
     Args:
         text: the folder of a run (its last student, or that of round `number`), a file with answers (any layout a
             corpus can have, AlpacaEval's model outputs included), "nano", a model folder, a GGUF file, or a hub id.
-        recipe: a recipe for everything that is not a run; a run brings its own.
+        recipe: a recipe for everything that is not a run ("" is gym); a run brings its own.
         changes: "key=value" over that recipe.
         number: of the round, for a run.
         folder: of the evaluation, whose date the prompts of a model have: the day it began, or today.
     """
     path, changes = Path(text).expanduser(), list(changes)
     if is_run(path):
+        if recipe:
+            remedy = "Leave it out; --set key=value changes a setting of the run's own recipe."
+            raise RecipeError(f"--recipe {recipe} has no effect: {text} is a run, which brings its own", remedy=remedy)
         return _of_run(path, session.stored_recipe(path, changes), number)
+    recipe = recipe or "gym"
     if number is not None:
         raise RecipeError(f"--round {number}: {text} is no run directory", remedy="Leave --round out.")
     if path.is_file() and path.suffix.lower() != ".gguf":
@@ -100,7 +104,7 @@ def resolve_judged(
             remedy="Pass --recipe with a recipe whose judge and endpoints grade.",
         )
     if recipe and run:
-        return resolve_target(text, recipe, (), number), load(recipe, changes)
+        return resolve_target(text, "", (), number), load(recipe, changes)
     target = resolve_target(text, recipe, changes, number, folder)
     return target, target.recipe
 

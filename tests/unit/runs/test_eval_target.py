@@ -52,7 +52,7 @@ def answers(folder: Path, rows: object, name: str = "outputs.json") -> str:
 
 def refused(kind: type[TapirError], text: str, number: int | None = None) -> str:
     with pytest.raises(kind) as caught:
-        resolve_target(text, "gym", [], number)
+        resolve_target(text, "", [], number)
     assert caught.value.remedy
     return f"{caught.value} {caught.value.remedy}"
 
@@ -62,7 +62,7 @@ def refused(kind: type[TapirError], text: str, number: int | None = None) -> str
 
 def test_a_run_is_measured_by_its_last_student_with_its_own_settings(tmp_path: Path) -> None:
     folder = run(tmp_path / "mine", 1, 2)
-    found = resolve_target(str(folder), "gym")
+    found = resolve_target(str(folder))
     assert found.checkpoint == Checkpoint(str(folder / "round-2" / "checkpoint"), 2)
     assert found.name == "mine/S_2"
     assert isinstance(found.recipe.student, Section)
@@ -75,10 +75,10 @@ def test_a_run_is_measured_by_its_last_student_with_its_own_settings(tmp_path: P
 
 def test_any_round_of_it_can_be_chosen_and_0_is_the_student_before_it(tmp_path: Path) -> None:
     folder = run(tmp_path / "mine", 1, 2)
-    assert resolve_target(str(folder), "gym", number=1).checkpoint.path.endswith("round-1/checkpoint")
-    assert resolve_target(str(folder), "gym", number=0).checkpoint == Checkpoint(str(NANO), 0)
+    assert resolve_target(str(folder), number=1).checkpoint.path.endswith("round-1/checkpoint")
+    assert resolve_target(str(folder), number=0).checkpoint == Checkpoint(str(NANO), 0)
     run(folder, 0)
-    warm = resolve_target(str(folder), "gym", number=0)
+    warm = resolve_target(str(folder), number=0)
     assert warm.checkpoint == Checkpoint(str(folder / "round-0" / "checkpoint"), 0)
     assert warm.name == "mine/S_0"
 
@@ -97,24 +97,30 @@ def test_a_round_whose_training_is_not_finished_has_no_student(tmp_path: Path) -
     folder = run(tmp_path / "mine", 0, 1, 2)
     for number in (0, 2):
         (folder / f"round-{number}" / "training.json").unlink()
-    assert resolve_target(str(folder), "gym").name == "mine/S_1"
-    assert resolve_target(str(folder), "gym", number=0).checkpoint == Checkpoint(str(NANO), 0)
+    assert resolve_target(str(folder)).name == "mine/S_1"
+    assert resolve_target(str(folder), number=0).checkpoint == Checkpoint(str(NANO), 0)
     assert "rounds with one: 0, 1" in refused(DataError, str(folder), 2)
 
 
 def test_settings_of_a_run_can_be_changed_and_are_then_other_facts(tmp_path: Path) -> None:
     folder = run(tmp_path / "mine", 1)
-    plain = resolve_target(str(folder), "gym")
-    changed = resolve_target(str(folder), "gym", iter(["student.max_new_tokens=5"]))
+    plain = resolve_target(str(folder))
+    changed = resolve_target(str(folder), "", iter(["student.max_new_tokens=5"]))
     assert changed.facts["answering"]["max_new_tokens"] == 5
     assert plain.facts != changed.facts
     write_json(folder / "manifest.json", {"run": "r2"})
-    assert resolve_target(str(folder), "gym").facts != plain.facts  # another run in the same folder
+    assert resolve_target(str(folder)).facts != plain.facts  # another run in the same folder
+
+
+def test_a_recipe_beside_a_run_is_refused_and_not_ignored(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"--recipe gym has no effect: .*mine is a run") as caught:
+        resolve_target(str(run(tmp_path / "mine", 1)), "gym")
+    assert "--set" in caught.value.remedy
 
 
 def test_a_run_named_by_a_dot_has_its_folders_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(run(tmp_path / "mine", 1))
-    assert resolve_target(".", "gym").name == "mine/S_1"
+    assert resolve_target(".").name == "mine/S_1"
 
 
 # A model
