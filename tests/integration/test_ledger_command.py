@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from contextlib import closing
 from pathlib import Path
 
+import pytest
 from typer.testing import CliRunner, Result
 
 from tapir.cli.main import app
 from tapir.domain.completion import Completion, Failure, Usage
+from tapir.domain.errors import StoreError
 from tapir.models.api.ledger import Entry, Ledger, Purpose
+from tapir.runs.build import open_ledger
 
 
 def made(path: Path, *words: str, run: str = "a" * 32) -> Path:
@@ -48,6 +52,25 @@ def test_stats_add_up_calls_tokens_and_money(tmp_path: Path) -> None:
     sums = {"calls": 3, "tokens_in": 3_000, "tokens_out": 60, "money": 0.75}
     assert content["models"] == [{"model": "model-1", **sums}]
     assert content["purposes"] == [{"run": "aaaaaaaa", "round": "1", "stage": "judge", **sums}]
+
+
+def test_a_ledger_that_may_not_be_written_is_read_as_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = made(tmp_path / "my # ledger.sqlite", "one")
+    if os.geteuid():
+        path.chmod(0o400)
+    else:  # root may write everything
+        monkeypatch.setattr("os.access", lambda _, mode, **__: mode != os.W_OK)
+    assert json.loads(tapir("stats", path, "--json").output)["models"][0]["calls"] == 1
+    with closing(open_ledger(path)) as ledger:
+        assert [path.name for path in tmp_path.iterdir()] == [path.name]  # WAL would make files beside it
+        with pytest.raises(StoreError, match="readonly"):
+            ledger.add_fact("run", "gpt", "http://x", "m", json_schema=True)
+    path.chmod(0o600)
+    with closing(Ledger(path)) as writing:  # what another process has added is in the log beside the file
+        purpose = Purpose("run", 1, "judge", "")
+        writing.add([Entry(b"two", "model-1", b"{}", Completion("x", "stop", Usage(1, 1), "m"), 0.1, purpose)])
+        with closing(open_ledger(path)) as ledger:
+            assert len(list(ledger.export())) == 2
 
 
 def test_stats_say_what_may_have_been_billed(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import os
 import pkgutil
 from dataclasses import replace
 from functools import cache, partial
@@ -120,10 +121,10 @@ def check_installed(recipe: Recipe) -> None:
 
 
 def open_ledger(path: Path) -> Ledger:
-    """Open a ledger that exists."""
+    """Open a ledger that exists, to be read where it cannot be written."""
     if not path.is_file():
         raise StoreError(f"{path} is not a file", remedy="Name a ledger, e.g. runs/NAME/ledger.sqlite.")
-    return Ledger(path)
+    return Ledger(path, writable=all(os.access(each, os.W_OK) for each in (path, path.parent)))
 
 
 def student_format(recipe: Recipe) -> StudentFormat | None:

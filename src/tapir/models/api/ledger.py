@@ -75,12 +75,15 @@ class Spent:
 class Ledger:
     """One SQLite file in WAL mode; processes may share it. A connection belongs to the thread that made it."""
 
-    def __init__(self, path: Path) -> None:
-        """Open the file; create or migrate it where needed."""
-        self.path = path
+    def __init__(self, path: Path, *, writable: bool = True) -> None:
+        """Open the file; create or migrate it where needed and `writable`."""
+        self.path, how = path, "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"  # which makes no file
+        place = path if writable else f"{path.absolute().as_uri()}?{how}"
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
-            self._database = sqlite3.connect(path, timeout=_BUSY, isolation_level=None, check_same_thread=False)
+            self._database = sqlite3.connect(
+                place, timeout=_BUSY, isolation_level=None, check_same_thread=False, uri=not writable
+            )
             with ExitStack() as undo:
                 undo.callback(self._database.close)
                 self._set_up()
