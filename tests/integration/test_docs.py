@@ -68,6 +68,6 @@ def recipe_of(url: str) -> Recipe:
                 "threshold": {"rule": "quantile", "value": 0.5},
             },
             "evaluation": custom | {"class": "my_roles:Capitals"},
-            "endpoints": {"gpt": {"base_url": url, "model": "m", "price_input": 1.0}},
+            "endpoints": {"gpt": {"base_url": url, "model": "m", "price_input": 1.0, "price_output": 0.0}},
         }
     )

@@ -252,6 +252,8 @@ class CurriculumConfig(Section):
         nothing = self.difficulty.measured_by == "nobody"
         if follows and (self.rescoring != "every-round" or nothing):
             more = " and a difficulty other than 'none'" if nothing else ""
+            if self.variant == "single-round":
+                more += " and variant = 'multi-round', or choose other target.shares"
             raise ValueError(f"competence is read from the scores of every round: set rescoring = 'every-round'{more}")
         if (
             self.difficulty.measured_by == "estimator"

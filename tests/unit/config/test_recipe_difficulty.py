@@ -121,6 +121,11 @@ def test_competence_is_read_from_the_scores_of_every_round(settings: dict[str, o
     assert curriculum(**settings | {"rescoring": "every-round"}).curriculum.alpha().rounds == 3
 
 
+def test_a_single_round_with_shares_by_competence_is_told_what_it_lacks() -> None:
+    message = refused(target={"shares": "competence"}, variant="single-round")
+    assert "rescoring = 'every-round' and variant = 'multi-round', or choose other target.shares" in message
+
+
 def test_a_change_to_no_difficulty_takes_away_what_the_recipe_had_for_it() -> None:
     for change in ('curriculum.difficulty="none"', "curriculum.difficulty=none", "curriculum.difficulty.kind=none"):
         plan = load("gym", [change]).curriculum

@@ -29,6 +29,8 @@ PASTED = [
     "a.b",
 ]
 
+FREE: dict[str, object] = {"price_input": 0.0, "price_output": 0.0}
+
 
 def with_endpoint(**changed: object) -> dict[str, Any]:
     return api(endpoints={"gpt": endpoint(**changed)})
@@ -175,9 +177,12 @@ def test_a_batch_price_without_batches_is_refused() -> None:
 
 @pytest.mark.parametrize("price", ["price_input", "price_cached", "price_output"])
 def test_a_limit_on_the_cost_needs_a_price(price: str) -> None:
+    alone = refusal(with_endpoint(**{price: 0.1}))
+    assert "endpoints.gpt has a price without price_" in alone
+    assert ("price_input" in alone, "price_output" in alone) == (price != "price_input", price != "price_output")
     message = refusal(with_endpoint() | {"calls": {"max_cost": 5}})
     assert "calls.max_cost = 5 has no effect while every price is 0" in message
-    assert parse(with_endpoint(**{price: 0.1}) | {"calls": {"max_cost": 5}}).calls.max_cost == 5
+    assert parse(with_endpoint(**FREE | {price: 0.1}) | {"calls": {"max_cost": 5}}).calls.max_cost == 5
 
 
 @pytest.mark.parametrize(
@@ -232,7 +237,7 @@ COMPUTED = {"model", "json_schema", "max_tokens_field", "thinking_tokens", "extr
 
 @pytest.mark.parametrize("key", EndpointConfig.model_fields)
 def test_another_run_is_one_with_another_model_or_other_replies_and_no_other(key: str) -> None:
-    used: dict[str, object] = {"batch": True, "stream": True}  # so that no key is idle
+    used = FREE | {"batch": True, "stream": True}  # so that no key is idle
     before, after = parse(with_endpoint(**used)), parse(with_endpoint(**used | {key: OTHER[key]}))
     assert before != after
     differing = after.differences(before.resolved())
@@ -261,7 +266,7 @@ def test_a_run_may_go_on_with_other_limits_for_its_calls_and_files_that_lie_else
         corpus = {"kind": "file", "path": f"{folder}/rows.jsonl"}
         evaluation = {"kind": "judged", "file": f"{folder}/more.jsonl"}
         prompts = {"judge-single": f"{folder}/judge.txt"}
-        endpoints = {"gpt": endpoint(price_input=1.0)}
+        endpoints = {"gpt": endpoint(price_input=1.0, price_output=1.0)}
         return parse(api(corpus=corpus, evaluation=evaluation, prompts=prompts, endpoints=endpoints, calls=calls))
 
     before = at("here")

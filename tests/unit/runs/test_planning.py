@@ -270,9 +270,13 @@ def test_ifd_takes_two_thirds_of_training_and_a_pass_rate_all_its_samples() -> N
 
 
 def test_a_run_that_will_stop_or_fall_short_is_warned_of(planned: Planned) -> None:
-    dear = {"gpt": endpoint(price_input=1000.0)}
+    dear = {"gpt": endpoint(price_input=1000.0, price_output=0.0)}
     assert any("will stop" in warning for warning in planned(endpoints=dear, calls={"max_cost": 0.5}).warnings)
     assert not planned(endpoints=dear, calls={"max_cost": 5000.0}).warnings
+    free = {"endpoints": dear | {"own": endpoint()}, "judge": {"kind": "llm", "endpoints": ["own"]}}
+    (warning,) = planned(**free, calls={"max_cost": 5000.0}).warnings
+    assert "calls.max_cost = 5000 counts no call to own: set price_input" in warning
+    assert not planned(**free).warnings
     (warning,) = planned(curriculum={"size": 500}).warnings
     assert "of the 500 examples" in warning
 
@@ -349,7 +353,7 @@ def test_replies_measured_before_take_the_place_of_assumptions(planned: Planned,
     reply = Completion("x", "stop", Usage(700, 300, 350), "m")
     ledger.add([Entry(bytes([n]) * 16, "m", b"{}", reply, 0.0, Purpose("r", 0, "judge", "")) for n in range(4)])
     ledger.close()
-    cached = {"gpt": endpoint(price_input=2.0, price_cached=0.0)}
+    cached = {"gpt": endpoint(price_input=2.0, price_cached=0.0, price_output=0.0)}
     result = planned(calls={"ledger": str(tmp_path / "shared.sqlite")}, endpoints=cached)
     cost = stage(result, "judge").cost
     assert cost.written.expected == pytest.approx(300 * cost.calls.expected)

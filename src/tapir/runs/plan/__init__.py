@@ -231,6 +231,8 @@ def _warnings(recipe: Recipe, stages: Sequence[StagePlan]) -> Iterator[str]:
             f"calls.max_cost = {limit:g} is below the {expected:,.2f} expected: the run will stop there, keep"
             " everything it paid for, and go on with a higher limit"
         )
+    if free := [name for name, endpoint in recipe.endpoints.items() if limit and not endpoint.costs]:
+        yield f"calls.max_cost = {limit:g} counts no call to {', '.join(free)}: set price_input and price_output there"
     short = [stage for stage in stages if stage.stage == "train" and stage.items.expected < stage.items.most]
     if short:
         least = min(short, key=lambda stage: stage.items.expected)
