@@ -24,7 +24,7 @@ class LoraConfig(Section):
     """The update is scaled by alpha / rank."""
     dropout: Share = 0.0
     """Dropout before the adapter."""
-    targets: tuple[str, ...] = ("all-linear",)
+    targets: Annotated[tuple[Text, ...], Field(min_length=1)] = ("all-linear",)
     """Names of the layers that get an adapter."""
 
 

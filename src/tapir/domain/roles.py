@@ -238,8 +238,8 @@ class StudentFormat(Protocol):
     def fault(self, instruction: Instruction) -> str:
         """Return why the chat template cannot hold a conversation; "" where it can."""
 
-    def check(self, pairs: Iterable[Pair]) -> None:
-        """Raise `TrainingError` if the student cannot be trained on most of the first pairs."""
+    def check(self, pairs: Sequence[Pair]) -> None:
+        """Raise `RoleError` if the student cannot be trained on most of the first pairs, or answer any."""
 
 
 class Corpus(Protocol):

@@ -16,7 +16,7 @@ from tapir.config.base import CustomConfig, Section
 from tapir.config.corpus import GymCorpusConfig
 from tapir.config.evaluation import EvaluationConfig
 from tapir.config.recipe import Recipe
-from tapir.config.student import CustomStudentConfig, RayEngineConfig
+from tapir.config.student import CustomStudentConfig, LocalStudentConfig, RayEngineConfig
 from tapir.config.training import SftConfig
 from tapir.data.files import existing
 from tapir.data.screen import unwanted
@@ -129,12 +129,11 @@ def open_ledger(path: Path) -> Ledger:
 
 def student_format(recipe: Recipe) -> StudentFormat | None:
     """Return what is known of the student's texts; None where nothing here loads its tokenizer."""
-    own = isinstance(recipe.training, SftConfig)
-    if not own and isinstance(recipe.student, CustomStudentConfig):
+    student, training = recipe.student, recipe.training if isinstance(recipe.training, SftConfig) else None
+    if not training and isinstance(student, CustomStudentConfig):
         return None
-    return TokenizedFormat(
-        prepare_student(recipe), ModelSettings.of(recipe.student), own, recipe.answers() != "teacher"
-    )
+    longest, answered = student.longest if isinstance(student, LocalStudentConfig) else 0, recipe.answers() != "teacher"
+    return TokenizedFormat(prepare_student(recipe), ModelSettings.of(student), training, answered, longest)
 
 
 def _size_notes(recipe: Recipe) -> list[str]:

@@ -259,7 +259,7 @@ def disk_needed(recipe: Recipe, rows: int) -> int:
 
     A student whose weights are not on this machine counts nothing; `build_roles` notes it.
     """
-    alpha, shapes = recipe.curriculum.alpha(), weight_shapes(locate_student(recipe), recipe.student.revision)
+    alpha, shapes = recipe.curriculum.alpha(), weight_shapes(locate_student(recipe), recipe.student.revision).values()
     trained, how = sum(map(prod, shapes)), recipe.training
     half = isinstance(how, SftConfig) and how.method == "full" and how.precision in {"bfloat16", "float16"}
     if isinstance(how, SftConfig) and how.method != "full":  # two matrices beside each one of the base

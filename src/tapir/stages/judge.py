@@ -21,6 +21,7 @@ JUDGEMENTS = "judgements"
 ESTIMATES = "estimates"
 NULL_ANSWER = "I am not sure, but I hope this helps."
 _NO_VERDICT = Unscored("no verdict")
+_NO_ANSWER = "no student answer"
 _STAGES = {JUDGEMENTS: "judge", "preferences": "prefer"}
 
 
@@ -45,7 +46,7 @@ class Score:
             def comparisons() -> Iterator[Comparison]:
                 for name, pair in pending:
                     text, failure = answers[name].text, answers[name].failure or ""
-                    left[name] = Unscored("no student answer", failure) if text is None else _NO_VERDICT
+                    left[name] = Unscored(_NO_ANSWER, failure) if text is None else _NO_VERDICT
                     if text is not None:
                         yield Comparison(pair.instruction, pair.response.text, text, self.tasks.get(name, ""))
 
@@ -57,10 +58,15 @@ class Score:
 
         work = Work(_STAGES.get(self.table, self.table), self.table, self.chunk)
         scores = difficulties(run_items(context, work, JudgementRow, items, do))
-        unscored = [score.reason for score in scores.values() if isinstance(score, Unscored)]
+        unscored = [score for score in scores.values() if isinstance(score, Unscored)]
         if self.table == JUDGEMENTS and scores and len(unscored) == len(scores):
+            reasons = [score.reason for score in unscored]
+            if {*reasons} == {_NO_ANSWER}:
+                remedy = "The column failure of the round's answers.parquet says more. Fix the student in a new run."
+                what = f"the student answered none of {len(scores)} instructions; the first: {unscored[0].raw}"
+                raise RoleError(what, remedy=remedy)
             raise RoleError(
-                f"the judge {self.judge.name} gave no score for any of {len(unscored)} items: {commonest(unscored)}",
+                f"the judge {self.judge.name} gave no score for any of {len(scores)} items: {commonest(reasons)}",
                 remedy="Its replies are in the round's judgements.parquet (column raw) and in the ledger. Use a"
                 " stronger judge, or one whose server takes a JSON schema (endpoints.NAME.json_schema); then start a"
                 " new run.",

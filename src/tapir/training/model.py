@@ -18,6 +18,7 @@ from tapir.domain.errors import TrainingError
 from tapir.domain.round import Checkpoint
 from tapir.models.local import loading
 from tapir.models.local.loading import ModelSettings, base_of, load_generation_config, load_model, load_tokenizer
+from tapir.models.local.weights import weight_shapes
 from tapir.models.memory import computes_in_bfloat16, free_memory
 from tapir.training.checkpoints import cast_weights
 from tapir.training.distributed import local_rank
@@ -56,6 +57,20 @@ def choose_device(precision: Precision, base: Checkpoint, settings: ModelSetting
         faster = computes_in_bfloat16() if cuda else loading.large_on_bfloat16_cpu(base.path, settings)
         precision = "bfloat16" if faster else "float32"
     return Device("cuda" if cuda else "cpu", precision)
+
+
+def check_weights(base: Checkpoint, config: SftConfig, settings: ModelSettings) -> None:
+    """Raise `TrainingError` where the student cannot be trained in this precision, or lacks one of `lora.targets`."""
+    if config.precision == "float16" and not getattr(config.launch, "gpus", 0):  # those are of other machines
+        choose_device(config.precision, base, settings)
+    if config.method == "full" or list(config.lora.targets) == ["all-linear"] or base_of(base.path):
+        return
+    shapes = weight_shapes(base.path, settings.revision).items()
+    matrices = [f".{name}".removesuffix(".weight") for name, shape in shapes if len(shape) == 2]  # noqa: PLR2004
+    for target in config.lora.targets:
+        if not any(name.endswith(f".{target}") for name in matrices):  # peft knows for certain, and takes seconds
+            lora = config.lora.model_copy(update={"targets": (target,)})
+            _add_adapter(loading.empty_model(base.path, settings), base.path, lora, settings.revision)
 
 
 @contextmanager

@@ -27,7 +27,7 @@ from tapir.training.dataset import (
 from tapir.training.distributed import barrier, is_main_process
 from tapir.training.dpo import train_on_preferences
 from tapir.training.launch import AccelerateTrainer
-from tapir.training.loop import TrainingTask, fit
+from tapir.training.loop import TrainingTask, fit, split_step
 from tapir.training.model import end_tokens
 from tapir.training.ray import RayTrainer
 
@@ -54,8 +54,9 @@ class SftTrainer:
 
     @classmethod
     def build(cls, section: SftConfig, context: BuildContext) -> Trainer:
-        """Return the trainer, with the launcher that the section names around it."""
+        """Return the trainer, with the launcher that the section names around it, once a step could be split."""
         trainer, launch = cls(section, ModelSettings.of(context.recipe.student)), section.launch
+        split_step(section, getattr(launch, "processes", 0) or getattr(launch, "workers", 1))
         launched: AccelerateTrainer | RayTrainer
         if isinstance(launch, AccelerateLaunchConfig):
             launched = AccelerateTrainer(trainer, launch)

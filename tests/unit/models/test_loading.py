@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from tapir.domain.errors import RecipeError, RoleError
 from tapir.domain.round import Checkpoint
-from tapir.models.local.loading import ModelSettings, chat_template, load, load_tokenizer, model_size
+from tapir.models.local.loading import ModelSettings, chat_template, empty_model, load, load_tokenizer
 from tapir.training.model import merge
 from unit.models.test_local_student import NANO, edited
 
@@ -61,7 +61,7 @@ def test_an_adapter_may_stand_on_another(tmp_path: Path) -> None:
     first, _ = adapter(tmp_path / "one", NANO.path, 1)
     second, adapted = adapter(tmp_path / "two", first.path, 2)
     torch.testing.assert_close(logits(load(second)[0]), logits(adapted), atol=1e-4, rtol=1e-4)
-    assert model_size(second.path, ModelSettings()) == load(second)[0].num_parameters()
+    assert empty_model(second.path, ModelSettings()).num_parameters() == load(second)[0].num_parameters()
 
 
 def test_an_adapter_whose_base_was_deleted_says_how_it_comes_back(tmp_path: Path) -> None:

@@ -184,6 +184,15 @@ def test_difficulty_is_the_mean_gap_and_what_has_none_says_why(tmp_path: Path) -
     assert "37" not in {one.instruction.text[-2:] for one in judge.asked}
 
 
+def test_a_student_without_any_answer_is_not_blamed_on_the_judge(tmp_path: Path) -> None:
+    failed = {f"_{one.instruction.text[-2:]}": "too long: 600 tokens" for one in PAIRS[:3]}
+    with pytest.raises(RoleError, match="student answered none of 3 instructions; the first: too long: 600") as caught:
+        Score(Judge({}), CHUNK).run(place(tmp_path), PAIRS[:3], answers(**failed))
+    assert "answers.parquet" in caught.value.remedy
+    with pytest.raises(RoleError, match=r"the judge scripted gave no score for any of 3 items: .*no verdict \(2\)"):
+        Score(Judge({}), CHUNK).run(place(tmp_path / "b"), PAIRS[:3], answers(_30="too long: 600"))
+
+
 def test_the_judge_sees_both_answers_and_every_judgement_is_a_row_without_a_number_if_unscored(tmp_path: Path) -> None:
     judge = Judge(VERDICTS)
     Score(judge, CHUNK, {INSTRUCTIONS[0].id: "add"}).run(place(tmp_path), PAIRS[:2], answers())

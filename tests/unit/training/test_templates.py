@@ -14,6 +14,7 @@ from support.recording import RecordingProgress
 from support.templates import ENDS, TEMPLATES, tokenizer
 from support.training import NANO
 from tapir.config.toml import parse
+from tapir.config.training import SftConfig
 from tapir.domain.errors import RecipeError, RoleError
 from tapir.domain.instruction import Instruction, Origin, Turn, messages
 from tapir.domain.round import Checkpoint
@@ -214,14 +215,16 @@ def test_of_several_templates_the_one_for_chats_gets_the_arguments(tmp_path: Pat
 
 def test_what_one_conversation_says_does_not_speak_against_all_of_its_form() -> None:
     settings = ModelSettings(chat_template=TEMPLATES["qwen3"])
-    student = TokenizedFormat(NANO, settings, encoded=True, answered=True)
+    student = TokenizedFormat(NANO, settings, training=SftConfig(), answered=True)
     context = (Turn("user", "Which tag ends it?"), Turn("assistant", "It is </think> there."))
     assert student.fault(Instruction.of("And then?", Origin("corpus"), context)) == ""
     assert student.fault(Instruction.of("And then?", Origin("corpus"), TALK)) == ""
-    refusing = TokenizedFormat(NANO, ModelSettings(chat_template=TEMPLATES["gemma-2"]), encoded=True, answered=True)
+    refusing = TokenizedFormat(
+        NANO, ModelSettings(chat_template=TEMPLATES["gemma-2"]), training=SftConfig(), answered=True
+    )
     assert "System role not supported" in refusing.fault(Instruction.of("Hi.", Origin("corpus"), (SYSTEM,)))
     deaf = TEMPLATES["chatml"].replace("in messages", "in messages if m['role'] != 'system'")
-    dropping = TokenizedFormat(NANO, ModelSettings(chat_template=deaf), encoded=True, answered=True)
+    dropping = TokenizedFormat(NANO, ModelSettings(chat_template=deaf), training=SftConfig(), answered=True)
     assert (
         dropping.fault(Instruction.of("Hi.", Origin("corpus"), (SYSTEM,))) == "the chat template drops its system turn"
     )

@@ -152,7 +152,7 @@ def large_on_bfloat16_cpu(path: str, settings: ModelSettings) -> bool:
     models gain less, and the built-in student's figures are those of float32.
     """
     try:
-        return cpu_computes_in_bfloat16() and model_size(path, settings) >= _LARGE
+        return cpu_computes_in_bfloat16() and empty_model(path, settings).num_parameters() >= _LARGE
     except RoleError:  # said where the model is loaded
         return False
 
@@ -294,15 +294,15 @@ def _complete_sampling(config: Any) -> None:
         config.do_sample = config.do_sample or "`do_sample` is not set" in str(error)
 
 
-def model_size(name: str, settings: ModelSettings) -> int:
-    """Return the number of a model's parameters, from its config alone; of an adapter, those of its base."""
+def empty_model(name: str, settings: ModelSettings) -> Any:
+    """Return a model without its weights, from its config alone; of an adapter, its base."""
     import torch
     from transformers import AutoModelForCausalLM
 
     config = _load_config(name, settings)
     try:
         with torch.device("meta"):
-            return int(AutoModelForCausalLM.from_config(config).num_parameters())
+            return AutoModelForCausalLM.from_config(config)
     except (OSError, ValueError) as error:
         raise load_error(name, error) from error
 

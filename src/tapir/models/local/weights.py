@@ -5,18 +5,19 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from contextlib import suppress
+from itertools import chain
 from pathlib import Path
 
 _LENGTH = 8  # bytes at the beginning of safetensors that say how long their header is
 
 
-def weight_shapes(name: str, revision: str = "") -> list[tuple[int, ...]]:
-    """Return the shape of every weight of a model folder, or of a hub id in the local cache.
+def weight_shapes(name: str, revision: str = "") -> dict[str, tuple[int, ...]]:
+    """Return the shape of every weight, by its name, of a model folder, or of a hub id in the local cache.
 
     None are returned where there are no safetensors on this machine.
     """
     folder = Path(name) if Path(name).is_dir() else _cached(name, revision)
-    return [shape for path in sorted(folder.glob("*.safetensors")) for shape in _shapes(path)] if folder else []
+    return dict(chain.from_iterable(map(_shapes, sorted(folder.glob("*.safetensors"))))) if folder else {}
 
 
 def _cached(name: str, revision: str) -> Path | None:
@@ -28,8 +29,8 @@ def _cached(name: str, revision: str) -> Path | None:
     return None
 
 
-def _shapes(path: Path) -> Iterator[tuple[int, ...]]:
+def _shapes(path: Path) -> Iterator[tuple[str, tuple[int, ...]]]:
     with suppress(OSError, ValueError, LookupError), path.open("rb") as file:  # damage is named at loading
         length = int.from_bytes(file.read(_LENGTH), "little")
         header = json.loads(file.read(min(length, path.stat().st_size)))
-        yield from [tuple(entry["shape"]) for key, entry in header.items() if key != "__metadata__"]
+        yield from [(key, tuple(entry["shape"])) for key, entry in header.items() if key != "__metadata__"]
