@@ -60,12 +60,16 @@ def full(path: Path) -> StoreFull:
 
 
 def existing(key: str, name: str) -> Path:
-    """Return the file that a key of the recipe, or an option, names."""
-    path = Path(name).expanduser()
-    if not path.is_file():
-        remedy = f"The path is relative to {Path.cwd()}; fix it."
-        raise RecipeError(f"{key} = {name!r}: there is no such file", remedy=remedy)
-    return path
+    """Return the file that a key of the recipe, or an option, names, once it could be opened."""
+    path, remedy = Path(name).expanduser(), f"The path is relative to {Path.cwd()}; fix it."
+    try:
+        if path.is_file():
+            path.open("rb").close()
+            return path
+        fault = "this is a folder, not a file" if path.is_dir() else "there is no such file"
+    except OSError as error:
+        fault, remedy = f"it cannot be read ({error.strerror})", "Make it readable, or name another file."
+    raise RecipeError(f"{key} = {name!r}: {fault}", remedy=remedy)
 
 
 @contextmanager

@@ -24,7 +24,7 @@ from tapir.domain.completion import unparted
 from tapir.domain.errors import DataError, RecipeError, commonest, require
 from tapir.domain.instruction import Pair
 from tapir.domain.randomness import seed_for
-from tapir.domain.roles import Benchmark, Rejected, Roles, StudentFormat
+from tapir.domain.roles import Benchmark, Rejected, Roles, StudentFormat, Tagger
 from tapir.domain.task import TaskDistribution, Taxonomy
 from tapir.evaluation.lm_eval import harness_facts
 from tapir.gym.corpus import corpus as gym_corpus
@@ -33,6 +33,7 @@ from tapir.gym.robustness import GymSuite
 from tapir.gym.skills import TRAINED
 from tapir.models.context import BuildContext
 from tapir.models.prompts import PromptSet
+from tapir.models.taggers.metrics import TrainedTagger
 
 
 def taxonomy(recipe: Recipe) -> Taxonomy:
@@ -156,10 +157,13 @@ def sifted(
     return list(corpus_filter.sift(roles.corpus()))
 
 
-def nothing_left(reasons: Counter[str]) -> DataError:
-    """Return the error for a corpus of which every row was dropped, with the reasons and their counts."""
-    return DataError(
-        f"nothing is left of the corpus: {commonest(reasons.elements())}",
+def require_enough(left: int, tagger: Tagger, dropped: Iterable[str]) -> None:
+    """Raise `DataError` where too little is left of the corpus, with the reasons of what was dropped."""
+    if left and not (isinstance(tagger, TrainedTagger) and tagger.lacks(left)):
+        return
+    few = f"{left} instructions, with tagger.labelled and tagger.held_out too few to train a tagger, are"
+    raise DataError(
+        f"{few if left else 'nothing is'} left of the corpus: {commonest(dropped) or 'no row was dropped'}",
         remedy="Bring more rows or lower evaluation.held_out, in a new folder; a run lists them in drops.parquet.",
     )
 

@@ -28,7 +28,7 @@ from tapir.data.duplicates import DuplicateIndex, NearDuplicates
 from tapir.data.files import disk_errors, locked, read_json, write_json
 from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
 from tapir.data.run.store import CHECKSUMS, RunStore, claim_folder, is_run, resume_command
-from tapir.domain.errors import StoreError, StoreFull, require_same
+from tapir.domain.errors import RecipeError, StoreError, StoreFull, require_same
 from tapir.domain.instruction import Pair
 from tapir.domain.progress import Progress, SilentProgress
 from tapir.domain.roles import Roles
@@ -39,7 +39,7 @@ from tapir.models.taggers.embedding import EmbeddingTagger
 from tapir.models.taggers.encoder import EncoderTagger
 from tapir.report.summary import Summary, summarise
 from tapir.runs.build import build_roles, check_installed, locate_student
-from tapir.runs.corpus import forbidden, nothing_left, novelty, prompts_digest, screened, sifted
+from tapir.runs.corpus import forbidden, novelty, prompts_digest, require_enough, screened, sifted
 from tapir.runs.endpoints import find_models
 from tapir.runs.progress import EventLog, open_calls, open_resources, record_session
 from tapir.stages.base import StageContext
@@ -47,25 +47,19 @@ from tapir.version import __version__
 
 SCHEMA = 1
 _PACKAGES = (
-    "torch",
-    "transformers",
-    "trl",
-    "accelerate",
-    "peft",
-    "vllm",
-    "ray",
-    "datasets",
-    "reasoning-gym",
-    "scikit-learn",
-    "aiohttp",
-    "pyarrow",
-    "numpy",
+    *("torch", "transformers", "trl", "accelerate", "peft", "vllm", "ray", "datasets"),
+    *("reasoning-gym", "scikit-learn", "aiohttp", "pyarrow", "numpy"),
 )
 _MEGABYTE = 1_000_000
 _MATRIX = 2  # dimensions
 _FLOAT = 4  # bytes of a number that is trained, whatever it was stored in
 _CALL_BYTES = 3_000  # of a call in the ledger
-_MENDABLE = "student.chat_template"  # until the student is trained with it
+_TRAINED = ("round-*/training.json", "round-*/training/**/checkpoint-*", "round-*/training/**/tuned*")
+_MENDABLE = {  # keys, and files that depend on them for good; the tagger is fitted before the student answers
+    **dict.fromkeys(("tagger.", "student.max_new_tokens", "student.thinking_tokens"), ("round-0/tagger.json",)),
+    **dict.fromkeys(("training.", "student.chat_template"), _TRAINED),
+}
+_MADE_AGAIN = {"tagger.": "round-0/labels*", "training.": "round-*/contrasts*"}  # after a change of the keys
 _RESTORE = "Put the file back from a copy, or start again in another folder with --out."
 
 
@@ -152,9 +146,20 @@ def stored_recipe(folder: Path, changes: Iterable[str] = ()) -> Recipe:
 
     It may be resumed with changes ("key=value") that leave its results as they are.
     """
+    changes = list(changes)
     if not is_run(folder):
         raise StoreError(f"{folder} is not a run directory", remedy="Name the folder of a run, e.g. runs/gym.")
-    return parse(stored_tables(folder), changes)
+    try:
+        return parse(stored_tables(folder), changes)
+    except RecipeError as error:
+        if changes:
+            stored_recipe(folder)  # raises what follows where the changes are not at fault
+            raise
+        writer = read_json(folder / "manifest.json", _RESTORE).get("tapir", "unknown")
+        raise StoreError(
+            f"{folder / 'recipe.json'} was written by tapir {writer}, and tapir {__version__} cannot read it:\n{error}",
+            remedy=f"Go on with tapir {writer}, or with the version of the code that wrote it.",
+        ) from error
 
 
 def stored_tables(folder: Path) -> dict[str, Any]:
@@ -184,8 +189,7 @@ def check(recipe: Recipe) -> list[str]:
     rows = sifted(recipe, roles, forbidden(recipe, roles), DuplicateIndex())  # without the near ones, which take long
     pairs = [pair_of(row) for row in rows if isinstance(row, CorpusRow)]
     dropped = Counter(row.reason for row in rows if isinstance(row, DropRow))
-    if not pairs:
-        raise nothing_left(dropped)
+    require_enough(len(pairs), roles.tagger, dropped.elements())
     if roles.format:
         roles.format.check(pairs)
     lines = [f"corpus: {len(pairs):,} instructions"]
@@ -225,12 +229,15 @@ def claim(recipe: Recipe, folder: Path, roles: Roles) -> None:
         left_out = {name: None for name in inputs if name.startswith("evaluation.")}
         wanted = left_out | dict(roles.inputs)
         differing += [f"the content of {name}" for name, digest in wanted.items() if inputs.get(name) != digest]
-        mended = [line for line in differing if line.removeprefix("the content of ").startswith(_MENDABLE)]
-        if mended and not any(folder.glob("round-*/training.json")):
-            differing = [line for line in differing if line not in mended]
+        free = tuple(key for key, ends in _MENDABLE.items() if not any(any(folder.glob(each)) for each in ends))
+        mended = [line for line in differing if line.removeprefix("the content of ").startswith(free)]
+        differing = [line for line in differing if line not in mended]
         remedy = f"Choose another folder with --out, or `{resume_command(folder)}` to go on with that run."
         require_same(folder, "a run of another recipe", differing, remedy=remedy)
         if mended:
+            for key in {line.partition(".")[0] + "." for line in mended} & _MADE_AGAIN.keys():
+                for path in folder.glob(_MADE_AGAIN[key]):
+                    path.unlink()
             fresh = {
                 key: value for key, value in _manifest(recipe, roles).items() if key in {"inputs", "recipe_sha256"}
             }
@@ -313,8 +320,7 @@ def _corpus(recipe: Recipe, roles: Roles, store: RunStore, excluded: DuplicateIn
         store.once("drops", DropRow, lambda: [row for row in rows if isinstance(row, DropRow)])
         store.once("corpus", CorpusRow, lambda: [row for row in rows if isinstance(row, CorpusRow)])
     pairs = [pair_of(row) for row in store.each("corpus", CorpusRow)]
-    if not pairs:
-        raise nothing_left(Counter(row.reason for row in store.each("drops", DropRow)))
+    require_enough(len(pairs), roles.tagger, (row.reason for row in store.each("drops", DropRow)))
     return pairs
 
 

@@ -14,6 +14,7 @@ from tapir.domain.errors import RoleError
 from tapir.domain.roles import Tagger
 from tapir.domain.task import TaskTag
 from tapir.domain.training import TaggerReport
+from tapir.models.taggers.metrics import TrainedTagger
 from tapir.models.taggers.tfidf import TfidfTagger
 
 Make: TypeAlias = Callable[[], Tagger]
@@ -81,7 +82,10 @@ def test_too_few_labels_are_an_error_that_names_the_key_unless_none_are_needed(m
     sample = tagger.sample(encoders.INSTRUCTIONS, 7)
     if not sample:
         assert tagger.fit([]) is None
+        assert not (isinstance(tagger, TrainedTagger) and tagger.lacks(1))
         return
+    assert isinstance(tagger, TrainedTagger)
+    assert (tagger.lacks(11), tagger.lacks(len(sample))) == (True, False)
     with pytest.raises(RoleError, match="too few") as caught:
         tagger.fit([(one, one.text.split()[0]) for one in sample[:9]])
     assert "tagger.labelled" in caught.value.remedy

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,10 +17,10 @@ from support.recipes import api
 from support.training import NANO
 from tapir.config.recipe import Recipe
 from tapir.config.toml import parse
-from tapir.data.files import read_json
+from tapir.data.files import existing, read_json
 from tapir.data.run.rows import CorpusRow
 from tapir.data.run.store import RunStore
-from tapir.domain.errors import DataError, RecipeError, RoleError, RunMismatch, TrainingError
+from tapir.domain.errors import DataError, RecipeError, RoleError, RunMismatch, StoreError, TrainingError
 from tapir.domain.instruction import Pair
 from tapir.domain.roles import Rejected, Roles
 from tapir.runs import session
@@ -36,6 +38,7 @@ def recipe(folder: Path, **changed: object) -> Recipe:
         "corpus": {"kind": "file", "path": str(folder / "rows.json")},
         "evaluation": {"kind": "judged", "held_out": 0, "file": str(folder / "more.json")},
         "curriculum": {"target": {"taxonomy": "paper"}},
+        "tagger": {"kind": "llm", "endpoints": ["gpt"]},
     }
     return parse(api(**tables | changed))
 
@@ -126,6 +129,22 @@ def test_a_file_that_is_not_there_is_named_by_its_key(key: str, tmp_path: Path) 
     kind = {"corpus": "file", "evaluation": "judged"}[section]
     with pytest.raises(RecipeError, match=f"^{key} = .*there is no such file"):
         roles(tmp_path, **{section: {"kind": kind, name: "nowhere.json"}})
+    with pytest.raises(RecipeError, match=f"^{key} = .*this is a folder, not a file"):
+        roles(tmp_path, **{section: {"kind": kind, name: str(tmp_path)}})
+
+
+def test_a_file_without_permission_is_told_from_one_that_is_missing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "secret.json").write_text("[]", encoding="utf-8")
+
+    def refuse(path: Path, *_: object) -> None:  # root may read everything
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(RecipeError, match=r"corpus\.path = .*it cannot be read \(Permission denied\)") as caught:
+        existing("corpus.path", str(tmp_path / "secret.json"))
+    assert "Make it readable" in caught.value.remedy
 
 
 def test_a_template_can_be_mended_until_the_first_training(tmp_path: Path) -> None:
@@ -144,6 +163,69 @@ def test_a_template_can_be_mended_until_the_first_training(tmp_path: Path) -> No
     session.claim(other, tmp_path / "run", build_roles(other))
     with pytest.raises(RunMismatch, match=r"student\.chat_template: alpaca -> "):
         session.claim(own, tmp_path / "run", build_roles(own))
+
+
+def touch(*files: Path) -> None:
+    for file in files:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("{}", encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "end"),
+    [
+        ("training", {"max_length": 64, "lora": {"targets": ["q_proj"]}, "method": "lora"}, "round-1/training.json"),
+        ("training", {"batch_size": 8}, "round-1/training/checkpoint-50"),
+        ("training", {"dpo": {"gap": 5.0}}, "round-1/training/examples/checkpoint-2"),
+        ("tagger", {"endpoints": ["gpt"], "labelled": 900}, "round-0/tagger.json"),
+        ("student", {"max_new_tokens": 64}, "round-0/tagger.json"),
+    ],
+)
+def test_a_setting_can_be_mended_while_nothing_depends_on_it(
+    tmp_path: Path, key: str, value: dict[str, Any], end: str
+) -> None:
+    first, run = {"tagger": {"endpoints": ["gpt"]}}, tmp_path / "run"
+    before, after = recipe(tmp_path, **first), recipe(tmp_path, **{**first, key: value})
+    session.claim(before, run, build_roles(before))
+    RunStore(run).write("corpus", CorpusRow, [])
+    labels, contrasts = run / "round-0" / "labels.parts.jsonl", run / "round-1" / "contrasts.parquet"
+    touch(labels, contrasts)
+    session.claim(after, run, build_roles(after))
+    assert session.stored_recipe(run) == after
+    assert f"{key}." in read_json(run / "manifest.json")["mended"][0]
+    assert (labels.exists(), contrasts.exists()) == (key != "tagger", key != "training")
+    touch(run / end)
+    with pytest.raises(RunMismatch, match=rf"{key}\."):
+        session.claim(before, run, build_roles(before))
+
+
+def test_a_run_of_another_version_is_said_to_be_one(tmp_path: Path) -> None:
+    chosen, run = recipe(tmp_path), tmp_path / "run"
+    session.claim(chosen, run, build_roles(chosen))
+    stored = read_json(run / "recipe.json")
+    with pytest.raises(RecipeError, match=r"curriculum\.sise: no such key"):
+        session.stored_recipe(run, ["curriculum.sise=3"])
+    stored["curriculum"]["brandnew"] = 1
+    (run / "recipe.json").write_text(json.dumps(stored), encoding="utf-8")
+    (run / "manifest.json").write_text(json.dumps({"tapir": "9.1"}), encoding="utf-8")
+    for changes in ([], ["curriculum.size=3"]):
+        with pytest.raises(StoreError, match=r"recipe\.json was written by tapir 9\.1, and .* cannot") as caught:
+            session.stored_recipe(run, changes)
+        assert "curriculum.brandnew: no such key" in str(caught.value)
+        assert "tapir 9.1" in caught.value.remedy
+
+
+def test_a_corpus_too_small_for_the_tagger_is_refused_before_any_call(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-none")
+    trained, held_out = {"tagger": {"endpoints": ["gpt"]}}, {"kind": "judged", "held_out": 4}
+    few = recipe(tmp_path, evaluation=held_out, **trained)
+    for start in (session.check, plan, lambda chosen: session.run(chosen, tmp_path / "run")):
+        with pytest.raises(DataError, match=r"^8 instructions, .*too few.*: in an evaluation set \(4\)") as caught:
+            start(few)
+        assert "lower evaluation.held_out" in caught.value.remedy
+    assert session.check(recipe(tmp_path, evaluation=held_out))[0] == "corpus: 8 instructions"
 
 
 def test_a_corpus_whose_answers_stand_in_an_unread_column_is_refused_before_anything_else(tmp_path: Path) -> None:
@@ -183,7 +265,8 @@ def test_a_template_that_cannot_be_trained_with_is_refused_before_any_call(
     with pytest.raises(RoleError, match="begins a thought \\(<think>\\) and has no switch") as refused:
         session.check(chosen)
     assert 'student.thinking to "on"' in refused.value.remedy
-    for able in ({"chat_template": ""}, {"thinking": "on"}, {"thinking": "keep"}):
+    room = {"thinking_tokens": 64}
+    for able in ({"chat_template": ""}, {"thinking": "on"} | room, {"thinking": "keep"} | room):
         whole = recipe(tmp_path, student=student | able, evaluation={"kind": "judged", "held_out": 3})
         assert session.check(whole)[0] == "corpus: 9 instructions"
 
@@ -232,9 +315,9 @@ def test_a_tagger_that_cannot_be_loaded_is_refused_before_any_call(
 def test_a_tagger_in_the_home_folder_is_found_and_a_run_that_has_fitted_it_is_not_asked_again(
     home: Path, kind: str
 ) -> None:
-    tagger = {"kind": kind, "model": "~/encoder", "max_length": 64, "endpoints": ["gpt"]}
-    chosen = recipe(home, tagger=tagger, evaluation={"kind": "judged", "held_out": 3})
-    assert session.check(chosen)[0] == "corpus: 9 instructions"
+    tagger = {"kind": kind, "model": "~/encoder", "max_length": 64, "endpoints": ["gpt"], "held_out": 0.1}
+    chosen = recipe(home, tagger=tagger, evaluation={"kind": "judged", "held_out": 1})
+    assert session.check(chosen)[0] == "corpus: 11 instructions"
     shutil.rmtree(home / "encoder")
     with pytest.raises(RoleError, match="no encoder can be loaded"):
         session.preflight(chosen, home / "run")

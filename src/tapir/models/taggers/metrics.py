@@ -165,6 +165,12 @@ class TrainedTagger(Generic[SectionT]):
             return Failure("abstained", f"{what}, less than abstain_below = {least:g}")
         return guess
 
+    def lacks(self, instructions: int) -> bool:
+        """Return whether so many are too few to be labelled, learnt from and measured on."""
+        labels = min(instructions, self._section.labelled)
+        tested = round(labels * self._section.held_out)
+        return self._section.labelled > 0 and (not tested or labels - tested < _AT_LEAST)
+
     @abstractmethod
     def _guess(self, classifier: Any, texts: Sequence[str]) -> list[TaskTag]:
         """Return the most probable label of each text, with its probability."""

@@ -23,7 +23,7 @@ from tapir.domain.roles import Roles
 from tapir.domain.task import Taxonomy
 from tapir.gym.corpus import corpus_skills
 from tapir.gym.skills import UNSEEN
-from tapir.runs.corpus import nothing_left, sifted
+from tapir.runs.corpus import require_enough, sifted
 from tapir.runs.plan.tokens import ANSWER, NEW_INSTRUCTION, filler
 
 _SAMPLE = 300
@@ -58,8 +58,7 @@ def read_stats(recipe: Recipe, roles: Roles | None, labels: Taxonomy, *, network
     forbidden.learn_all((name, prompt.instruction.user_text) for name, prompt in prompts.items())
     found = sifted(recipe, roles, forbidden, DuplicateIndex())
     rows = [row for row in found if isinstance(row, CorpusRow)]
-    if not rows:
-        raise nothing_left(Counter(row.reason for row in found if isinstance(row, DropRow)))
+    require_enough(len(rows), roles.tagger, (row.reason for row in found if isinstance(row, DropRow)))
     every = recipe.answers() == "teacher"
     pending = {row.id for row in rows if every or not row.response.strip()}  # the teacher has still to answer
     most = recipe.teacher.max_tokens if isinstance(recipe.teacher, LlmTeacherConfig) else ANSWER
