@@ -154,7 +154,7 @@ class Recipe(Section):
     def _call_problems(self) -> Iterator[str]:
         for name, endpoint in self.endpoints.items():
             lacking = sorted({"price_input", "price_output"} - endpoint.model_fields_set)
-            if lacking and any(key.startswith("price_") for key in endpoint.model_fields_set):
+            if lacking and endpoint.costs:
                 yield f"endpoints.{name} has a price without {' and '.join(lacking)}: set it too, to 0 if that is free"
         if not self.endpoints:
             unused = {"calls": self.calls != CallsConfig(), "prompts": bool(self.prompts)}

@@ -271,8 +271,9 @@ optional: dict[str, Any] = {
     "timeout": st.floats(0, 1e4, exclude_min=True),
     "price_cached": st.none() | money,
 }
-servers = table({"base_url": "http://localhost:8000/v1", "model": texts}, **optional) | table(
-    {"base_url": "https://a-b.example/v1/", "model": texts, "batch": True}, batch_price=shares, **optional
+always: dict[str, Any] = {"model": texts, "price_input": money, "price_output": money}
+servers = table({"base_url": "http://localhost:8000/v1"} | always, **optional) | table(
+    {"base_url": "https://a-b.example/v1/", "batch": True} | always, batch_price=shares, **optional
 )
 readable: dict[str, Any] = {
     "layout": st.sampled_from(["auto", "alpaca"]),
