@@ -80,8 +80,7 @@ def replacing(path: Path) -> Iterator[Path]:
         path.parent.mkdir(parents=True, exist_ok=True)
         try:
             yield draft
-            with draft.open("rb") as written:
-                os.fsync(written.fileno())
+            sync(draft)
             draft.replace(path)
         finally:
             draft.unlink(missing_ok=True)
@@ -96,6 +95,7 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(draft, ignore_errors=True)
             draft.mkdir(parents=True)
             yield draft
+            sync(draft)
             shutil.rmtree(old, ignore_errors=True)
             if folder.exists():
                 folder.replace(old)
@@ -103,6 +103,14 @@ def replacing_folder(folder: Path) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+
+
+def sync(path: Path) -> None:
+    """Have a file or a folder on the disk, not in a cache: what is only renamed may be empty after a loss of power."""
+    for written in (*path.rglob("*"), path):
+        descriptor = os.open(written, os.O_RDONLY)
+        os.fsync(descriptor)
+        os.close(descriptor)
 
 
 def share(folder: Path) -> None:

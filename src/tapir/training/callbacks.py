@@ -24,14 +24,14 @@ class StepTimer:
     def __init__(self, progress: Progress, read: Sequence[int]) -> None:
         self.progress = progress
         self._read = read
-        self._began = self._since = self._now = 0.0
+        self.began = self._since = self._now = 0.0
         self._saving = 0.0
         self._first = self._logged = self._step = 0
 
     def begin(self, step: int) -> None:
         """Start the clock, after so many steps of earlier sessions."""
         self._first = self._logged = self._step = step
-        self._began = self._since = self._now = time.monotonic()
+        self.began = self._since = self._now = time.monotonic()
 
     def end_step(self, step: int) -> None:
         """Count one more step."""
@@ -47,7 +47,7 @@ class StepTimer:
     @property
     def seconds(self) -> float:
         """Of training so far, in this session."""
-        return max(0.0, self._now - self._began - self._saving)
+        return max(0.0, self._now - self.began - self._saving)
 
     @property
     def tokens_per_second(self) -> float:
@@ -76,8 +76,9 @@ def progress_callback(timer: StepTimer) -> TrainerCallback:
     class ProgressCallback(TrainerCallback):  # type: ignore[misc]
         """Events of transformers' Trainer, passed on."""
 
-        def on_train_begin(self, _arguments: Any, state: Any, _control: Any, **_: Any) -> None:
-            timer.begin(state.global_step)
+        def on_step_begin(self, _arguments: Any, state: Any, _control: Any, **_: Any) -> None:
+            if not timer.began:  # all of a training checkpoint is loaded now
+                timer.begin(state.global_step)
 
         def on_step_end(self, _arguments: Any, state: Any, control: Any, **_: Any) -> None:
             timer.end_step(state.global_step)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
-from tapir.data.files import write_json
+from tapir.data.files import sync, write_json
 from tapir.domain.errors import TrainingError
 from tapir.training.distributed import is_main_process
 
@@ -24,7 +24,8 @@ _TOLERANCE = {"float32": 1e-3, "float16": 1e-2, "bfloat16": 5e-2}  # relative; a
 
 def mark_complete(work: Path, step: int) -> None:
     """Mark the training checkpoint of a step as saved to its end."""
-    (work / f"checkpoint-{step}" / _COMPLETE).touch()
+    sync(checkpoint := work / f"checkpoint-{step}")
+    (checkpoint / _COMPLETE).touch()
 
 
 def checkpoint_step(checkpoint: Path | None) -> int:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from tapir.config.training import SftConfig
-from tapir.data.files import disk_errors, replacing_folder
-from tapir.domain.errors import TrainingError
+from tapir.data.files import disk_errors, is_disk_full, replacing_folder
+from tapir.domain.errors import TapirError, TrainingError
 from tapir.domain.progress import Progress
 from tapir.domain.training import TrainJob, TrainReport
 from tapir.models.local.loading import ModelSettings
@@ -170,14 +170,14 @@ def _try_to_train(task: TrainingTask, micro: int) -> TrainReport | str:
     """Return what the training did, or the message with which memory ran out."""
     try:
         with freeing_memory():
-            return _train(task, micro)
+            return _train(task, micro) or _try_to_train(task, micro)  # again where a checkpoint was set aside
     except (RuntimeError, MemoryError) as error:
         if not is_out_of_memory(error):
             raise
         return str(error).partition("\n")[0][:200]
 
 
-def _train(task: TrainingTask, micro: int) -> TrainReport:
+def _train(task: TrainingTask, micro: int) -> TrainReport | None:
     from transformers import PrinterCallback, set_seed
 
     job, config, progress, device = task.job, task.config, task.progress, task.device
@@ -198,7 +198,18 @@ def _train(task: TrainingTask, micro: int) -> TrainReport:
         # ZeRO-3 needs `use_reentrant` for adapters: TRL writes it under the old name, transformers reads the new one
         trainer.args.activation_checkpointing_kwargs = trainer.args.gradient_checkpointing_kwargs
         trainer.remove_callback(PrinterCallback)
-        trainer.train(resume_from_checkpoint=str(last) if last else None)
+        try:
+            trainer.train(resume_from_checkpoint=str(last) if last else None)
+        except Exception as error:  # a damaged file raises almost anything
+            elsewhere = isinstance(error, TapirError) or is_disk_full(error) or is_out_of_memory(error)
+            if timer.began or not last or elsewhere:
+                raise
+            with suppress(FileNotFoundError):  # another process was first
+                last.replace(aside := last.with_name(f"damaged-{last.name}"))
+                progress.note(f"{last} cannot be loaded, is now {aside.name}, and is not used: {error!r}")
+            if world_size() > 1:
+                raise
+            return None
         progress.check()
     with replacing_folder(job.out) if is_main_process() else nullcontext(job.out) as draft:
         trained = _save(task, trainer, draft)

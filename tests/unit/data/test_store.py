@@ -14,7 +14,7 @@ from unittest.mock import Mock
 import pytest
 
 from support import fakes
-from tapir.data.files import disk_errors, locked, replacing, write_text
+from tapir.data.files import disk_errors, locked, replacing, replacing_folder, write_text
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
 from tapir.data.run.tables import read_rows, write_rows
@@ -87,6 +87,17 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         fail_halfway()
     assert path.read_text() == "old"
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_every_file_of_a_folder_is_on_the_disk_before_the_folder_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[str] = []
+    monkeypatch.setattr("os.fsync", lambda handle: seen.append(Path(f"/proc/self/fd/{handle}").resolve().name))
+    with replacing_folder(tmp_path / "checkpoint") as draft:
+        (draft / "part").mkdir()
+        (draft / "part" / "weights").write_text("1")
+    assert set(seen) == {"weights", "part", ".checkpoint.draft"}
 
 
 def test_a_full_disk_is_reported_as_such() -> None:

@@ -80,6 +80,14 @@ def test_an_adapter_without_its_weights_is_told_as_such(tmp_path: Path) -> None:
         load(checkpoint)
 
 
+def test_a_checkpoint_whose_template_is_an_empty_file_is_named_and_not_the_recipe(tmp_path: Path) -> None:
+    shutil.copytree(NANO.path, tmp_path / "checkpoint")
+    (tmp_path / "checkpoint" / "chat_template.jinja").write_text("")
+    with pytest.raises(RoleError, match="checkpoint: its chat template is an empty file") as caught:
+        load_tokenizer(Checkpoint(str(tmp_path / "checkpoint"), 1))
+    assert "tapir resume" in caught.value.remedy
+
+
 @pytest.mark.parametrize("step", ["peft.PeftModel.from_pretrained", "peft.tuners.lora.LoraModel.merge_and_unload"])
 @pytest.mark.parametrize("allocate", [lambda: torch.empty(2**60), lambda: bytearray(2**62)], ids=["torch", "python"])
 def test_too_little_memory_for_an_adapter_is_an_error_with_a_remedy(

@@ -108,6 +108,47 @@ def test_a_training_checkpoint_that_was_not_saved_to_its_end_is_not_used(tmp_pat
     assert not (tmp_path / "checkpoint-6").exists()
 
 
+@pytest.mark.parametrize(
+    ("name", "kept", "goes_on"),
+    [("optimizer.pt", 0, 2), ("model.safetensors", 100, 2), ("rng_state.pth", 0, 2), ("trainer_state.json", 0, 2)],
+)
+def test_a_training_checkpoint_that_cannot_be_loaded_is_set_aside_and_the_one_before_is_used(
+    name: str, kept: int, goes_on: int, tmp_path: Path, unharmed: dict[str, tuple[Path, TrainReport]]
+) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path, OFTEN, progress=RecordingProgress(stops_after=4))
+    os.truncate(tmp_path / "training" / "checkpoint-4" / name, kept)
+    progress = RecordingProgress()
+    report = train(tmp_path, OFTEN, progress=progress)
+    (note,) = progress.notes
+    assert "checkpoint-4 cannot be loaded, is now damaged-checkpoint-4, and is not used" in note
+    assert progress.resumes == [(12, 4), (12, goes_on)]
+    same_end(tmp_path, report, unharmed["full"])
+
+
+def test_without_a_training_checkpoint_that_can_be_loaded_it_begins_again(
+    tmp_path: Path, unharmed: dict[str, tuple[Path, TrainReport]]
+) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path, OFTEN, progress=RecordingProgress(stops_after=4))
+    for step in (2, 4):
+        (tmp_path / "training" / f"checkpoint-{step}" / "scheduler.pt").write_bytes(b"")
+    progress = RecordingProgress()
+    same_end(tmp_path, train(tmp_path, OFTEN, progress=progress), unharmed["full"])
+    assert progress.resumes == [(12, 4), (12, 2), (12, 0)]
+
+
+def test_an_error_of_the_first_step_sets_no_training_checkpoint_aside(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path, OFTEN, progress=RecordingProgress(stops_after=6))
+    greedy(monkeypatch, 0, lambda: RuntimeError("mat1 and mat2 shapes cannot be multiplied"))
+    with pytest.raises(RuntimeError, match="shapes"):
+        train(tmp_path, OFTEN)
+    assert (tmp_path / "training" / "checkpoint-6").is_dir()
+
+
 def test_the_loss_curve_is_the_same_however_often_it_was_interrupted() -> None:
     whole = [
         {"step": 4, "loss": 2.5},

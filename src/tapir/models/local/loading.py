@@ -230,7 +230,8 @@ def load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings = MODEL_DEFAU
         raise load_error(checkpoint.path, error) from error
     if settings.chat_template:
         tokenizer.chat_template = settings.chat_template
-    own = tokenizer.chat_template
+    if (own := tokenizer.chat_template) == "":
+        raise load_error(checkpoint.path, ValueError("its chat template is an empty file"))
     if template := own.get("default") if isinstance(own, dict) else own:  # some have others beside it, for tools
         arguments = settings.arguments(template)
         tokenizer.apply_chat_template = BoundTemplate(tokenizer.apply_chat_template, arguments)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -67,9 +66,7 @@ def draft_folder(out: Path, mark: Mark) -> Iterator[Path]:
         with replacing_folder(out) as draft:
             draft.rmdir()  # whoever fills it makes it
             yield draft
-            write_json(
-                draft / MARKER, asdict(mark) | {"files": {name: _sha256(draft / name) for name in _files(draft)}}
-            )
+            write_json(draft / MARKER, asdict(mark) | {"files": {name: sha256(draft / name) for name in _files(draft)}})
             share(draft)
     except StoreFull as error:
         raise StoreFull(str(error), remedy="Free some space and export again.") from error
@@ -88,7 +85,7 @@ def _check_place(out: Path, mark: Mark) -> None:
         what = "of another run" if known.kind == mark.kind else f"of a {known.kind}, not of a {mark.kind}"
         raise StoreError(f"{out} holds an export {what}", remedy=_ELSEWHERE)
     written: dict[str, str] = json.loads((out / MARKER).read_text("utf-8")).get("files", {})
-    changed = [name for name in _files(out) if name != MARKER and _sha256(out / name) != written.get(name)]
+    changed = [name for name in _files(out) if name != MARKER and sha256(out / name) != written.get(name)]
     if changed:
         names = ", ".join(sorted(changed)[:3])
         raise StoreError(
@@ -99,12 +96,6 @@ def _check_place(out: Path, mark: Mark) -> None:
 
 def _files(folder: Path) -> list[str]:
     return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file())
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as content:
-        os.fsync(content.fileno())
-    return sha256(path)
 
 
 def push(folder: Path, repo_id: str, *, private: bool = True, message: str = "") -> list[str]:
