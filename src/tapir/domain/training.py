@@ -85,6 +85,7 @@ class TrainReport:
         too_long: ids of the examples left out because they are longer than the recipe allows.
         unfit: ids of the examples left out because the chat template cannot hold them, each with the reason.
         cut: ids of the examples that were trained on without their end, where the recipe wants that.
+        preferences_left_out: ids of the preference pairs that were not trained on, each with the reason.
         parameters: of the whole student; 0 where the trainer does not know.
         seconds: of training in the session that finished it, loading and saving apart.
     """
@@ -96,6 +97,7 @@ class TrainReport:
     too_long: Sequence[str] = ()
     cut: Sequence[str] = ()
     unfit: Mapping[str, str] = field(default_factory=dict)
+    preferences_left_out: Mapping[str, str] = field(default_factory=dict)
     parameters: int = 0
     trainable: int = 0
     seconds: float = 0.0

@@ -56,7 +56,7 @@ class Train:
         report = self.trainer.train(job, context.progress)
         content = asdict(report) | {
             "examples": len(examples),
-            "preferences": len(preferences),
+            "preferences": len(preferences) - len(report.preferences_left_out),
             "epochs": self.epochs,
             "base": f"S_{base.round}",
         }

@@ -8,6 +8,7 @@ every pair are computed before the first step, so that no second model stays in 
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
@@ -17,7 +18,7 @@ from tapir.domain.errors import TrainingError
 from tapir.domain.progress import Progress
 from tapir.domain.training import Example, Preference, TrainJob, TrainReport
 from tapir.models.local.loading import ModelSettings, load_tokenizer
-from tapir.training.dataset import BatchPlan, Encoded, tokenize
+from tapir.training.dataset import BatchPlan, Encoded, Misfit, tokenize
 from tapir.training.distributed import barrier, is_main_process
 from tapir.training.loop import TrainingTask, fit
 
@@ -30,7 +31,7 @@ def train_on_preferences(
     """Train the fine-tuned `job.base` on the job's preferences; return the report of both trainings together."""
     config = sft.model_copy(update={"learning_rate": dpo.learning_rate, "packing": False})
     tokenizer = load_tokenizer(job.base, settings)
-    pairs = _tokenize_pairs(job.preferences, tokenizer, config.max_length, progress)
+    pairs, left_out = _tokenize_pairs(job.preferences, tokenizer, config.max_length, progress)
     lengths = [len(pair.chosen.input_ids) + len(pair.rejected.input_ids) for pair in pairs]
     chosen, job = [pair.chosen for pair in pairs], replace(job, epochs=dpo.epochs)
     second = fit(DpoTask(job, config, settings, tokenizer, progress, chosen, lengths, pairs, dpo.beta))
@@ -40,6 +41,7 @@ def train_on_preferences(
         tokens=report.tokens + second.tokens,
         seconds=report.seconds + second.seconds,
         preference_loss=second.loss,
+        preferences_left_out=left_out,
     )
 
 
@@ -52,29 +54,29 @@ class _Pair(NamedTuple):
 
 def _tokenize_pairs(
     preferences: Sequence[Preference], tokenizer: Any, max_length: int, progress: Progress
-) -> list[_Pair]:
-    """Return the pairs as tokens, without those whose answers are equal or one of which is too long."""
-    usable = [pair for pair in preferences if pair.rejected.strip() and pair.rejected.strip() != pair.chosen.strip()]
-    better = [Example(pair.id, pair.prompt, pair.chosen, pair.context, pair.thought) for pair in usable]
-    worse = [Example(pair.id, pair.prompt, pair.rejected, pair.context, pair.rejected_thought) for pair in usable]
-    pairs = [
-        _Pair(chosen, rejected)
-        for chosen, rejected in zip(tokenize(better, tokenizer), tokenize(worse, tokenizer), strict=True)
-        if isinstance(chosen, Encoded) and isinstance(rejected, Encoded)
-    ]
-    fitting = [pair for pair in pairs if max(len(side.input_ids) for side in pair) <= max_length]
-    if len(fitting) < len(preferences):
-        progress.note(
-            f"{len(preferences) - len(fitting)} of {len(preferences)} preference pairs left out: an answer is empty,"
-            " both are the same, the template"
-            f" cannot hold one, or one is longer than {max_length} tokens"
-        )
-    if not fitting:
+) -> tuple[list[_Pair], dict[str, str]]:
+    """Return the pairs as tokens, and why others are left out, by id."""
+    better = [Example(pair.id, pair.prompt, pair.chosen, pair.context, pair.thought) for pair in preferences]
+    worse = [Example(pair.id, pair.prompt, pair.rejected, pair.context, pair.rejected_thought) for pair in preferences]
+    pairs, left_out = list[_Pair](), dict[str, str]()
+    for pair, *both in zip(preferences, tokenize(better, tokenizer), tokenize(worse, tokenizer), strict=True):
+        sides = [side for side in both if isinstance(side, Encoded)]
+        if pair.rejected.strip() in ("", pair.chosen.strip()):
+            left_out[pair.id] = "both answers are the same" if pair.rejected.strip() else "an answer is empty"
+        elif misfit := next((side for side in both if isinstance(side, Misfit)), None):
+            left_out[pair.id] = misfit.reason
+        elif max(len(side.input_ids) for side in sides) > max_length:
+            left_out[pair.id] = f"an answer is longer than {max_length} tokens"
+        else:
+            pairs.append(_Pair(*sides))
+    for reason, count in Counter(left_out.values()).most_common():
+        progress.note(f"{count} of {len(preferences)} preference pairs left out: {reason}")
+    if not pairs:
         raise TrainingError(
             f"none of the {len(preferences)} preference pairs can be trained on",
             remedy="Raise training.max_length, or remove [training.dpo].",
         )
-    return fitting
+    return pairs, left_out
 
 
 @dataclass

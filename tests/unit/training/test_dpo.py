@@ -120,8 +120,9 @@ def test_pairs_that_teach_nothing_are_left_out_and_noted(tmp_path: Path) -> None
         replace(PAIRS[0], id="c" * 16, chosen="1 " * 80),
     ]
     progress = RecordingProgress()
-    train(tmp_path / "some", progress=progress, pairs=[*PAIRS, *useless])
-    assert any(note.startswith("3 of 27 preference pairs left out") for note in progress.notes)
+    report = train(tmp_path / "some", progress=progress, pairs=[*PAIRS, *useless])
+    assert [*report.preferences_left_out] == [pair.id for pair in useless]
+    assert sum(note.startswith("1 of 27 preference pairs left out: ") for note in progress.notes) == 3
     with pytest.raises(TrainingError, match="none of the 3 preference pairs"):
         train(tmp_path / "none", pairs=useless)
 

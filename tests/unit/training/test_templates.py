@@ -148,11 +148,23 @@ def test_a_kept_thought_stands_between_the_marks_that_the_template_knows() -> No
 def test_of_a_preference_both_thoughts_are_learnt_after_the_same_prompt(family: str) -> None:
     student = tokenizer(family, thinks=True)
     pair = Preference("a" * 16, "Calculate 3 + 4.", "7", "8", thought="3 and 4 are 7.", rejected_thought="One more.")
-    ((better, worse),) = _tokenize_pairs([pair], student, 10_000, RecordingProgress())
+    ((better, worse),), _ = _tokenize_pairs([pair], student, 10_000, RecordingProgress())
     start = better.answer_start
     assert better.input_ids[:start] == worse.input_ids[: worse.answer_start]
     assert "3 and 4 are 7." in student.decode(better.input_ids[start:])
     assert "One more." in student.decode(worse.input_ids[start:])
+
+
+def test_every_pair_that_is_left_out_has_its_reason() -> None:
+    student, progress = tokenizer("chatml"), RecordingProgress()
+    answers = {"a": ("7", "8"), "b": ("7", "7 "), "c": ("7", " "), "d": ("7 " * 400, "8"), "e": ("7", "<|im_end|>")}
+    pairs, left_out = _tokenize_pairs(
+        [Preference(name, "Calculate 3 + 4.", *both) for name, both in answers.items()], student, 128, progress
+    )
+    assert (len(pairs), [*left_out]) == (1, ["b", "c", "d", "e"])
+    assert left_out["b"] == "both answers are the same"
+    assert left_out["d"] == "an answer is longer than 128 tokens"
+    assert progress.notes[0] == "1 of 5 preference pairs left out: both answers are the same"
 
 
 @pytest.mark.parametrize(("family", "thinks"), MODES)
