@@ -187,6 +187,21 @@ def test_a_ledger_of_version_1_gets_what_is_missing_and_keeps_its_replies(path: 
         assert database.execute("PRAGMA user_version").fetchone() == (SCHEMA,)
 
 
+def test_a_ledger_of_version_4_keeps_what_was_found_out_and_its_open_batches(path: Path) -> None:
+    path.parent.mkdir()
+    with closing(sqlite3.connect(path)) as database, database:
+        for statements in module._MIGRATIONS[:4]:
+            database.executescript(statements)
+        database.execute("INSERT INTO facts VALUES ('run', 'one', 'http://a', 'm', 1, 0.0)")
+        database.execute("INSERT INTO batches VALUES ('batch_1', 'http://a', 'open', 0.0)")
+        database.execute("INSERT INTO batched VALUES (x'31', 'batch_1')")
+        database.execute("PRAGMA user_version = 4")
+    with closing(Ledger(path)) as ledger:
+        assert ledger.find_fact("run", "one", "http://a", "m") == 1
+        assert ledger.find_fact("run", "one", "http://a", "m", "context") is None
+        assert ledger.open_batches("http://a", "run") == {"batch_1": {b"1"}}
+
+
 @pytest.mark.parametrize("program", ["", "CREATE TABLE songs (title TEXT)"], ids=["text", "another database"])
 def test_a_file_that_is_no_ledger_is_refused_and_left_as_it_is(tmp_path: Path, program: str) -> None:
     path = tmp_path / "notes"

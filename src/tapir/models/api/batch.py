@@ -1,7 +1,7 @@
 """Calls through a provider's batch API: submit, stop, collect later, at a lower price.
 
-A submitted batch is recorded in the ledger at once, so that it is never submitted again. Between the two a process
-may be killed; therefore every batch carries a mark made from its content, and is looked for before it is created.
+A batch is recorded in the ledger before it is created, by a mark made from its content, which it carries: a process
+that is killed before it learns the batch's id finds it by that mark later, and no batch is submitted twice.
 """
 
 from __future__ import annotations
@@ -48,16 +48,17 @@ def stream_batches(
 ) -> Iterator[tuple[KeyT, Reply]]:
     """Yield replies from the ledger and from batches, in the order they come; submit what is in no batch yet.
 
-    All requests are taken before the first batch is created; their bodies are saved on disk. Batches that are not
-    complete after the last of the `pauses` (seconds) raise `Waiting`: the same requests find them later.
+    All requests are taken before the first batch is created; their bodies are saved on disk. Batches not complete after
+    the last of the `pauses` (seconds) raise `Waiting`: the same requests find them later. Without `batch` none is made.
     """
     stream: _BatchStream[KeyT] = _BatchStream(client, endpoint)
+    unfinished = stream.pending if client.endpoints[endpoint].config.batch else stream.open
     try:
         yield from stream.take(requests)
         stream.find_submitted()
         for pause in (*pauses, None):
             yield from stream.collect()
-            if not stream.pending:
+            if not unfinished:
                 return
             stream.submit()
             if pause is None:
@@ -100,7 +101,7 @@ class _BatchStream(Generic[KeyT]):
         self._config = self._endpoint.config
         self.api = BatchApi(client, self._endpoint, self._body)
         self.pending: dict[bytes, _PendingRequest[KeyT]] = {}
-        self._open: dict[str, set[bytes]] = {}
+        self.open: dict[str, set[bytes]] = {}
         self._seen: dict[str, Batch] = {}
         self._reserved = 0.0
         self._most = 0  # requests of a batch, which is submitted alone; 0 where the provider queues what it is given
@@ -127,18 +128,22 @@ class _BatchStream(Generic[KeyT]):
 
     def find_submitted(self) -> None:
         """Find the batches that pending requests are in already; of several with a request the latest one counts."""
-        for batch, digests in self._client.ledger.open_batches(self._config.base_url).items():
+        ledger, url, run = self._client.ledger, self._config.base_url, self._client.run
+        for mark, digests in ledger.open_batches(url, run, "begun").items():
+            if digests & self.pending.keys() and (found := self.api.find(mark, ledger.known_batches(url))):
+                ledger.name_batch(mark, found[0].id)
+        for batch, digests in ledger.open_batches(url, run).items():
             for name in digests & self.pending.keys():
                 self.pending[name].batch = batch
         for name, request in self.pending.items():
             if request.batch:
-                self._open.setdefault(request.batch, set()).add(name)
+                self.open.setdefault(request.batch, set()).add(name)
                 self._reserve(request.worst_case)
 
     def collect(self) -> Iterator[tuple[KeyT, Reply]]:
         """Poll every open batch once and yield what the complete ones brought; then raise for one with nothing."""
         error: RoleError | None = None
-        for name in list(self._open):
+        for name in list(self.open):
             self._seen[name] = batch = self.api.get(name)
             if batch.ended:
                 error = (yield from self._collect(batch)) or error
@@ -148,12 +153,12 @@ class _BatchStream(Generic[KeyT]):
     def submit(self) -> None:
         """Submit what is in no batch, unless it might cost more than is left once the open batches are paid."""
         fresh = sorted((request.attempt, name) for name, request in self.pending.items() if not request.batch)
-        if not fresh or (self._most and self._open):
+        if not fresh or not self._config.batch or (self._most and self.open):
             return
         worst_case = sum(self.pending[name].worst_case for _, name in fresh)
         budget = self._client.budget
         if not budget.allows(worst_case):
-            if self._open:
+            if self.open:
                 return
             raise budget.exceeded(worst_case, f"batch of {len(fresh):,} requests")
         for attempt in range(1, _ATTEMPTS + 1):
@@ -164,15 +169,14 @@ class _BatchStream(Generic[KeyT]):
                     return
 
     def _submit(self, portion: Sequence[tuple[bytes, int]], attempt: int) -> None:
-        ledger, url = self._client.ledger, self._config.base_url
+        ledger, url, run = self._client.ledger, self._config.base_url, self._client.run
         names = [name for name, _ in portion]
         # The run is part of the mark: another run with a ledger of its own wants replies of its own.
-        mark = blake2b(f"{self._client.run} {attempt} ".encode(), digest_size=16)
-        for name in names:
-            mark.update(name)
-        batch = self.api.create(portion, mark.hexdigest(), attempt, ledger.known_batches(url))
-        ledger.open_batch(batch.id, url, names)
-        self._seen[batch.id], self._open[batch.id] = batch, set(names)
+        mark = blake2b(b"".join([run.encode(), *names]), digest_size=16).hexdigest()
+        ledger.open_batch(mark, url, names, run, "begun")
+        batch = self.api.create(portion, mark, attempt, ledger.known_batches(url) | self._seen.keys())
+        ledger.name_batch(mark, batch.id)
+        self._seen[batch.id], self.open[batch.id] = batch, set(names)
         for name in names:
             self.pending[name].batch = batch.id
             self._reserve(self.pending[name].worst_case)
@@ -187,6 +191,7 @@ class _BatchStream(Generic[KeyT]):
         rest = f"; not submitted yet, {why}: {idle:,}" if idle else ""
         message = f"are not complete: {shown}{more}; requests in them: {counts.total():,}{rest}"
         remedy = "Come back later: the same command collects them."
+        remedy += " Or cancel them there: the rest is then asked for one by one." * (not self._config.batch)
         return Waiting(f"batches at {self._config.base_url} {message}", remedy=remedy)
 
     def close(self) -> None:
@@ -216,20 +221,23 @@ class _BatchStream(Generic[KeyT]):
     def _collect(self, batch: Batch) -> Generator[tuple[KeyT, Reply], None, RoleError | None]:
         """Yield what a batch brought, close it, and free the rest for another; return why it brought nothing."""
         ledger = self._client.ledger
-        output = _Output(batch, self._open.pop(batch.id), ledger.unanswered(batch.id))
+        output = _Output(batch, self.open.pop(batch.id), ledger.unanswered(batch.id))
         for file in batch.files:
             with self.api.lines(file) as lines:
                 while group := list(islice(lines, _GROUP)):
                     yield from self._store(output, group)
         missing = output.missing | output.failures.keys()
         if batch.queue_full:  # others may have filled it; where there are none, it was this batch alone
-            self._most = len(missing) if self._open else len(missing) // 2
+            self._most = len(missing) if self.open else len(missing) // 2
         # Where requests of another run are in it too, that run still has to collect them.
         if not output.replies or ledger.unanswered(batch.id) <= missing:
             ledger.close_batch(batch.id, "collected" if batch.status == "completed" else "failed")
         for name in missing:
             self._reserve(-self.pending[name].worst_case)
         error = self._empty_error(output)
+        if batch.status in {"completed", "unknown"} or (batch.has_output and not output.replies):  # they may be billed
+            gone = {"body": f"batch {batch.id} has no line for it"}
+            yield from self._store(output, [{"custom_id": name.hex(), "response": gone} for name in output.missing])
         if error is None:
             for name in sorted(missing):
                 yield from self._retry_or_fail(output, name)
@@ -266,13 +274,10 @@ class _BatchStream(Generic[KeyT]):
     def _retry_or_fail(self, output: _Output, name: bytes) -> Iterator[tuple[KeyT, Reply]]:
         """Free a request for another batch, or give it up."""
         request = self.pending[name]
-        if output.batch.queue_full:
-            request.batch = ""
-            return
         attempt = max(request.attempt, output.batch.attempt)
         failure = output.failures.get(name, Failure("missing", f"batch {output.batch.id} has no line for it"))
-        if attempt < _ATTEMPTS and is_retryable(failure.kind):
-            request.attempt, request.batch = attempt + 1, ""
+        if output.batch.queue_full or (attempt < _ATTEMPTS and is_retryable(failure.kind)):
+            request.attempt, request.batch = attempt + (not output.batch.queue_full), ""
             return
         del self.pending[name]
         for key in request.keys:
@@ -292,7 +297,9 @@ class _BatchStream(Generic[KeyT]):
         return RoleError(
             f"endpoints.{self._endpoint.name}: batch {batch.id} at {self._config.base_url} ({batch.status}) brought"
             f" nothing: {self._endpoint.redact(reason)}",
-            remedy="Once that is fixed, the same command submits its requests again.",
+            remedy="Once that is fixed, the same command submits its requests again."
+            + f" If endpoints.{self._endpoint.name}.base_url has changed, set it back first."
+            * (batch.status == "unknown"),
         )
 
 

@@ -25,7 +25,7 @@ CHAT = "/v1/chat/completions"  # the protocol wants this path, wherever the serv
 _ATTEMPTS = 6
 _POLL = 0.1  # seconds between two looks at whether the user wants to stop
 _PAGES = 20  # of a hundred batches each, newest first, that are searched for one of ours
-_ENDED = frozenset({"completed", "failed", "expired", "cancelled"})
+_ENDED = frozenset({"completed", "failed", "expired", "cancelled", "unknown"})
 _WORDS = {**dict.fromkeys(("succeeded", "success", "done", "ended"), "completed"), "canceled": "cancelled"}
 _QUEUE_FULL = "token_limit_exceeded"  # code of an error
 _MARK, _ATTEMPT = "tapir", "attempt"
@@ -109,11 +109,15 @@ class BatchApi:
         """Submit (digest, length of the body), or find the batch with this mark already that is not yet `known`."""
         return self._wait(self._create(requests, {_MARK: mark, _ATTEMPT: str(attempt)}, known))
 
+    def find(self, mark: str, known: Collection[str]) -> Sequence[Batch]:
+        """Return the batches with this mark that are not yet `known` and have brought something, or still may."""
+        return self._wait(self._list(mark, known)) or ()
+
     def get(self, batch: str) -> Batch:
-        """Return a batch as it stands; one that the server does not know has failed."""
+        """Return a batch as it stands; "unknown" where the server does not know it."""
         reply = self._wait(self._with_retries(partial(self._endpoint.request, "GET", f"/batches/{_quote(batch)}")))
         if isinstance(reply, CallError) and reply.failure.kind == "not-found":
-            return Batch(batch, "failed", error=f"the server does not know it: {reply.failure.message}")
+            return Batch(batch, "unknown", error=f"the server does not know it: {reply.failure.message}")
         return self._parse(reply, Batch.from_json)
 
     @contextmanager
@@ -139,14 +143,12 @@ class BatchApi:
             yield (line for line in lines if isinstance(line, dict))
 
     async def _create(
-        self, requests: Sequence[tuple[bytes, int]], marks: Mapping[str, str], known: Collection[str]
+        self, requests: Sequence[tuple[bytes, int]], marks: dict[str, str], known: Collection[str]
     ) -> Batch:
         content: dict[str, Any] = {"endpoint": CHAT, "completion_window": "24h", "metadata": marks}
         for attempt in range(1, _ATTEMPTS + 1):
-            batches = await self._list()
-            for batch in batches or ():
-                if batch.mark == marks[_MARK] and batch.id not in known and (batch.has_output or not batch.ended):
-                    return batch
+            if batches := await self._list(marks[_MARK], known):
+                return batches[0]
             if attempt == 1:
                 content["input_file_id"] = await self._upload(requests, f"tapir-{marks[_MARK]}.jsonl")
             reply = await self._endpoint.request("POST", "/batches", json.dumps(content).encode())
@@ -157,8 +159,8 @@ class BatchApi:
             await self._back_off(attempt, reply)
         return self._parse(reply, Batch.from_json)
 
-    async def _list(self) -> list[Batch] | None:
-        """Return the latest batches of this key; None where the server does not list them."""
+    async def _list(self, mark: str, known: Collection[str]) -> list[Batch] | None:
+        """Return those that `find` does, among the latest of this key; None where the server does not list them."""
         batches: list[Batch] = []
         after = ""
         for _ in range(_PAGES):
@@ -170,12 +172,14 @@ class BatchApi:
                 return None
             try:
                 page = json.loads(reply)
-                batches += [Batch.from_json(batch) for batch in page["data"]]
+                found = [Batch.from_json(batch) for batch in page["data"]]
+                usable = (batch for batch in found if batch.has_output or not batch.ended)
+                batches += [batch for batch in usable if batch.mark == mark and batch.id not in known]
                 if not page.get("has_more") or not page["data"]:
                     break
             except _UNREADABLE:
                 return None
-            after = f"&after={_quote(batches[-1].id)}"
+            after = f"&after={_quote(found[-1].id)}"
         return batches
 
     async def _upload(self, requests: Sequence[tuple[bytes, int]], name: str) -> str:

@@ -91,7 +91,8 @@ class EndpointClient:
         self.reply_tokens = 200.0  # mean of the replies so far, for the limits
         self._refused: Counter[str] = Counter()  # requests refused as bad since the last reply, by the server's words
         self._replies = 0
-        self._contexts: dict[str, int] = {}  # by model
+        self.contexts: dict[str, int] = {}  # of the server's models, where it tells them
+        self.context = 0  # tokens of a prompt and its reply together, at most; 0 where they are not known
         self._told: set[str] = set()
         self._idle_timeout = config.idle_timeout if config.stream else None
         key = read_key(name, config)
@@ -99,11 +100,6 @@ class EndpointClient:
         self._spellings = [*dict.fromkeys(map(str.encode, spellings))] if key else []  # as JSON or an address has it
         self._secret = len(key) >= _SECRET
         self._headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {key}"} if key else {})
-
-    @property
-    def context(self) -> int:
-        """Tokens of a prompt and its reply together, at most, where the server tells them; else 0."""
-        return self._contexts.get(self.config.model, 0)
 
     def wait(self, now: float) -> float:
         """Return the seconds until a call may start: 0 or less is now, infinite is when another one ends."""
@@ -211,7 +207,7 @@ class EndpointClient:
         try:
             content = json.loads(response.content)
             models = content if isinstance(content, list) else content["data"]
-            self._contexts = {str(model["id"]): _context(model) for model in models}
+            self.contexts = {str(model["id"]): _context(model) for model in models}
             return [str(model["id"]) for model in models]
         except (ValueError, LookupError, TypeError):
             return None

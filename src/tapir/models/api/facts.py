@@ -39,6 +39,9 @@ def check_reachable(client: ApiClient) -> None:
                 f"endpoints.{name}: {endpoint.config.base_url} has no model {wanted!r}; it has {_near(models, wanted)}",
                 remedy=f"Fix endpoints.{name}.model.",
             )
+        of = (client.run, name, endpoint.config.base_url, endpoint.config.model)
+        client.ledger.add_fact(*of, context=endpoint.contexts.get(of[-1], 0))  # what the run found before stays
+        endpoint.context = client.ledger.find_fact(*of, "context") or 0
 
 
 def choose_model(endpoint: EndpointClient, models: Sequence[str] | None, earlier: str = "") -> str:

@@ -16,18 +16,14 @@ from tapir.domain.completion import Completion, Failure, Usage
 from tapir.domain.errors import StoreError
 from tapir.models.api.protocol import pack, unpack
 
-_MIGRATIONS = [(resources.files("tapir.models.api") / f"ledger-{one}.sql").read_text("utf-8") for one in (1, 2, 3, 4)]
+_MIGRATIONS = [(resources.files("tapir.models.api") / f"ledger-{one}.sql").read_text("utf-8") for one in range(1, 6)]
 SCHEMA = len(_MIGRATIONS)
 _BUSY = 60.0  # seconds that one process waits for another to finish writing
 _LOOKUP = 500  # digests in one query; SQLite's limit is higher
 _DAMAGED = "Is it a ledger file, readable and writable? A damaged one can be moved away; its replies are paid again."
-_REASONING = (
-    b',"reasoning":'  # in a packed reply with a thought: most are not worth the reading of their log-probabilities
-)
-_COLUMNS = (
-    "digest, model, request, reply, prompt_tokens, cached_tokens, completion_tokens, cost, run, round, stage, task,"
-    " created"
-)
+_REASONING = b',"reasoning":'  # in a packed reply with a thought: most replies are not worth the reading
+_COLUMNS = "digest,model,request,reply,prompt_tokens,cached_tokens,completion_tokens,cost,run,round,stage,task,created"
+_SUMS = "count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(cost)"
 _INSERT = f"INSERT OR IGNORE INTO calls ({_COLUMNS}) VALUES ({','.join('?' * len(_COLUMNS.split(',')))})"
 _INSERT_FAILURE = f"INSERT OR IGNORE INTO failures VALUES ({','.join('?' * 15)})"
 _DUPLICATE = Failure("duplicate", "billed, though the ledger held a reply to this request already")
@@ -138,14 +134,10 @@ class Ledger:
 
         With `possibly`: what may have been billed at most, though no reply says so, for calls that ended without one.
         """
-        source = "failures WHERE NOT billed AND" if possibly else "billed WHERE"
+        source, by = "failures WHERE NOT billed AND" if possibly else "billed WHERE", "run, round, stage, task"
+        query = f"SELECT {by}, {_SUMS} FROM {source} (?1 IS NULL OR run = ?1) GROUP BY {by} ORDER BY 1, 2, min(created)"
         with self._errors():
-            rows = self._database.execute(
-                "SELECT run, round, stage, task, count(*), sum(prompt_tokens), sum(completion_tokens),"
-                f" sum(cached_tokens), sum(cost) FROM {source} (?1 IS NULL OR run = ?1)"
-                " GROUP BY run, round, stage, task ORDER BY run, round, min(created)",
-                (run,),
-            )
+            rows = self._database.execute(query, (run,))
             return [Spent(Purpose(*row[:4]), row[4], Usage(*row[5:8]), row[8]) for row in rows]
 
     def thoughts(self) -> Iterator[tuple[str, Completion]]:
@@ -158,18 +150,14 @@ class Ledger:
     def models(self) -> list[tuple[str, int, Usage, float]]:
         """Return calls, tokens and money by model."""
         with self._errors():
-            rows = self._database.execute(
-                "SELECT model, count(*), sum(prompt_tokens), sum(completion_tokens), sum(cached_tokens), sum(cost)"
-                " FROM billed GROUP BY model ORDER BY model"
-            )
+            rows = self._database.execute(f"SELECT model, {_SUMS} FROM billed GROUP BY model ORDER BY model")
             return [(row[0], row[1], Usage(*row[2:5]), row[5]) for row in rows]
 
     def export(self) -> Iterator[tuple[bytes, bytes, bytes, Purpose, float]]:
         """Yield digest, request (JSON), reply (JSON), purpose and cost of every call, oldest first."""
         with self._errors():
-            for row in self._database.execute(
-                "SELECT digest, request, reply, run, round, stage, task, cost FROM calls ORDER BY rowid"
-            ):
+            query = "SELECT digest, request, reply, run, round, stage, task, cost FROM calls ORDER BY rowid"
+            for row in self._database.execute(query):
                 yield row[0], zlib.decompress(row[1]), zlib.decompress(row[2]), Purpose(*row[3:7]), row[7]
 
     def merge(self, other: Path) -> int:
@@ -186,49 +174,56 @@ class Ledger:
                 with self._transaction():
                     new = self._database.execute(copy).rowcount
                     self._database.execute(bills)
-                    self._database.execute("INSERT OR IGNORE INTO facts SELECT * FROM other.facts")
+                    for table in ("facts", "batches", "batched"):
+                        self._database.execute(f"INSERT OR IGNORE INTO {table} SELECT * FROM other.{table}")
                     return new
             finally:
                 self._database.execute("DETACH other")
 
-    def find_fact(self, run: str, endpoint: str, base_url: str, model: str) -> bool | None:
-        """Return whether an endpoint takes a JSON schema, as this run found, else another one; None if none has."""
+    def find_fact(self, run: str, endpoint: str, base_url: str, model: str, name: str = "json_schema") -> int | None:
+        """Return a fact about an endpoint, as this run found it, else another one; None if none has."""
         query = (
-            "SELECT json_schema FROM facts WHERE model = ?4 AND (base_url = ?3 OR (run = ?1 AND endpoint = ?2))"
+            "SELECT value FROM facts WHERE model = ?4 AND name = ?5 AND (base_url = ?3 OR (run = ?1 AND endpoint = ?2))"
             " ORDER BY run = ?1 AND endpoint = ?2 DESC, run = ?1 DESC, created DESC"
         )
         with self._errors():
-            row = self._database.execute(query, (run, endpoint, base_url, model)).fetchone()
-            return None if row is None else bool(row[0])
+            row = self._database.execute(query, (run, endpoint, base_url, model, name)).fetchone()
+            return None if row is None else int(row[0])
 
-    def add_fact(self, run: str, endpoint: str, base_url: str, model: str, *, json_schema: bool) -> None:
-        """Keep whether an endpoint takes a JSON schema; what the run has found before stays."""
-        row = (run, endpoint, base_url, model, json_schema, time.time())
+    def add_fact(self, run: str, endpoint: str, base_url: str, model: str, **fact: int) -> None:
+        """Keep a fact about an endpoint, e.g. json_schema=True; what the run has found before stays."""
+        rows = [(run, endpoint, base_url, model, name, value, time.time()) for name, value in fact.items()]
         with self._errors(), self._transaction():
-            self._database.execute("INSERT OR IGNORE INTO facts VALUES (?, ?, ?, ?, ?, ?)", row)
+            self._database.executemany("INSERT OR IGNORE INTO facts VALUES (?, ?, ?, ?, ?, ?, ?)", rows)
 
-    def open_batch(self, batch: str, endpoint: str, digests: Iterable[bytes]) -> None:
-        """Record a batch that was submitted, and its requests; one that was closed is open again."""
-        row = (batch, endpoint, time.time())
+    def open_batch(self, batch: str, url: str, digests: Iterable[bytes], run: str = "", state: str = "open") -> None:
+        """Record a batch and its requests, by its mark where it is "begun" and its id not known yet."""
+        row = (batch, url, state, time.time(), run)
         rows = ((digest, batch) for digest in digests)
         with self._errors(), self._transaction():
-            self._database.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, 'open', ?)", row)
+            self._database.execute("INSERT OR REPLACE INTO batches VALUES (?, ?, ?, ?, ?)", row)
             self._database.executemany("INSERT OR IGNORE INTO batched VALUES (?, ?)", rows)
+
+    def name_batch(self, mark: str, batch: str) -> None:
+        """Record the id of a batch that was begun with this mark; one that was closed is open again."""
+        with self._errors(), self._transaction():
+            self._database.execute("UPDATE OR REPLACE batches SET id = ?2, state = 'open' WHERE id = ?1", (mark, batch))
+            self._database.execute("UPDATE OR REPLACE batched SET batch = ?2 WHERE batch = ?1", (mark, batch))
 
     def close_batch(self, batch: str, state: str) -> None:
         """Record that a batch is "collected" or "failed": requests it did not answer may be sent again."""
         with self._errors(), self._transaction():
             self._database.execute("UPDATE batches SET state = ? WHERE id = ?", (state, batch))
 
-    def open_batches(self, endpoint: str) -> dict[str, set[bytes]]:
-        """Return the open batches of an endpoint and the digests in each, oldest first."""
+    def open_batches(self, endpoint: str, run: str = "", state: str = "open") -> dict[str, set[bytes]]:
+        """Return the open batches of an endpoint or a run, wherever that was, and the digests in each, oldest first."""
         query = (
             "SELECT id, digest FROM batches JOIN batched ON batch = id"
-            " WHERE endpoint = ? AND state = 'open' ORDER BY created"
+            " WHERE (endpoint = ? OR (run = ? AND run != '')) AND state = ? ORDER BY created"
         )
         batches: dict[str, set[bytes]] = {}
         with self._errors():
-            for batch, digest in self._database.execute(query, (endpoint,)):
+            for batch, digest in self._database.execute(query, (endpoint, run, state)):
                 batches.setdefault(batch, set()).add(bytes(digest))
         return batches
 
@@ -259,8 +254,7 @@ class Ledger:
         while True:
             try:
                 self._migrate()
-                for statement in ("PRAGMA journal_mode = WAL", "PRAGMA synchronous = FULL"):
-                    self._database.execute(statement)
+                self._database.executescript("PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL")
             except sqlite3.OperationalError as error:
                 if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > until:
                     raise
@@ -275,10 +269,9 @@ class Ledger:
                 f"{self.path} is a ledger of version {version}; this tapir knows versions up to {SCHEMA}",
                 remedy="Use the newer tapir that wrote it, or another ledger file.",
             )
-        if not version and self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            version = self._version()
-            if not version:
-                raise StoreError(f"{self.path} is a database, but no ledger", remedy="Name another file.")
+        tables = self._database.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]
+        if not version and tables and not (version := self._version()):
+            raise StoreError(f"{self.path} is a database, but no ledger", remedy="Name another file.")
         for number in range(version, SCHEMA):
             with self._transaction():
                 if self._version() > number:

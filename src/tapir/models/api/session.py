@@ -141,10 +141,15 @@ class ApiSession:
     def _stream(
         self, endpoints: tuple[str, ...], requests: Iterable[tuple[KeyT, Request]]
     ) -> Iterator[tuple[KeyT, Completion | Failure]]:
-        client = self._connected()
-        if all(self.endpoints[name].batch for name in endpoints):
-            return stream_batches(client, endpoints[0], requests)
-        return client.stream(endpoints, requests)
+        client, first = self._connected(), self.endpoints[endpoints[0]]
+        states = (client.ledger.open_batches(first.base_url, client.run, state) for state in ("open", "begun"))
+        if first.batch or any(states):  # `batch` may have been switched off meanwhile
+            rest = dict(enumerate(requests))
+            numbered = [(number, request) for number, (_, request) in rest.items()]
+            for number, reply in stream_batches(client, endpoints[0], numbered):
+                yield rest.pop(number)[0], reply
+            requests = rest.values()
+        yield from client.stream(endpoints, requests)
 
     def close(self) -> None:
         """End the session."""
