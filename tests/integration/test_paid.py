@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
 from collections.abc import Iterator
 from contextlib import closing
@@ -12,13 +13,16 @@ from typing import Any
 import pytest
 
 from support.batches import OFTEN, PRICES, QUICK, SLOW, TWICE, Provider, provider, questions, texts
+from support.calling import PRICES as PRICED
+from support.calling import Outcome, client, endpoint, rows
 from support.scripted import Watcher
 from support.server import Behaviour, Server, serving
 from tapir.config.endpoints import EndpointConfig
-from tapir.domain.completion import Completion
-from tapir.domain.errors import RoleError, Waiting
+from tapir.domain.completion import Completion, Failure, Usage
+from tapir.domain.errors import RoleError, StoreError, StoreFull, Waiting
 from tapir.models.api import batch as batch_module
-from tapir.models.api.ledger import Ledger, merge_ledgers
+from tapir.models.api import ledger as ledger_module
+from tapir.models.api.ledger import Entry, Ledger, Purpose, merge_ledgers
 from tapir.models.api.protocol import Message, Request, Sampling
 from tapir.models.api.session import ApiSession
 
@@ -149,6 +153,66 @@ def test_a_complete_batch_whose_output_is_gone_may_have_been_billed(slow: Provid
     slow.server.set(batch_seconds=0.0)
     assert set(texts(slow.ask(range(10), OFTEN)[0])) == set(range(10))
     assert spent(slow) == (10, 10)
+
+
+# A ledger that cannot be written
+
+
+def test_what_a_full_disk_keeps_from_the_ledger_is_kept_beside_it(tmp_path: Path) -> None:
+    with serving(Behaviour(latency=0.02)) as server:
+        with client(endpoint(server.url, concurrency=16, **PRICED), tmp_path) as made:
+            pages = made.context.ledger._database.execute("PRAGMA page_count").fetchone()[0]
+            made.context.ledger._database.execute(f"PRAGMA max_page_count = {pages + 10}")
+            outcome = Outcome()
+            with pytest.raises(StoreFull):
+                outcome.take(made.stream(["e"], rows(600)))
+            assert len(outcome.replies) == made.budget.calls == server.stats().requests < 600
+        with client(endpoint(server.url, concurrency=16, **PRICED), tmp_path) as made:
+            assert sum(row.calls for row in made.ledger.spent("run")) == server.stats().requests
+            assert made.budget.spent == pytest.approx(sum(row.cost for row in made.ledger.spent("run")))
+            assert Outcome().take(made.stream(["e"], rows(600))).ends == {"done": 600}
+        assert server.stats().requests == 600
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger.sqlite"]
+
+
+def test_what_a_locked_ledger_does_not_take_is_kept_beside_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ledger_module, "_BUSY", 0.3)
+    with serving(Behaviour(latency=0.02)) as server:
+        with client(endpoint(server.url, concurrency=16, **PRICED), tmp_path) as made:
+            with closing(sqlite3.connect(tmp_path / "ledger.sqlite", isolation_level=None)) as other:
+                other.execute("BEGIN IMMEDIATE")
+                with pytest.raises(StoreError, match="locked") as caught:
+                    list(made.stream(["e"], rows(3000)))
+                other.execute("ROLLBACK")
+            assert "Wait for the process" in caught.value.remedy
+        with client(endpoint(server.url, concurrency=16, **PRICED), tmp_path) as made:
+            assert sum(row.calls for row in made.ledger.spent("run")) == server.stats().requests > 0
+
+
+def test_room_is_kept_on_the_disk_until_it_is_needed(tmp_path: Path) -> None:
+    with closing(Ledger(tmp_path / "ledger")) as ledger:
+        ledger.keep_room("run")
+        assert os.fstat(ledger._spare.fileno()).st_blocks * 512 > 1 << 20
+        ledger.add_beside([Entry(b"1", "m", b"{}", Failure("timeout", ""), 0.5, Purpose("run"), Usage(1, 1))])
+        assert ledger._spare.closed
+    with closing(Ledger(tmp_path / "ledger")) as ledger:
+        ledger.keep_room("run")
+        assert [row.cost for row in ledger.spent(possibly=True)] == [0.5]
+    assert [path.name for path in tmp_path.iterdir()] == ["ledger"]
+
+
+def test_a_full_disk_is_named_where_the_ledger_cannot_even_be_opened(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    error = sqlite3.OperationalError("disk I/O error")
+    error.sqlite_errorcode = sqlite3.SQLITE_IOERR_SHMSIZE
+    monkeypatch.setattr(Ledger, "_migrate", lambda _: (_ for _ in ()).throw(error))
+    with pytest.raises(StoreError, match="cannot be used") as caught:
+        Ledger(tmp_path / "ledger")
+    assert not isinstance(caught.value, StoreFull)
+    monkeypatch.setattr("os.statvfs", lambda _: type("Full", (), {"f_bavail": 0}))
+    with pytest.raises(StoreFull):
+        Ledger(tmp_path / "ledger")
 
 
 # What a server says of itself

@@ -51,11 +51,12 @@ class ApiClient:
         """
         self.run, retry = run, retry or RetryPolicy()
         self.endpoints = {name: EndpointClient(name, each, retry.pause_factor) for name, each in endpoints.items()}
-        self.ledger = Ledger(ledger)  # of the thread that made the client; the writer has its own
+        self.ledger, own = Ledger(ledger), Ledger(ledger)  # of the thread that made the client, and of the writer
+        own.keep_room(run)
         spent, possible = (sum(row.cost for row in self.ledger.spent(run, possibly=each)) for each in (False, True))
         self._writer = ThreadPoolExecutor(1, "tapir-ledger")
         budget = Budget(max_cost, spent, possible)
-        self.context = SchedulerContext(Ledger(ledger), budget, self._writer, stopping, retry)
+        self.context = SchedulerContext(own, budget, self._writer, stopping, retry)
         self.budget = self.context.budget
         self.note, self._told = note, 0.0
         self._stage = (0, "")

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import sqlite3
+import tempfile
 import time
 import zlib
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from importlib import resources
+from io import BytesIO
 from pathlib import Path
+from typing import IO, cast
 
-from tapir.data.files import full
+from tapir.data.files import GO_ON, disk_errors, full
 from tapir.domain.completion import Completion, Failure, Usage
 from tapir.domain.errors import StoreError
 from tapir.models.api.protocol import pack, unpack
@@ -20,6 +24,7 @@ _MIGRATIONS = [(resources.files("tapir.models.api") / f"ledger-{one}.sql").read_
 SCHEMA = len(_MIGRATIONS)
 _BUSY = 60.0  # seconds that one process waits for another to finish writing
 _LOOKUP = 500  # digests in one query; SQLite's limit is higher
+_SPARE = 4 << 20  # bytes on the disk that are kept free for what was paid when it fills up
 _DAMAGED = "Is it a ledger file, readable and writable? A damaged one can be moved away; its replies are paid again."
 _REASONING = b',"reasoning":'  # in a packed reply with a thought: most replies are not worth the reading
 _COLUMNS = "digest,model,request,reply,prompt_tokens,cached_tokens,completion_tokens,cost,run,round,stage,task,created"
@@ -75,6 +80,7 @@ class Ledger:
         """Open the file; create or migrate it where needed and `writable`."""
         self.path, how = path, "mode=ro" if Path(f"{path}-wal").exists() else "immutable=1"  # which makes no file
         place = path if writable else f"{path.absolute().as_uri()}?{how}"
+        self._spare = cast("IO[bytes]", BytesIO())
         with self._errors():
             path.parent.mkdir(parents=True, exist_ok=True)
             self._database = sqlite3.connect(
@@ -87,6 +93,7 @@ class Ledger:
 
     def close(self) -> None:
         """Close the file."""
+        self._spare.close()
         self._database.close()
 
     def find(self, digests: Sequence[bytes]) -> dict[bytes, Completion | Failure]:
@@ -128,6 +135,24 @@ class Ledger:
                 if not (self._database.execute(_INSERT, row).rowcount or batch):
                     failures.append(bill)
             self._database.executemany(_INSERT_FAILURE, failures)
+
+    def keep_room(self, run: str) -> None:
+        """Take in what a session of the run had to write beside this file, and keep room for the next time."""
+        if (beside := self._beside(run)).exists():
+            merge_ledgers(self.path, [beside])
+            beside.unlink()
+        with suppress(OSError):  # of a disk that is nearly full it is the rest
+            self._spare = tempfile.TemporaryFile(buffering=0, dir=self.path.parent)  # noqa: SIM115 (closed to make room)
+            self._spare.write(os.urandom(_SPARE))
+
+    def add_beside(self, entries: Sequence[Entry]) -> None:
+        """Write entries for which this file is locked or has no room to another one, in the room that was kept."""
+        self._spare.close()
+        with closing(Ledger(self._beside(entries[0].purpose.run))) as beside:
+            beside.add(entries)
+
+    def _beside(self, run: str) -> Path:
+        return self.path.with_name(f"{self.path.name}-unsaved-{run}")
 
     def spent(self, run: str | None = None, *, possibly: bool = False) -> list[Spent]:
         """Return what was billed, by run, round, stage and task; of one run, or of all.
@@ -298,13 +323,16 @@ class Ledger:
     def _errors(self) -> Iterator[None]:
         """Translate errors of SQLite and the file system."""
         try:
-            yield
-        except OSError as error:
-            raise StoreError(f"{self.path}: {error}", remedy="Choose a file you can write to.") from error
+            with disk_errors(self.path):
+                yield
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", None) == sqlite3.SQLITE_FULL:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            unopened = code in {sqlite3.SQLITE_IOERR, sqlite3.SQLITE_CANTOPEN}  # at times the disk's, not the file's
+            if code == sqlite3.SQLITE_FULL or (unopened and not os.statvfs(self.path.parent).f_bavail):
                 raise full(self.path) from error
-            raise StoreError(f"{self.path} cannot be used as a ledger: {error}", remedy=_DAMAGED) from error
+            locked = f"Wait for the process that holds it, or end it; then {GO_ON}."
+            remedy = locked if code == sqlite3.SQLITE_BUSY else _DAMAGED
+            raise StoreError(f"{self.path} cannot be used as a ledger: {error}", remedy=remedy) from error
 
 
 def _compressed(content: bytes) -> bytes:

@@ -131,6 +131,7 @@ class Scheduler:
     _in_flight: dict[asyncio.Task[None], Flight] = field(default_factory=dict)
     _unwritten: list[_Unwritten] = field(default_factory=list)
     _writing: bool = False
+    _beside: bool = False  # whether what was paid is written beside the ledger, which cannot be written
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _timer: asyncio.TimerHandle | None = None
     _looked: float = 0.0  # for calls to be raced
@@ -348,17 +349,16 @@ class Scheduler:
         if self._writing or not self._unwritten:
             return
         batch, self._unwritten, self._writing = self._unwritten, [], True
-        entries, loop = [entry for *_, entry in batch], asyncio.get_running_loop()
-        writing = loop.run_in_executor(self.context.writer, self.context.ledger.add, entries)
+        add = self.context.ledger.add_beside if self._beside else self.context.ledger.add
+        writing = asyncio.get_running_loop().run_in_executor(self.context.writer, add, [entry for *_, entry in batch])
         writing.add_done_callback(partial(self._end_write, batch))
 
     def _end_write(self, batch: Sequence[_Unwritten], writing: asyncio.Future[None]) -> None:
         self._writing = False
-        error = writing.exception()
-        if isinstance(error, TapirError):
-            self._stop(error)
-        elif error is not None:
-            self._stop(RoleError(f"the ledger could not be written: {error!r}"))
+        if error := writing.exception():
+            self._stop(error if isinstance(error, TapirError) else RoleError(f"the ledger was not written: {error!r}"))
+            if not self._beside:
+                self._beside, self._unwritten = True, [*batch, *self._unwritten]
         else:
             self._finish([(request, reply) for request, reply, _ in batch if reply])
         self._write()
