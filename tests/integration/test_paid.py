@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import sqlite3
 from collections.abc import Iterator
@@ -17,14 +18,17 @@ from support.calling import PRICES as PRICED
 from support.calling import Outcome, client, endpoint, rows
 from support.scripted import Watcher
 from support.server import Behaviour, Server, serving
-from tapir.config.endpoints import EndpointConfig
+from tapir.config.endpoints import CallsConfig, EndpointConfig
+from tapir.data.files import write_json
+from tapir.data.run.store import RunStore
 from tapir.domain.completion import Completion, Failure, Usage
-from tapir.domain.errors import RoleError, StoreError, StoreFull, Waiting
+from tapir.domain.errors import CostLimit, RoleError, StoreError, StoreFull, Waiting
 from tapir.models.api import batch as batch_module
 from tapir.models.api import ledger as ledger_module
 from tapir.models.api.ledger import Entry, Ledger, Purpose, merge_ledgers
 from tapir.models.api.protocol import Message, Request, Sampling
 from tapir.models.api.session import ApiSession
+from tapir.runs.progress import open_calls
 
 
 @pytest.fixture
@@ -213,6 +217,39 @@ def test_a_full_disk_is_named_where_the_ledger_cannot_even_be_opened(
     monkeypatch.setattr("os.statvfs", lambda _: type("Full", (), {"f_bavail": 0}))
     with pytest.raises(StoreFull):
         Ledger(tmp_path / "ledger")
+
+
+# A ledger that is another one
+
+
+def session(folder: Path, server: Server, count: int, max_cost: float = 0.0, ledger: str = "") -> list[dict[str, Any]]:
+    """Make calls as a run does; return its spending.json."""
+    calls = ApiSession(
+        {"e": endpoint(server.url, concurrency=4, **PRICED)}, CallsConfig(max_cost=max_cost, ledger=ledger)
+    )
+    with open_calls(calls, RunStore(folder), Watcher()):
+        calls.enter(1, "judge")
+        list(calls.stream(("e",), rows(count)))
+    return list(json.loads((folder / "spending.json").read_text()))
+
+
+def test_money_that_the_ledger_does_not_know_of_any_more_is_still_spent(tmp_path: Path) -> None:
+    write_json(tmp_path / "manifest.json", {"run": "abc"})
+    with serving(Behaviour(latency=0.0, models=("m",))) as server:
+        (before,) = session(tmp_path, server, 20)
+        for path in tmp_path.glob("ledger.sqlite*"):
+            path.rename(tmp_path / f"old-{path.name}")
+        with pytest.raises(CostLimit):
+            session(tmp_path, server, 20, max_cost=before["cost"])
+        (after,) = session(tmp_path, server, 30)
+        assert (after["calls"], after["stage"], after["round"]) == (50, "judge", 1)
+        assert after["cost"] > 2 * before["cost"]
+        assert session(tmp_path, server, 30) == [after]
+        other = str(tmp_path / "other.sqlite")
+        assert session(tmp_path, server, 10, ledger=other)[0]["calls"] == 60
+        merge_ledgers(Path(other), [tmp_path / "ledger.sqlite", tmp_path / "old-ledger.sqlite"])
+        (merged,) = session(tmp_path, server, 30, ledger=other)
+        assert (merged["calls"], merged["cost"]) == (60, pytest.approx(after["cost"], rel=0.3))
 
 
 # What a server says of itself

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import asdict, astuple, dataclass, field, replace
+from itertools import islice
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from tapir.config.endpoints import AUTO, CallsConfig, EndpointConfig
-from tapir.domain.completion import Completion, Failure, Spending, Usage
+from tapir.data.run.reader import RunReader
+from tapir.data.run.store import RunStore
+from tapir.domain.completion import Completion, Failure, Spending
 from tapir.domain.errors import RoleError
 from tapir.domain.progress import Progress
 from tapir.models.api.batch import stream_batches
 from tapir.models.api.client import ApiClient
 from tapir.models.api.connection import read_key
 from tapir.models.api.facts import check_reachable, takes_schema
-from tapir.models.api.ledger import Spent
 from tapir.models.api.protocol import ROOM_FOR_THOUGHT, Request
 from tapir.models.api.retry import RetryPolicy
 
@@ -43,6 +46,7 @@ class ApiSession:
     calls: CallsConfig = field(default_factory=CallsConfig)
     pause_factor: float = 1.0  # of the pauses between attempts
     _client: ApiClient | None = field(default=None)
+    _elsewhere: dict[Any, Any] = field(default_factory=dict)  # paid, and not in the ledger
 
     def ready(self) -> None:
         """Check that every key is in the environment."""
@@ -58,6 +62,7 @@ class ApiSession:
             self.endpoints, ledger, stopping, run=run, max_cost=max_cost, retry=retry, note=progress.note
         )
         try:
+            self._carry(RunReader(RunStore(folder)).spending(), progress)
             check_reachable(self._client)
         except BaseException:
             self.close()
@@ -77,19 +82,31 @@ class ApiSession:
         reused = f", {budget.reused:,} from the ledger" if budget.reused else ""
         return f"{money}{budget.calls:,} calls{reused}"
 
+    def _carry(self, earlier: Iterable[Spending], progress: Progress) -> None:
+        """Count what the run has paid by an `earlier` account and the ledger does not hold: it may have been moved."""
+        self._elsewhere.clear()
+        paid, budget = self._paid(), self._connected().budget
+        rows = {astuple(row)[:3]: Counter[str](dict(islice(asdict(row).items(), 3, None))) for row in earlier}
+        self._elsewhere = {place: amounts - paid[place] for place, amounts in rows.items()}
+        rest = sum(self._elsewhere.values(), Counter[str]())
+        budget.spent, budget.possible = budget.spent + rest["cost"], budget.possible + rest["possible_cost"]
+        if rest["calls"]:
+            why = "not in its ledger; they count as spent (`tapir ledger merge` brings their replies from another one)"
+            progress.note(f"{rest['calls']:,} calls that the run has paid are {why}")
+
     def spent(self) -> list[Spending]:
-        """Return what the run has paid so far, earlier sessions included, from the ledger."""
+        """Return what the run has paid so far, earlier sessions included."""
+        return [Spending(*place, **amounts) for place, amounts in self._paid().items() if amounts]
+
+    def _paid(self) -> defaultdict[Any, Any]:
+        """Return the fields of `Spending` by round, stage and task: of the ledger, and what it does not hold."""
         client = self._connected()
-        known = {row.purpose: row for row in client.ledger.spent(client.run)}
-        possible = {row.purpose: row for row in client.ledger.spent(client.run, possibly=True)}
-        rows = []
-        for purpose in known | possible:
-            none = Spent(purpose, 0, Usage(), 0.0)
-            row, more = known.get(purpose, none), possible.get(purpose, none)
-            usage = row.usage.prompt_tokens, row.usage.cached_tokens, row.usage.completion_tokens
-            place = purpose.round, purpose.stage, purpose.task
-            rows.append(Spending(*place, row.calls, *usage, row.cost, more.calls, more.cost))
-        return rows
+        paid = defaultdict[Any, Any](Counter, {place: rest.copy() for place, rest in self._elsewhere.items()})
+        for row in client.ledger.spent(client.run):
+            paid[astuple(row.purpose)[1:]].update(asdict(row.usage) | {"calls": row.calls, "cost": row.cost})
+        for row in client.ledger.spent(client.run, possibly=True):
+            paid[astuple(row.purpose)[1:]].update(possible_calls=row.calls, possible_cost=row.cost)
+        return paid
 
     def json_schema(self, endpoints: tuple[str, ...]) -> bool:
         """Whether all these endpoints take a JSON schema; where the recipe leaves it open, found out now."""
