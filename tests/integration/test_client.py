@@ -12,11 +12,13 @@ import pytest
 
 from support.calling import PRICES, asking, client, collect, endpoint, rows
 from support.server import Behaviour, serving
+from tapir.config.endpoints import EndpointConfig
 from tapir.domain.completion import Completion
 from tapir.domain.errors import RoleError, StoreError
 from tapir.models.api.client import ApiClient
 from tapir.models.api.ledger import Purpose
-from tapir.models.api.protocol import Request, Sampling
+from tapir.models.api.protocol import Request, Sampling, body, digest
+from tapir.models.api.scheduler import QueuedRequest
 
 QUICK = Behaviour(latency=0.01)
 
@@ -143,6 +145,48 @@ def test_requests_are_taken_as_there_is_room_for_them(tmp_path: Path) -> None:
             if done == 500:
                 break
     assert most <= 64
+
+
+def test_several_endpoints_reach_their_limits_together(tmp_path: Path) -> None:
+    with serving(Behaviour(latency=0.05)) as server:
+        four = {name: endpoint(server.url, concurrency=40) for name in "abcd"}
+        with client(four, tmp_path) as made:
+            taken = iter(rows(1_000))
+            for each in made.endpoints.values():
+                each.concurrency.limit = 40.0  # as after its first reply
+            with closing(made.stream([*four], taken)) as stream:  # type: ignore[type-var]
+                next(stream)
+                assert next(taken)[0] >= 2 * 4 * 40
+                assert [each.concurrency.limit for each in made.endpoints.values()] == [40.0] * 4
+
+
+def test_a_body_is_made_once_for_all_endpoints_that_send_the_same(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sent: list[str] = []
+
+    def counted(config: EndpointConfig, request: Request) -> bytes:
+        sent.append(config.model)
+        return body(config, request)
+
+    monkeypatch.setattr("tapir.models.api.client.body", counted)
+    named = {
+        **{f"a{number}": endpoint(f"http://localhost:{number}/v1", "a", concurrency=number) for number in range(1, 6)},
+        "b": endpoint(model="b"),
+        "thinks": endpoint(model="a", thinking_tokens=100),
+        "more": endpoint(model="a", extra={"top_k": 1}),
+    }
+    with client(named, tmp_path) as made:
+        (_, request), (_, other) = made.prepare([*made.endpoints.values()], [*rows(2)])
+    assert sorted(sent) == ["a"] * 6 + ["b"] * 2
+    assert isinstance(request, QueuedRequest)
+    assert isinstance(other, QueuedRequest)
+    assert [id(one) for one in request.bodies[:5]] == [id(request.bodies[0])] * 5
+    assert len({*request.digests}) == 4
+    assert list(request.bodies) == [
+        body(each, asking("0 is the number of this row. <score>")) for each in named.values()
+    ]
+    assert list(request.digests) == [digest(each, 0) for each in request.bodies]
 
 
 def test_no_more_calls_are_in_flight_than_the_recipe_says_and_connections_are_used_again(tmp_path: Path) -> None:

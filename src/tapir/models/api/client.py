@@ -25,7 +25,7 @@ KeyT = TypeVar("KeyT")
 ResultT = TypeVar("ResultT")
 Reply = Completion | Failure
 
-_AHEAD = 2  # requests prepared for each call in flight
+_AHEAD = 2  # requests prepared for each call that an endpoint may have in flight
 _AT_LEAST = 64  # requests prepared, however few calls are in flight
 _KEEP_ALIVE = 30.0  # seconds
 _LOOK = 0.5  # seconds between two looks at what the user has to be told
@@ -89,7 +89,7 @@ class ApiClient:
         exhausted = False
         try:
             while keys or not exhausted:
-                room = max(_AT_LEAST, *(int(_AHEAD * endpoint.concurrency.limit) for endpoint in endpoints)) - len(keys)
+                room = max(_AT_LEAST, sum(int(_AHEAD * each.concurrency.limit) for each in endpoints)) - len(keys)
                 batch = list(islice(source, room)) if room > 0 and not exhausted else []
                 exhausted = exhausted or (room > 0 and len(batch) < room)
                 queued = []
@@ -126,11 +126,13 @@ class ApiClient:
     def prepare(
         self, endpoints: Sequence[EndpointClient], batch: Sequence[tuple[KeyT, Request]]
     ) -> Iterator[tuple[KeyT, QueuedRequest | Reply]]:
-        """Yield each request ready to be queued, or its reply from the ledger."""
-        queued = []
+        """Yield each request ready to be queued, or its reply from the ledger; equal bodies are one object."""
+        configs, queued = [endpoint.config for endpoint in endpoints], []
+        forms = [repr(each.model_dump(exclude={*each.operational})) for each in configs]  # all that is in a body
+        distinct = dict(zip(forms, configs, strict=True))
         for _, request in batch:
-            bodies = [body(endpoint.config, request) for endpoint in endpoints]
-            digests = [digest(sent, request.sample) for sent in bodies]
+            made = {form: (one := body(each, request), digest(one, request.sample)) for form, each in distinct.items()}
+            bodies, digests = zip(*(made[form] for form in forms), strict=True)
             purpose = self.purpose(request.task)
             thought = request.sampling.thinking_tokens
             room = request.sampling.max_tokens + thought
