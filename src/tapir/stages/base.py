@@ -5,19 +5,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 from itertools import takewhile
 from typing import TypeVar
 
-from tapir.data.run.store import ChunkFile, RunStore, cells
+from tapir.data.run.store import RunStore, cells
 from tapir.data.run.tables import RowT
 from tapir.domain.errors import RoleError
 from tapir.domain.instruction import Turn
 from tapir.domain.progress import Progress
 
 ItemT = TypeVar("ItemT")
-
-_LINES = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +75,7 @@ def run_chunks(
     context.progress.start(context.number, work.stage, len(items), len(items) - sum(len(chunk) for _, chunk in pending))
     for number, result in do(takewhile(lambda _: not context.progress.stopping, (chunk for _, chunk in pending))):
         key, chunk = pending[number]
-        parts.append(key, [cells(made) for made in result])
+        parts.append([(key, [cells(made) for made in result])])
         rows[key] = list(result)
         if not work.counted:
             context.progress.advance(len(chunk))
@@ -131,14 +128,14 @@ def run_items(
     if context.store.has(name):
         parts.drop()
         return context.store.each(name, row)
-    where = {key: (start, turn) for start, keys, _ in parts.lines() for turn, key in enumerate(keys)}
+    where = {key: at for at, keys, _ in parts.lines() for key in ([keys] if isinstance(keys, str) else keys)}
     context.progress.start(context.number, work.stage, len(items), len(where))
     fresh: list[tuple[str, Sequence[RowT]]] = []
 
     def save() -> None:
         if fresh:
-            start = parts.append([key for key, _ in fresh], [[cells(made) for made in rows] for _, rows in fresh])
-            where.update({key: (start, turn) for turn, (key, _) in enumerate(fresh)})
+            places = parts.append((key, [cells(made) for made in rows]) for key, rows in fresh)
+            where.update(zip((key for key, _ in fresh), places, strict=True))
             fresh.clear()
 
     try:
@@ -152,15 +149,8 @@ def run_items(
     context.progress.check()
     if missing := [key for key, _ in items if key not in where]:
         raise _missing_error(work, f"{len(missing)} of {len(items)} items", missing[0])
-    context.store.write(name, row, _in_order(parts, row, [where[key] for key, _ in items]))
+    saved = (each for key, _ in items for each in parts.at(where[key], key))
+    context.store.write(name, row, (restore_row(row, each) for each in saved))
     parts.drop()
     context.progress.finish()
     return context.store.each(name, row)
-
-
-def _in_order(parts: ChunkFile, row: type[RowT], places: Iterable[tuple[int, int]]) -> Iterator[RowT]:
-    """Yield the rows at these places; recent lines are cached, as items are finished nearly in order."""
-    line = lru_cache(_LINES)(parts.at)
-    for start, turn in places:
-        for saved in line(start)[turn]:
-            yield restore_row(row, saved)

@@ -82,7 +82,7 @@ class Expand:
                 context.progress.check()
                 made = list(self._attempt(context, attempt, pending, seeds, known))
                 context.progress.check()
-                parts.append(key, [cells(row) for row in made])
+                parts.append([(key, [cells(row) for row in made])])
             kept = Counter(row.task_wanted for row in made if row.reason is None)
             context.progress.advance(sum(min(kept[task], count) for task, count in pending.items()))
             pending = {task: count - kept[task] for task, count in pending.items() if count > kept[task]}

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from support.paths import ROOT
 from support.scripted import Watcher
 from tapir.data.run import tables
-from tapir.data.run.store import RunStore
+from tapir.data.run.store import RunStore, cells
 from tapir.domain.errors import Interrupted, RoleError
 from tapir.stages.base import StageContext, Work, run_items
 
@@ -81,7 +81,7 @@ def make(
 
 def saved(folder: Path) -> set[str]:
     """What a process that dies now leaves finished."""
-    return {key for _, keys, _ in RunStore(folder).parts(TABLE).lines() for key in keys}
+    return {key for _, key, _ in RunStore(folder).parts(TABLE).lines()}
 
 
 @pytest.mark.parametrize("count", [0, 20])
@@ -134,17 +134,53 @@ def test_a_process_that_is_killed_owes_at_most_the_chunk_it_was_at(tmp_path: Pat
     assert worker.given == [key for key, _ in items(20)[9:]]
 
 
-def test_finished_items_are_saved_in_groups_of_a_chunk_and_only_those_of_a_cut_line_are_owed_again(
-    tmp_path: Path,
+def test_finished_items_are_saved_in_groups_of_a_chunk_and_only_those_of_cut_lines_are_owed_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    parts, synced = tmp_path / f"{TABLE}.parts.jsonl", list[int]()
+
+    def fsync(descriptor: int) -> None:
+        if parts.exists() and os.path.samestat(os.fstat(descriptor), parts.stat()):
+            synced.append(parts.read_bytes().count(b"\n"))
+
+    monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(RuntimeError):
         make(tmp_path, Worker(fail_at=8, ahead=1), chunk=3)
-    parts = tmp_path / f"{TABLE}.parts.jsonl"
-    assert [len(json.loads(line)["key"]) for line in parts.read_text().split("\n") if line] == [3, 3, 2]
-    parts.write_bytes(parts.read_bytes()[:-5])
+    assert synced == [3, 6, 8]
+    lines = parts.read_bytes().splitlines(keepends=True)
+    assert [json.loads(line)["key"] for line in lines] == [key for key, _ in items(8)]
+    parts.write_bytes(b"".join(lines[:7])[:-5])  # killed within the third chunk, of which one line is whole
     worker = Worker(ahead=1)
     assert make(tmp_path, worker) == make(tmp_path / "straight", Worker())
     assert worker.given == [key for key, _ in items(20)[6:]]
+
+
+def test_a_line_of_several_items_as_earlier_versions_wrote_it_is_read(tmp_path: Path) -> None:
+    done = [items(20)[:3], items(20)[9:12]]
+    lines = [
+        {"key": [key for key, _ in chunk], "rows": [[*map(cells, rows_of(*one))] for one in chunk]} for chunk in done
+    ]
+    RunStore(tmp_path).round(0).mkdir()
+    (tmp_path / f"{TABLE}.parts.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    worker = Worker(order=5)
+    assert make(tmp_path, worker) == make(tmp_path / "straight", Worker())
+    assert sorted(worker.given) == sorted({key for key, _ in items(20)} - {key for chunk in done for key, _ in chunk})
+
+
+def test_a_saved_item_is_parsed_once_whatever_the_order_of_the_replies(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed, loads = list[int](), json.loads
+
+    def counted(line: bytes) -> object:
+        parsed.append(len(line))
+        return loads(line)
+
+    straight = make(tmp_path / "straight", Worker(ahead=1), 400)
+    with monkeypatch.context() as patch:
+        patch.setattr(json, "loads", counted)
+        assert make(tmp_path / "shuffled", Worker(ahead=400), 400, chunk=20) == straight
+    assert sum(parsed) < 400 * 100
 
 
 def test_a_stop_saves_what_is_finished_and_makes_no_table(tmp_path: Path) -> None:

@@ -8,6 +8,7 @@ import shlex
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -145,24 +146,27 @@ class ChunkFile:
                 yield place, chunk["key"], chunk["rows"]
                 place += len(line)
 
-    def at(self, place: int) -> Any:
-        """Read the rows of the line that begins at a place."""
+    def at(self, place: int, key: str) -> Any:
+        """Read the rows of an item from the line that begins at a place."""
         with self.path.open("rb") as lines:
             lines.seek(place)
-            return json.loads(lines.readline())["rows"]
+            line = json.loads(lines.readline())
+        several = isinstance(line["key"], list)  # items on one line, as earlier versions wrote them
+        return line["rows"][line["key"].index(key)] if several else line["rows"]
 
-    def append(self, key: object, rows: object) -> int:
-        """Append a line, wait until it is on disk, and return where it begins."""
-        line = json.dumps({"key": key, "rows": rows}, ensure_ascii=False)
+    def append(self, chunks: Iterable[tuple[object, object]]) -> list[int]:
+        """Append a line for each key and its rows, wait until all are on disk, and return where each begins."""
+        texts = (json.dumps({"key": key, "rows": rows}, ensure_ascii=False) for key, rows in chunks)
+        lines = [text.encode(errors="surrogatepass") + b"\n" for text in texts]
         with disk_errors(self.path):
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a+b") as parts:
                 end_line(parts.fileno())
-                place = os.fstat(parts.fileno()).st_size
-                parts.write(line.encode(errors="surrogatepass") + b"\n")
+                size = os.fstat(parts.fileno()).st_size
+                parts.write(b"".join(lines))
                 parts.flush()
                 os.fsync(parts.fileno())
-        return place
+        return list(accumulate(map(len, lines[:-1]), initial=size))
 
     def drop(self) -> None:
         """Delete the file: the table is on disk."""
