@@ -18,6 +18,7 @@ from tapir.data.readers import read_file
 from tapir.data.run.rows import CorpusRow, DropRow, MixtureRow
 from tapir.data.run.store import RunStore
 from tapir.domain.instruction import Turn
+from tapir.domain.progress import SilentProgress
 from tapir.report.export.dataset import export_mixture
 from tapir.report.history import history, training_examples
 from tapir.runs import session
@@ -133,7 +134,7 @@ def test_pairs_of_one_conversation_are_never_on_both_sides_of_a_split(tmp_path: 
     assert len(roles.benchmarks[0].prompts()) == 10
     from tapir.runs.session import _corpus
 
-    kept = _corpus(recipe, roles, RunStore(tmp_path / "run"), forbidden(recipe, roles))
+    kept = _corpus(recipe, roles, RunStore(tmp_path / "run"), forbidden(recipe, roles), SilentProgress())
     assert {conversation(pair.instruction.origin.source) for pair in kept}.isdisjoint(held)
     drops = [row.reason for row in RunStore(tmp_path / "run").read("drops", DropRow)]
     assert drops.count("of a held-out conversation") == EXCHANGES * len(held) - 10

@@ -78,8 +78,8 @@ class Selection(Section):
     """corpus: use the rows' own and drop rows without; missing: the teacher answers those; teacher: answers all."""
     screen: Literal["report", "drop", "keep"] = "report"
     """Answers that only refuse, and texts with e-mail addresses, keys or card numbers: count, drop, or do not look."""
-    near_duplicates: Literal["keep", "drop"] = "keep"
-    """Keep or drop near-duplicates within the corpus; they are counted either way."""
+    near_duplicates: Literal["keep", "drop", "ignore"] = "keep"
+    """Near-duplicates within the corpus: keep and count them, drop them, or do not look."""
 
 
 class FileCorpusConfig(Selection, Readable):

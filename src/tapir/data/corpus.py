@@ -150,7 +150,7 @@ class CorpusFilter:
         if self.held_out and conversation(item.origin.source) in self.held_out:
             return "of a held-out conversation"
         turns = item.user_turns
-        if len(turns) > 1 and any((met := self.forbidden.find(turn)) and not met.near for turn in turns):
+        if len(turns) > 1 and any(map(self.forbidden.equal, turns)):
             return "in an evaluation set"
         return "near an evaluation item" if match else ""
 

@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 import unicodedata
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any, Literal, TypeVar
 
 import numpy as np
@@ -73,10 +73,12 @@ class DuplicateIndex:
 
     def find(self, text: str) -> Duplicate | None:
         """Return the known text that this one repeats: an equal one, else the most similar near-duplicate."""
-        equal = self._names.get(normalised(text))
-        if equal is not None:
-            return Duplicate(equal)
-        return self.near.nearest(text) if self.near else None
+        return self.equal(text) or (self.near.nearest(text) if self.near else None)
+
+    def equal(self, text: str) -> Duplicate | None:
+        """Return the known text that is equal to this one but for case and white space."""
+        name = self._names.get(normalised(text))
+        return None if name is None else Duplicate(name)
 
 
 class NearDuplicates:
@@ -101,12 +103,13 @@ class NearDuplicates:
         self._holders: list[array[int]] = []  # by word: the texts that have it
         self._common = LCSseq.similarity
         self._blank = MinHash(num_perm=PERMUTATIONS, seed=MINHASH_SEED)
+        self._signature = lru_cache(maxsize=8)(self._sign)  # a filter looks for a text and then adds it
         options = {"num_perm": PERMUTATIONS, "weights": _MISSES_WEIGH, "storage_config": _STORAGE}
         self._passages: Any = MinHashLSH(minhash, **options) if minhash < 1 else None  # nothing is above 1
 
     def add(self, name: str, text: str) -> None:
         """Add a text."""
-        split, number = words(text), len(self._names)
+        split, number = tuple(words(text)), len(self._names)
         coded = tuple(self._vocabulary.setdefault(word, len(self._vocabulary)) for word in split)
         self._names.append(name)
         self._texts.append(coded)
@@ -119,7 +122,7 @@ class NearDuplicates:
 
     def nearest(self, text: str) -> Duplicate | None:
         """Return the most similar near-duplicate, of equally similar ones the first by name; None if there is none."""
-        split = words(text)
+        split = tuple(words(text))
         unseen = dict.fromkeys(word for word in split if word not in self._vocabulary)
         numbers = {word: number for number, word in enumerate(unseen, len(self._vocabulary))}  # for this one text
         coded = tuple(numbers[word] if word in numbers else self._vocabulary[word] for word in split)
@@ -146,19 +149,20 @@ class NearDuplicates:
         """Return every text that can be above the threshold, with an upper bound of its similarity, in falling order.
 
         A common subsequence of l words gives 2l / (m + l) at most, so a near-duplicate shares at least `needed`
-        of the m words, and so at least one of any m - needed + 1 of them. The rarest are looked up.
+        of the m words, and so k of any m - needed + k of them. The rarest are looked up; a larger k leaves fewer texts.
         """
         m, held = len(text), {word: len(self._holders[word]) for word in text if word < len(self._holders)}
         needed = max(1, int(self._rouge * m / (2 - self._rouge)) - 1)
         while needed <= m and 2 * needed / (m + needed) <= self._rouge:
             needed += 1
-        rare = sorted(text, key=lambda word: (held.get(word, 0), word))[: m - needed + 1]
+        rare = sorted(text, key=lambda word: (held.get(word, 0), word))[: m - needed + 1 + needed // 4]
         holders = [np.frombuffer(self._holders[word], np.uint32) for word in rare if held.get(word)]
         if not holders or needed > m:
             return []
-        numbers, counts = np.unique(np.concatenate(holders), return_counts=True)
+        counts = np.bincount(np.concatenate(holders))
+        numbers = np.flatnonzero(counts >= len(rare) - (m - needed))
         n = np.frombuffer(self._lengths, np.uint32)[numbers].astype(np.int64)
-        shared = np.minimum(np.minimum(m, n), counts + (m - len(rare)))
+        shared = np.minimum(np.minimum(m, n), counts[numbers] + (m - len(rare)))
         most: NDArray[np.float64] = 2 * shared / (m + n)
         order = np.argsort(-most, kind="stable")
         order = order[most[order] > self._rouge]
@@ -173,9 +177,9 @@ class NearDuplicates:
             if alike > self._minhash:
                 yield number, alike
 
-    def _signature(self, split: Sequence[str]) -> object:
+    def _sign(self, split: tuple[str, ...]) -> object:
         signature = self._blank.copy()
-        signature.update_batch([" ".join(run).encode() for run in _runs(tuple(split))])
+        signature.update_batch([" ".join(run).encode() for run in _runs(split)])
         return signature
 
 

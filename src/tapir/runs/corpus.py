@@ -23,6 +23,7 @@ from tapir.data.screen import unwanted
 from tapir.domain.completion import unparted
 from tapir.domain.errors import DataError, RecipeError, commonest, require
 from tapir.domain.instruction import Pair
+from tapir.domain.progress import Progress
 from tapir.domain.randomness import seed_for
 from tapir.domain.roles import Benchmark, Rejected, Roles, StudentFormat, Tagger
 from tapir.domain.task import TaskDistribution, Taxonomy
@@ -142,9 +143,11 @@ def forbidden(recipe: Recipe, roles: Roles) -> DuplicateIndex:
 
 
 def sifted(
-    recipe: Recipe, roles: Roles, forbidden: DuplicateIndex, known: DuplicateIndex
+    recipe: Recipe, roles: Roles, forbidden: DuplicateIndex, known: DuplicateIndex, progress: Progress
 ) -> list[CorpusRow | DropRow | NeighbourRow]:
     """Return every row of D, kept or dropped with the reason; one that is in neither index passes."""
+    corpus, rows = list(roles.corpus()), list[CorpusRow | DropRow | NeighbourRow]()
+    progress.start(0, "filter", len(corpus))
     prompts = (prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts())
     corpus_filter = CorpusFilter(
         forbidden,
@@ -154,7 +157,12 @@ def sifted(
         screen=roles.screen,
         held_out={conversation(prompt.instruction.origin.source) for prompt in prompts} - {""},
     )
-    return list(corpus_filter.sift(roles.corpus()))
+    for row in corpus_filter.sift(corpus):
+        progress.check()
+        rows.append(row)
+        progress.advance(not isinstance(row, NeighbourRow))
+    progress.finish()
+    return rows
 
 
 def require_enough(left: int, tagger: Tagger, dropped: Iterable[str]) -> None:

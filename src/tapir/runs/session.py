@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from tapir.algorithm import Curriculum
-from tapir.config.corpus import GymCorpusConfig
 from tapir.config.endpoints import AUTO
 from tapir.config.recipe import Recipe
 from tapir.config.toml import load, parse, without_idle
@@ -122,7 +121,7 @@ def execute(recipe: Recipe, folder: Path, roles: Roles, progress: Progress) -> R
         log = EventLog(progress, store, roles.calls)
         with record_session(store):
             excluded = forbidden(recipe, roles)
-            corpus = _corpus(recipe, roles, store, excluded)
+            corpus = _corpus(recipe, roles, store, excluded, EventLog(progress, store))
             for note in [*roles.notes, *screened(recipe, corpus)]:
                 log.note(note)
             if roles.format and not any(folder.glob("round-*/training.json")):
@@ -186,7 +185,7 @@ def preflight(recipe: Recipe, folder: Path | None = None) -> Roles:
 def check(recipe: Recipe) -> list[str]:
     """Check what `preflight` checks, read corpus and evaluation sets, and return lines that say what there is."""
     roles = preflight(recipe)
-    rows = sifted(recipe, roles, forbidden(recipe, roles), DuplicateIndex())  # without the near ones, which take long
+    rows = sifted(recipe, roles, forbidden(recipe, roles), DuplicateIndex(), SilentProgress())  # near ones take long
     pairs = [pair_of(row) for row in rows if isinstance(row, CorpusRow)]
     dropped = Counter(row.reason for row in rows if isinstance(row, DropRow))
     require_enough(len(pairs), roles.tagger, dropped.elements())
@@ -311,11 +310,12 @@ def _versions() -> Iterator[tuple[str, str]]:
             continue
 
 
-def _corpus(recipe: Recipe, roles: Roles, store: RunStore, excluded: DuplicateIndex) -> list[Pair]:
+def _corpus(recipe: Recipe, roles: Roles, store: RunStore, excluded: DuplicateIndex, progress: Progress) -> list[Pair]:
     """Return D without what cannot be used; dropped rows are recorded with their reason."""
     if not all(store.has(name) for name in ("neighbours", "drops", "corpus")):
-        gym = isinstance(recipe.corpus, GymCorpusConfig)  # whose instances of one skill are near-duplicates by nature
-        rows = sifted(recipe, roles, excluded, DuplicateIndex(None if gym else NearDuplicates()))
+        near = getattr(recipe.corpus, "near_duplicates", "ignore")  # in the gym, a skill's instances are by nature
+        known = DuplicateIndex(None if near == "ignore" else NearDuplicates())
+        rows = sifted(recipe, roles, excluded, known, progress)
         store.once("neighbours", NeighbourRow, lambda: [row for row in rows if isinstance(row, NeighbourRow)])
         store.once("drops", DropRow, lambda: [row for row in rows if isinstance(row, DropRow)])
         store.once("corpus", CorpusRow, lambda: [row for row in rows if isinstance(row, CorpusRow)])

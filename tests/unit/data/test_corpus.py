@@ -5,19 +5,28 @@ from __future__ import annotations
 import random
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from support import fakes
+from support.scripted import Watcher
+from tapir.config.corpus import FileCorpusConfig
 from tapir.data.corpus import CorpusFilter, conversation, held_out, pair_of, pairs, prompts, sample
-from tapir.data.duplicates import DuplicateIndex, NearDuplicates
+from tapir.data.duplicates import Duplicate, DuplicateIndex, NearDuplicates
 from tapir.data.layouts import Row
+from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import CorpusRow, DropRow, NeighbourRow
-from tapir.domain.errors import DataError
-from tapir.domain.instruction import Instruction, Origin, Pair, Response, instruction_id, normalised
+from tapir.data.run.store import RunStore
+from tapir.domain.errors import DataError, Interrupted
+from tapir.domain.instruction import Instruction, Origin, Pair, Response, Turn, instruction_id, normalised
 from tapir.domain.roles import Rejected
+from tapir.runs import session
 
 REJECTED = Rejected("rows.jsonl:3", "not JSON", "{oops")
 
@@ -226,3 +235,43 @@ def test_every_row_is_kept_or_dropped_with_a_reason_and_no_text_is_kept_twice(
     beside = {row.id for row in result if isinstance(row, NeighbourRow)}
     assert beside <= set(map(instruction_id, kept(result)))
     assert not (drop_near and beside)
+
+
+def test_earlier_turns_are_compared_with_evaluation_sets_as_equal_texts_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    turns = [Turn("user", NEARLY), Turn("assistant", "So it is."), Turn("user", POEM), Turn("assistant", "Yes.")]
+    talks = [Instruction.of(OTHER, Origin("corpus", source="rows.jsonl:1"), turns[:end]) for end in (2, 4)]
+    asked: list[str] = []
+
+    def nearest(near: NearDuplicates, text: str) -> Duplicate | None:
+        asked.append(text)
+        return found(near, text)
+
+    found = NearDuplicates.nearest
+    monkeypatch.setattr(NearDuplicates, "nearest", nearest)
+    first, second = sifted([Pair(talk, Response("Yes.", "rows.jsonl")) for talk in talks], held=[POEM])
+    assert isinstance(first, CorpusRow)
+    assert isinstance(second, DropRow)
+    assert second.reason == "in an evaluation set"
+    assert {*asked} == {talk.user_text for talk in talks}
+
+
+@pytest.mark.parametrize(("rule", "measures"), [("keep", ["rouge-l"]), ("ignore", [])])
+def test_a_run_says_how_far_its_filter_is_and_looks_for_near_duplicates_unless_they_are_ignored(
+    rule: str, measures: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = Mock(side_effect=NearDuplicates)
+    monkeypatch.setattr(session, "NearDuplicates", made)
+    rows: list[Pair | Rejected] = [pair(POEM), REJECTED, pair(NEARLY), pair(POEM), pair(OTHER)]
+    roles = replace(fakes.roles(tmp_path / "people"), corpus=lambda: rows)
+    corpus_config = FileCorpusConfig.model_validate({"path": "rows.jsonl", "near_duplicates": rule})
+    recipe, watcher = fakes.recipe().model_copy(update={"corpus": corpus_config}), Watcher()
+    found = session._corpus(recipe, roles, RunStore(tmp_path), DuplicateIndex(), watcher)
+    assert [one.instruction.text for one in found] == [POEM, NEARLY, OTHER]
+    assert [row.measure for row in RunReader(RunStore(tmp_path)).near_duplicates()] == measures
+    assert made.called == bool(measures)
+    assert (watcher.started, watcher.advanced) == ([(0, "filter", 5, 0)], 5)
+    assert session._corpus(recipe, roles, RunStore(tmp_path), DuplicateIndex(), watcher) == found
+    assert len(watcher.started) == 1
+    with pytest.raises(Interrupted):
+        session._corpus(recipe, roles, RunStore(tmp_path / "again"), DuplicateIndex(), Watcher(stop_after=2))
+    assert not (tmp_path / "again").exists()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import sys
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -58,6 +59,34 @@ def test_the_nearest_by_rouge_l_is_the_one_of_brute_force(text: str, result: lis
     others = [*distinct.values()]
     nearest = index(others, rouge=threshold, minhash=1.0).find(text)
     assert (nearest and (nearest.name, nearest.similarity)) == brute_force(text, others, threshold)
+
+
+@given(st.lists(st.lists(st.sampled_from("abcdefgh"), min_size=12, max_size=40).map(" ".join), max_size=12), thresholds)
+def test_so_it_is_for_longer_texts(result: list[str], threshold: float) -> None:
+    others = [*dict.fromkeys(result[1:])]
+    for text in result[:1]:
+        if text not in others:
+            nearest = index(others, rouge=threshold, minhash=1.0).find(text)
+            assert (nearest and (nearest.name, nearest.similarity)) == brute_force(text, others, threshold)
+
+
+def test_a_long_text_is_compared_with_few_others_word_by_word(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def candidates(near: NearDuplicates, text: tuple[int, ...]) -> list[tuple[int, float]]:
+        found = looked_up(near, text)
+        compared.append(len(found))
+        return found
+
+    looked_up = NearDuplicates._candidates
+    monkeypatch.setattr(NearDuplicates, "_candidates", candidates)
+    rng, known = random.Random(1), index([], minhash=1.0)
+    usual = [number**-0.5 for number in range(1, 301)]
+    for number in range(300):
+        text = " ".join(f"w{word}" for word in rng.choices(range(300), usual, k=200))
+        assert known.find(text) is None
+        known.learn(str(number), text)
+    assert sum(compared) < 1_000  # 23,405 where no more words are looked up than have to be
 
 
 @given(st.lists(texts, max_size=8, unique_by=normalised), texts, st.randoms(use_true_random=False))

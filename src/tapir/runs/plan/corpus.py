@@ -18,6 +18,7 @@ from tapir.data.readers import read_file
 from tapir.data.run.rows import CorpusRow, DropRow
 from tapir.domain.errors import RecipeError
 from tapir.domain.instruction import Instruction, Origin, Pair, Response, id_of, normalised
+from tapir.domain.progress import SilentProgress
 from tapir.domain.randomness import seed_for, shuffled
 from tapir.domain.roles import Roles
 from tapir.domain.task import Taxonomy
@@ -56,7 +57,7 @@ def read_stats(recipe: Recipe, roles: Roles | None, labels: Taxonomy, *, network
     prompts = {prompt.instruction.id: prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts()}
     forbidden = DuplicateIndex()
     forbidden.learn_all((name, prompt.instruction.user_text) for name, prompt in prompts.items())
-    found = sifted(recipe, roles, forbidden, DuplicateIndex())
+    found = sifted(recipe, roles, forbidden, DuplicateIndex(), SilentProgress())
     rows = [row for row in found if isinstance(row, CorpusRow)]
     require_enough(len(rows), roles.tagger, (row.reason for row in found if isinstance(row, DropRow)))
     every = recipe.answers() == "teacher"
