@@ -138,7 +138,7 @@ def status(folder: Run, *, as_json: AsJson = False) -> None:
 
     session.stored_recipe(folder)
     store = RunStore(folder)
-    summary, last = summarise(store), dict(next(reversed([*RunReader(store).events()]), {}))
+    summary, last = summarise(store, brief=True), dict(next(reversed([*RunReader(store).events()]), {}))
     names = ("finished", "seconds", "evaluations", "trainings", "agreements", "spending")
     content = {"folder": folder, **{name: getattr(summary, name) for name in names}, "last": last}
     facts = ", ".join(f"{key} {value}" for key, value in last.items() if key not in {"time", "event"})

@@ -62,7 +62,7 @@ class TaskDistribution:
             minimum: share that every label with a target keeps, at most 1 / number of labels.
         """
         weights = {label: share * room.get(label, 1.0) for label, share in self.shares.items()}
-        active = [label for label, share in self.shares.items() if share > 0]
+        active = {label for label, share in self.shares.items() if share > 0}
         if minimum * len(active) > 1:
             raise ValueError(f"a minimum of {minimum} for each of {len(active)} tasks is more than everything")
         if not sum(weights.values()) > 0:

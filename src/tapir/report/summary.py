@@ -177,8 +177,8 @@ class Summary:
         return sum(each.new for each in self.rounds)
 
 
-def summarise(store: RunStore) -> Summary:
-    """Read everything that is finished in a run directory."""
+def summarise(store: RunStore, *, brief: bool = False) -> Summary:
+    """Read everything that is finished in a run directory; a `brief` summary has no alarms and an empty corpus."""
     run = RunReader(store)
     recipe = parse(without_idle(run.recipe))
     scale = read_scale(run, recipe.curriculum)
@@ -199,7 +199,7 @@ def summarise(store: RunStore) -> Summary:
         recipe=recipe,
         manifest=run.manifest,
         finished=run.finished,
-        corpus=read_corpus(run, recipe),
+        corpus=CorpusSummary(0, {}, (), 0, (), 0, {}) if brief else read_corpus(run, recipe),
         corpus_shares=corpus_shares,
         scale=scale,
         parts=Counter(row.part for row in first),
@@ -212,7 +212,9 @@ def summarise(store: RunStore) -> Summary:
         seconds=working_time(run),
         ungraded=ungraded,
         gains={name: gain(graded[at[0]], graded[at[-1]], name) for name, at in measured.items() if len(at) > 1},
-        alarms=alarms(run, recipe, ungraded.total(), sum(map(len, graded.values())) - ungraded.total()),
+        alarms=()
+        if brief
+        else alarms(run, recipe, ungraded.total(), sum(map(len, graded.values())) - ungraded.total()),
         spending=run.spending(),
         trainings=trainings,
         agreements=read_agreements(run, recipe.curriculum, scale, gaps),
@@ -293,9 +295,10 @@ def costs(summary: Summary) -> Costs | None:
 
 def group_spending(spending: Sequence[Spending], *names: str) -> list[tuple[Any, Spending]]:
     """Return the amount of every value of a field, or of every tuple of values."""
-    key = attrgetter(*names)
-    values = dict.fromkeys(map(key, spending))
-    return [(value, sum_spending(entry for entry in spending if key(entry) == value)) for value in values]
+    key, entries = attrgetter(*names), dict[Any, list[Spending]]()
+    for entry in spending:
+        entries.setdefault(key(entry), []).append(entry)
+    return [(value, sum_spending(several)) for value, several in entries.items()]
 
 
 def _rates(summary: Summary, total: Spending) -> Iterator[Rate]:

@@ -6,13 +6,15 @@ import gzip
 import json
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from support.paths import SHARED
 from tapir.data.corpus import CorpusFilter, pairs
 from tapir.data.duplicates import DuplicateIndex
 from tapir.data.layouts import Row
 from tapir.data.run.rows import CorpusRow, DropRow
-from tapir.data.screen import refuses, secret, unwanted
+from tapir.data.screen import _KEY, refuses, secret, unwanted
 from tapir.domain.completion import always_fit
 
 
@@ -74,6 +76,25 @@ def test_an_answer_that_says_more_or_something_else_is_none(answer: str) -> None
 )
 def test_what_is_somebodys_own_is_named(text: str, found: str) -> None:
     assert secret(text) == found
+
+
+@given(st.from_regex(_KEY), st.sampled_from(("", "x", " ", "sk-")))
+def test_a_key_of_any_kind_is_found(text: str, before: str) -> None:
+    if "@" not in text and _KEY.search(before + text):
+        assert secret(before + text) == "key"
+
+
+@pytest.mark.parametrize("kind", _KEY.pattern.split("|\\b"))
+@given(data=st.data())
+def test_so_are_keys_of_each_kind(kind: str, data: st.DataObject) -> None:
+    assert secret(f" {data.draw(st.from_regex(kind, fullmatch=True))} ") == "key"
+
+
+def test_a_text_without_a_mark_of_a_key_is_not_searched_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tapir.data.screen._KEY", None)
+    assert secret("Bring 3 pens; the desk is at the back, my dear.") == ""
+    with pytest.raises(AttributeError):
+        secret("A desk-top.")
 
 
 def test_a_screen_drops_rows_with_the_reason_and_without_one_all_stay() -> None:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -24,7 +26,7 @@ from tapir.report.checks import Check, checks
 from tapir.report.page import render
 from tapir.report.rounds import Rewrites, RoundSummary
 from tapir.report.sample import choose_sample
-from tapir.report.summary import Summary, costs, sum_spending, summarise, tasks_of
+from tapir.report.summary import Summary, costs, group_spending, sum_spending, summarise, tasks_of
 
 HARD_SHARE = "The share of hard examples follows the schedule (planned)"
 HARDER = "The mean difficulty (MFD) of the examples rises round by round"
@@ -90,6 +92,30 @@ def test_calls_that_may_have_been_billed_stand_apart(api_run: RunStore) -> None:
 def test_the_command_that_goes_on_can_be_pasted_whatever_the_folder_is_called(api_summary: Summary) -> None:
     line = next(status_lines(replace(api_summary, finished=False), Path("my runs/gym"), ""))
     assert "`tapir resume 'my runs/gym'` goes on" in line
+
+
+def test_a_brief_summary_says_all_that_a_status_shows_and_reads_no_texts(
+    api_run: RunStore, api_summary: Summary, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("read_corpus", "alarms"):
+        monkeypatch.setattr(f"tapir.report.summary.{name}", Mock(side_effect=AssertionError))
+    brief = summarise(api_run, brief=True)
+    assert brief == replace(api_summary, corpus=brief.corpus, alarms=())
+    assert [*status_lines(brief, api_run.folder, "done")] == [*status_lines(api_summary, api_run.folder, "done")]
+
+
+def test_costs_are_grouped_in_one_pass_however_many_labels_there_are() -> None:
+    class Watched(list[Spending]):
+        passes = 0
+
+        def __iter__(self) -> Iterator[Spending]:
+            self.passes += 1
+            return super().__iter__()
+
+    entries = Watched(Spending(one, "judge", f"label {one % 50}", 1, 1, 0, 1, 0.1) for one in range(200))
+    groups = group_spending(entries, "task")
+    assert [(name, amount.calls) for name, amount in groups] == [(f"label {one}", 4) for one in range(50)]
+    assert entries.passes == 1
 
 
 @pytest.mark.parametrize("spending", [[], [Spending(0, "judge", "", 0, 0, 0, 0, 0.0)]])
