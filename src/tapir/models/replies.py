@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, Literal, TypeAlias, cast
 
 from tapir.domain.instruction import normalised
@@ -34,7 +35,7 @@ _LABELLED = re.compile(r"[\[\s\"*_#]*(?:(?:overall|final)\s)?(?:rating|score|ver
 _OPENING = re.compile(r"\n[\s\"'`*_#\u201c-]*\Z")
 _TASK_LABEL = re.compile(r"<label>(?P<label>[^<>]*)</label>", re.IGNORECASE)
 _LABEL_MARK = re.compile(r"</?label\s*/?>|\\(?:boxed|text)\{", re.IGNORECASE)
-_LABEL_NAME = re.compile(r"[\s<#*_\"'`-]*label[\s\"'`*_]*[:=]", re.IGNORECASE)
+_LABEL_NAME = re.compile(r"(?<![\s<#*_\"'`-])[\s<#*_\"'`-]*+label[\s\"'`*_]*+[:=]", re.IGNORECASE)  # in linear time
 _LINE = (
     r"^[ \t*_`\"'\u201c#-]*(?:(?:overall|final) )?NAME[ \t*_`]*[:=\uff1a][ \t*_`\"']*"
     r"(?P<number>-?[0-9]+(?:\.[0-9]+)?(?:\s*(?:/|out\s+of|of)\s*[0-9]+)?)[ \t*_`\"'\u201d.,;]*$"
@@ -173,10 +174,18 @@ def read_labels(text: str, known: Collection[str]) -> set[str]:
 
 def _known_label(name: str, known: Collection[str]) -> str:
     """Return the known label that a name is, exactly before roughly; the name where that is none or several."""
-    exact = [label for label in known if normalised(label) == normalised(name)]
-    rough = _squeezed(name.strip(_AROUND_A_LABEL))
-    alike = exact or [label for label in known if _squeezed(label.strip(_AROUND_A_LABEL)) == rough]
+    exact, rough = _by_form((*known,))
+    alike = exact.get(normalised(name)) or rough.get(_squeezed(name.strip(_AROUND_A_LABEL)), [])
     return alike[0] if len(alike) == 1 else normalised(name)
+
+
+@lru_cache(maxsize=1)  # of the run's taxonomy
+def _by_form(known: tuple[str, ...]) -> tuple[dict[str, list[str]], dict[str, list[str]]]:
+    exact, rough = dict[str, list[str]](), dict[str, list[str]]()
+    for label in known:
+        exact.setdefault(normalised(label), []).append(label)
+        rough.setdefault(_squeezed(label.strip(_AROUND_A_LABEL)), []).append(label)
+    return exact, rough
 
 
 def _squeezed(name: str) -> str:

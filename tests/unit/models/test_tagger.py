@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from importlib import resources
 from pathlib import Path
 
@@ -14,9 +15,9 @@ from support.scripted import BOOK, ENDPOINTS, FAILED, Said, Script, connected, c
 from support.server import Behaviour, serving
 from tapir.config.annotators import LlmTaggerConfig
 from tapir.domain.completion import Failure
-from tapir.domain.instruction import Instruction, Origin, instruction_id
+from tapir.domain.instruction import Instruction, Origin, instruction_id, normalised
 from tapir.domain.task import TaskTag, Taxonomy
-from tapir.models.replies import read_labels
+from tapir.models.replies import _LABEL_NAME, read_labels
 from tapir.models.taggers.llm import LlmTagger
 
 PAPER = Taxonomy.from_toml((resources.files("tapir.recipes") / "taxonomies" / "paper.toml").read_text("utf-8"))
@@ -125,6 +126,30 @@ def test_a_reply_that_is_one_label_is_that_label_whatever_marks_stand_around_it(
 def test_labels_that_differ_by_a_mark_are_not_taken_for_one_another(said: str, label: str | None) -> None:
     known = ("C", "C#", "C-sharp", "CSharp", "D-", "D--", "E (old)", "E")
     assert read_labels(said, known) == ({label} if label else set())
+
+
+def test_labels_are_brought_into_their_forms_once_and_not_for_every_reply(monkeypatch: pytest.MonkeyPatch) -> None:
+    known, seen = [f"Some label number {number}" for number in range(1_000)], list[str]()
+
+    def counted(text: str) -> str:
+        seen.append(text)
+        return normalised(text)
+
+    monkeypatch.setattr("tapir.models.replies.normalised", counted)
+    for number in range(20):
+        assert read_labels(f"<label>some-label number {number}</label>", [*known]) == {known[number]}
+    assert len(seen) < 2 * len(known)
+
+
+@pytest.mark.parametrize("unit", [" \n", "- ", "<", "label ", "label: "])
+def test_a_reply_of_nothing_but_marks_is_read_in_linear_time(unit: str) -> None:
+    assert read_labels("A." + unit * 100_000 + ".", ("Math", "Law")) == set()
+
+
+@given(st.text("a <-\n_'\"`:=*#", max_size=12).map(lambda text: text.replace("a", "Label")))
+def test_the_name_before_a_label_is_found_with_all_marks_around_it(text: str) -> None:
+    plain = re.compile(r"[\s<#*_\"'`-]*label[\s\"'`*_]*[:=]", re.IGNORECASE)
+    assert [name.span() for name in _LABEL_NAME.finditer(text)] == [name.span() for name in plain.finditer(text)]
 
 
 @pytest.mark.parametrize(
