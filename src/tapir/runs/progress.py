@@ -14,7 +14,8 @@ from tapir.domain.progress import Progress
 from tapir.domain.roles import Calls, Resource
 from tapir.version import __version__
 
-_INTERVAL = 30.0  # seconds between two lines about the progress of a stage
+_INTERVAL = 30.0  # seconds between two lines about the progress of a stage, at least
+_REST = 20.0  # times what a line took, until the next one: to add up a large ledger takes seconds
 
 
 @dataclass(slots=True)
@@ -28,6 +29,7 @@ class EventLog:
     _done: int = 0
     _total: int = 0
     _logged: float = 0.0
+    _took: float = 0.0
 
     def start(self, number: int, stage: str, total: int, done: int = 0) -> None:
         """Log that a stage begins."""
@@ -41,12 +43,13 @@ class EventLog:
     def advance(self, items: int = 1) -> None:
         """Report finished items; now and then log how many there are, and save what was spent."""
         self._done += items
-        if time.monotonic() - self._logged > _INTERVAL:
-            self._logged = time.monotonic()
+        if (now := time.monotonic()) - self._logged > max(_INTERVAL, _REST * self._took):
             number, stage, _ = self._open
             self.store.event("progress", round=number, stage=stage, total=self._total, done=self._done)
             if self.calls:
                 write_spending(self.store, self.calls)
+            self._logged = time.monotonic()
+            self._took = self._logged - now
         self.progress.advance(items)
 
     def finish(self) -> None:

@@ -39,6 +39,7 @@ def test_a_run_that_is_killed_in_a_stage_has_logged_how_far_it_was(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(logged, "_INTERVAL", -1.0)
+    monkeypatch.setattr(logged, "_REST", 0.0)
     store = RunStore(tmp_path)
     events = EventLog(SilentProgress(), store, Paid())
     events.start(2, "answer", 200, 64)
@@ -53,6 +54,27 @@ def test_a_run_that_is_killed_in_a_stage_has_logged_how_far_it_was(
         "done": 97,
     }
     assert [(entry.stage, entry.calls) for entry in RunReader(store).spending()] == [("answer", 33)]
+
+
+@pytest.mark.parametrize(("takes", "times"), [(0.1, 32), (2.0, 23), (10.0, 5)])
+def test_adding_up_what_was_spent_takes_a_small_part_of_the_time(
+    takes: float, times: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    now, sums = 0.0, 0
+
+    class Slow(Paid):
+        def spent(self) -> list[Spending]:
+            nonlocal now, sums
+            now, sums = now + takes, sums + 1
+            return super().spent()
+
+    monkeypatch.setattr("tapir.runs.progress.time.monotonic", lambda: now)
+    events = EventLog(SilentProgress(), RunStore(tmp_path), Slow())
+    events.start(1, "judge", 10_000)
+    while now < 1_000:
+        now += 0.25
+        events.advance()
+    assert sums == times
 
 
 def test_the_log_of_a_quick_stage_says_no_more_than_that_it_was(tmp_path: Path) -> None:
