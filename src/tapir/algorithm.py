@@ -166,7 +166,8 @@ class Curriculum:
         """Have the teacher write the shortfall from hard seeds of the same task; kept ones join the hard pool."""
         rows = []
         if self.recipe.curriculum.expand:
-            self.known.learn_all((name, pair.instruction.user_text) for name, pair in self.pairs.items())
+            if need.shortfall and not self.context.store.has(self.context.path("expansions")):
+                self.known.learn_all((name, pair.instruction.user_text) for name, pair in self.pairs.items())
             attempts = self.recipe.curriculum.expand_attempts
             seeds = seeds_by_task((self.pairs[name] for name in split.hard), self.task_of)
             stage = Expand(self.roles.teacher, self.roles.tagger, attempts, self.forbidden, self.roles.unfit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -20,11 +21,13 @@ from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import JudgementRow, MixtureRow, RefinementRow, ResponseRow
 from tapir.data.run.store import RunStore
 from tapir.domain.completion import Completion, Failure
+from tapir.domain.difficulty import Split
 from tapir.domain.evaluation import Prompt
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
 from tapir.domain.judgement import Judgement, Unscored, Verdict
 from tapir.domain.mixture import Draw, Mixture
 from tapir.domain.roles import Comparison, RefineRequest, Reply
+from tapir.domain.round import RoundPlan
 from tapir.domain.task import TaskDistribution
 from tapir.report.rounds import read_rounds
 from tapir.stages.base import StageContext
@@ -258,6 +261,21 @@ def test_a_resumed_round_prefers_the_same_and_asks_nobody(tmp_path: Path) -> Non
     assert again.refined == loop.refined
     assert not asked(again)
     assert not comparisons(again)
+
+
+def test_the_texts_of_the_pools_are_only_learnt_where_something_is_to_be_expanded(tmp_path: Path) -> None:
+    plan = RoundPlan(1, 8, 1.0, TaskDistribution.of({"add": 1.0}))
+    enough, short = Draw({"add": 2}, {"add": 2}), Draw({"add": 4}, {"add": 2})
+    split, found = Split((pair(1).instruction.id,), (), (), frozenset(), 0.0), list[bool]()
+    for need in (enough, short, short):
+        loop = curriculum(tmp_path, recipe())
+        loop.pairs = {one.instruction.id: one for one in (pair(1), pair(2))}
+        loop.task_of = dict.fromkeys(loop.pairs, "add")
+        loop.expand(plan, need, split)
+        found.append(loop.known.equal(pair(2).instruction.text) is not None)
+        if need is enough:
+            shutil.rmtree(tmp_path / "run")
+    assert found == [False, True, False]
 
 
 def test_held_out_instructions_without_a_task_are_left_to_the_tagger_once(tmp_path: Path) -> None:

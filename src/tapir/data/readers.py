@@ -203,8 +203,9 @@ def _json_values(stream: Stream, name: str) -> Records:
     decoder, row, line, counted, at = json.JSONDecoder(), 1, 1, 0, _end_of_blanks(text, 0)
     end = "]" if text.startswith("[", at) else "}"
     at = _end_of_blanks(text, at + 1) if end == "]" else at
-    closed = text.rstrip().endswith(end)
-    last = len(text.rstrip()) - 1 if closed and end == "]" else len(text)
+    filled = next((place for place in range(len(text), 0, -1) if not text[place - 1].isspace()), 0)
+    closed = text.endswith(end, 0, filled)  # a stripped text would be a copy of the whole
+    last = filled - 1 if closed and end == "]" else len(text)
     while at < last:
         place = f"{name} row {row}"
         try:

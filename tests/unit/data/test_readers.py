@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import tempfile
+import tracemalloc
 from pathlib import Path
 
 import pyarrow as pa
@@ -342,6 +343,20 @@ def test_damage_within_one_line_leaves_the_other_rows(container: str, data: st.D
     assert [text for text in good(result) if text.startswith("Do ")] == [
         row["instruction"] for row in numbered(6) if row["instruction"] != lost
     ]
+
+
+def test_the_text_of_an_array_is_in_memory_once(tmp_path: Path) -> None:
+    rows = [{"instruction": f"Do {number}", "output": "So it is. " * 1_000} for number in range(100)]
+    rows[0]["output"] += "\U0001f600"  # four bytes for every character then
+    content = json.dumps(rows, ensure_ascii=False).encode() + b"\n"
+    path = written(tmp_path, "rows.json", content)
+    tracemalloc.start()
+    try:
+        assert sum(isinstance(row, Row) for row in read_file(path)) == 100
+        _, most = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert most < 6.5 * len(content)  # the bytes, and the text made of them
 
 
 @pytest.mark.parametrize("container", LINES_AND_TABLES)
