@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
@@ -129,7 +130,8 @@ def ledger_export(
             | {"request": json.loads(request), "reply": json.loads(reply)}
             for digest, request, reply, purpose, cost in calls.export()
         )
-        lines = (json.dumps(row, ensure_ascii=out is None) for row in rows)
+        seen = out is None and sys.stdout.isatty()  # a terminal obeys control characters
+        lines = (json.dumps(row, ensure_ascii=seen) for row in rows)
         if out is None:
             for line in lines:
                 typer.echo(line)
