@@ -63,7 +63,7 @@ def test_labels_that_do_not_come_are_kept_with_their_reason_and_told(tmp_path: P
 
 def test_no_label_at_all_is_an_error_with_the_reasons(tmp_path: Path) -> None:
     asked, nobody = source(1, fails="")
-    nobody.label = lambda instructions: ((one.id, Failure("server", "HTTP 500")) for one in instructions)
+    nobody.label = lambda instructions: ((one.id, Failure("server", "HTTP 500")) for one in instructions)  # type: ignore[method-assign]
     with pytest.raises(RoleError, match=r"none of the 40 labels .* server \(40\)"):
         FitTagger(nobody, 16).run(place(tmp_path), INSTRUCTIONS)
     assert asked == []

@@ -131,7 +131,7 @@ class TrainedTagger(Generic[SectionT]):
 
     def __init__(self, section: SectionT, taxonomy: Taxonomy, label: Labeller, seed: int, chunk: int) -> None:
         self.taxonomy = taxonomy
-        self.label = label
+        self._label = label
         self._section = section
         self._seed = seed_for(seed, "tagger")
         self._chunk = chunk  # instructions that are read together
@@ -141,6 +141,10 @@ class TrainedTagger(Generic[SectionT]):
         """Build the tagger of a run."""
         recipe = context.recipe
         return cls(section, context.taxonomy, labeller(section, context), recipe.seed, recipe.chunk)
+
+    def label(self, instructions: Iterable[Instruction]) -> Iterable[tuple[str, TaskTag | Failure]]:
+        """Yield the label to learn from of each instruction, or the failure to get one."""
+        return self._label(instructions)
 
     def sample(self, instructions: Sequence[Instruction], seed: int) -> list[Instruction]:
         """Draw a random sample to be labelled, in the order that decides what is learnt and what is measured on."""
