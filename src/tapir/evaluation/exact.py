@@ -37,7 +37,7 @@ class ExactBenchmark:
     def __init__(self, name: str, read: Callable[[], Sequence[Prompt]], normalise: Normalise) -> None:
         """Take the prompts when they are first needed; one without an expected answer cannot be graded."""
         self.name = name
-        self.prompts = cache(read)  # the same in every round
+        self._read = cache(read)
         self._normalise = normalise
 
     @classmethod
@@ -45,6 +45,10 @@ class ExactBenchmark:
         """Return a benchmark for the held-out part of the corpus, and one for the file of prompts."""
         normalise = plain if section.match == "plain" else number
         return [cls(name, read, normalise) for name, read in held_out_sets(section, context, answered=True)]
+
+    def prompts(self) -> Sequence[Prompt]:
+        """Return the prompts; the same in every round."""
+        return self._read()
 
     def grade(self, answers: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[str, Grade | Unscored]]:
         """Yield instruction id and grade of each answer."""

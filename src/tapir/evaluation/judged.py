@@ -28,7 +28,7 @@ class JudgedBenchmark:
     def __init__(self, name: str, read: Callable[[], Sequence[Prompt]], judge: Judge, teacher: Teacher) -> None:
         """Take the prompts when they are first asked for; the teacher answers those that have no answer yet."""
         self.name = name
-        self.prompts = cache(read)  # their tasks are left to the tagger
+        self._read = cache(read)
         self._judge = judge
         self._teacher = teacher
         self._answered: dict[str, str] = {}  # by the teacher
@@ -39,6 +39,10 @@ class JudgedBenchmark:
         assert context.judge and context.teacher  # noqa: S101, PT018 (they are built before the evaluation)
         sets = held_out_sets(section, context, answered=context.recipe.answers() != "teacher")
         return [cls(name, read, context.judge, context.teacher) for name, read in sets]
+
+    def prompts(self) -> Sequence[Prompt]:
+        """Return the prompts; their tasks are left to the tagger."""
+        return self._read()
 
     def grade(self, answers: Sequence[tuple[Prompt, str]]) -> Iterator[tuple[str, Grade | Unscored]]:
         """Yield instruction id and grade of each answer, or why there is none."""
