@@ -58,9 +58,10 @@ class RunReader:
     @property
     def finished(self) -> bool:
         """Whether the last round of the recipe has been evaluated."""
-        if not (self.folder / "recipe.json").exists():  # an evaluation
+        path = self.folder / "recipe.json"
+        plan = read_json(path, _NOT_A_RUN).get("curriculum") if path.exists() else None
+        if not plan:  # an evaluation
             return False
-        plan = self.recipe["curriculum"]
         last = 1 if plan.get("variant") == "single-round" else plan["rounds"]
         return (self.store.round(last) / "metrics.json").exists()
 
@@ -77,7 +78,7 @@ class RunReader:
 
     def choose(self, rounds: Sequence[int], number: int | None, what: str) -> list[int]:
         """Return the requested one of the rounds that have something, or all of them; without any it is an error."""
-        if not rounds and self.manifest and self.finished:  # reading them raises where the folder is not a run
+        if not rounds and self.manifest and self.finished:  # reading it raises where the folder is not a run
             kind = self.recipe["curriculum"]["difficulty"]["kind"]
             why = f"{self.folder} has no {what}: this run measures difficulty by {kind} and is finished without any"
             raise DataError(why, remedy="`tapir report` shows what it has; a run with difficulty mfd keeps judgements.")
