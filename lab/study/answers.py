@@ -1,4 +1,4 @@
-"""Answers of one task with a number at the end: what is right, what the student says, and what it was trained on, round by round.
+"""Answers of one task that end in a number, round by round: what is right, what the student says, what it was trained on.
 
 python lab/study/answers.py STUDY letter_counting [--variant tapir] [--number 1]
 """
