@@ -1,4 +1,4 @@
-"""Answers of one task that end in a number, round by round: what is right, what the student says, what it was trained on.
+"""Answers of one task that end in a number, round by round: what is right, what is said, and what was trained on.
 
 python lab/study/answers.py STUDY letter_counting [--variant tapir] [--number 1]
 """
