@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import sqlite3
 from contextlib import closing
+from importlib import resources
 from pathlib import Path
 
 import pytest
@@ -65,6 +67,13 @@ def test_a_ledger_that_may_not_be_written_is_read_as_it_is(tmp_path: Path, monke
         assert [path.name for path in tmp_path.iterdir()] == [path.name]  # WAL would make files beside it
         with pytest.raises(StoreError, match="readonly"):
             ledger.add_fact("run", "gpt", "http://x", "m", json_schema=True)
+    path.chmod(0o600)
+    with closing(sqlite3.connect(path)) as older:  # a ledger of an older version
+        statements = (resources.files("tapir.models.api") / "ledger-4.sql").read_text("utf-8")
+        older.executescript(f"ALTER TABLE batches DROP COLUMN run; DROP TABLE facts; {statements}")
+        older.executescript("PRAGMA user_version = 4; PRAGMA journal_mode = DELETE; PRAGMA journal_mode = WAL")
+    path.chmod(0o400)
+    assert json.loads(tapir("stats", path, "--json").output)["models"][0]["calls"] == 1
     path.chmod(0o600)
     with closing(Ledger(path)) as writing:  # what another process has added is in the log beside the file
         purpose = Purpose("run", 1, "judge", "")

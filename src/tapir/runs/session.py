@@ -58,7 +58,10 @@ _MENDABLE = {  # keys, and files that depend on them for good; the tagger is fit
     **dict.fromkeys(("tagger.", "student.max_new_tokens", "student.thinking_tokens"), ("round-0/tagger.json",)),
     **dict.fromkeys(("training.", "student.chat_template"), _TRAINED),
 }
-_MADE_AGAIN = {"tagger.": "round-0/labels*", "training.": "round-*/contrasts*"}  # after a change of the keys
+_MADE_AGAIN = {  # after a change of the keys; a program of the user's may have begun to train
+    "tagger.": ("round-0/labels*",),
+    "training.": ("round-*/contrasts*", "round-*/training"),
+}
 _RESTORE = "Put the file back from a copy, or start again in another folder with --out."
 
 
@@ -235,8 +238,8 @@ def claim(recipe: Recipe, folder: Path, roles: Roles) -> None:
         require_same(folder, "a run of another recipe", differing, remedy=remedy)
         if mended:
             for key in {line.partition(".")[0] + "." for line in mended} & _MADE_AGAIN.keys():
-                for path in folder.glob(_MADE_AGAIN[key]):
-                    path.unlink()
+                for path in (path for each in _MADE_AGAIN[key] for path in folder.glob(each)):
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
             fresh = {
                 key: value for key, value in _manifest(recipe, roles).items() if key in {"inputs", "recipe_sha256"}
             }

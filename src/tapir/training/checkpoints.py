@@ -42,6 +42,27 @@ def last_checkpoint(work: Path) -> Path | None:
     return next((path for path in reversed(checkpoints) if (path / _COMPLETE).exists()), None)
 
 
+def find_damage(checkpoint: Path) -> str:
+    """Return which file of a training checkpoint cannot be read, and why; "" where all can be."""
+    import torch
+    from safetensors import safe_open
+
+    for path in sorted(
+        each for each in checkpoint.rglob("*") if each.suffix in {".safetensors", ".pt", ".pth", ".json"}
+    ):
+        try:
+            if path.suffix == ".safetensors":
+                with safe_open(path, "pt"):
+                    pass
+            elif path.suffix == ".json":
+                json.loads(path.read_text("utf-8"))
+            elif path.suffix in {".pt", ".pth"}:
+                torch.load(path, "cpu", weights_only=False, mmap=True)
+        except Exception as error:  # noqa: BLE001 (a damaged file raises almost anything)
+            return f"{path.relative_to(checkpoint)}: {error!r}"
+    return ""
+
+
 def cast_weights(model: Any, dtype: Any) -> None:
     """Convert the weights to the precision they are saved in; buffers stay as they are."""
     for parameter in model.parameters():

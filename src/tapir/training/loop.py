@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
@@ -10,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from tapir.config.training import SftConfig
-from tapir.data.files import disk_errors, is_disk_full, replacing_folder
-from tapir.domain.errors import TapirError, TrainingError
+from tapir.data.files import disk_errors, replacing_folder
+from tapir.domain.errors import TrainingError
 from tapir.domain.progress import Progress
 from tapir.domain.training import TrainJob, TrainReport
 from tapir.models.local.loading import ModelSettings
@@ -200,13 +201,14 @@ def _train(task: TrainingTask, micro: int) -> TrainReport | None:
         trainer.remove_callback(PrinterCallback)
         try:
             trainer.train(resume_from_checkpoint=str(last) if last else None)
-        except Exception as error:  # a damaged file raises almost anything
-            elsewhere = isinstance(error, TapirError) or is_disk_full(error) or is_out_of_memory(error)
-            if timer.began or not last or elsewhere:
+        except Exception:  # a damaged file raises almost anything
+            fault = checkpoints.find_damage(last) if last and not timer.began else ""
+            if not fault or not last:
                 raise
             with suppress(FileNotFoundError):  # another process was first
-                last.replace(aside := last.with_name(f"damaged-{last.name}"))
-                progress.note(f"{last} cannot be loaded, is now {aside.name}, and is not used: {error!r}")
+                shutil.rmtree(aside := last.with_name(f"damaged-{last.name}"), ignore_errors=True)
+                last.replace(aside)
+                progress.note(f"{last} cannot be loaded, is now {aside.name}, and is not used: {fault}")
             if world_size() > 1:
                 raise
             return None

@@ -60,17 +60,16 @@ def choose_device(precision: Precision, base: Checkpoint, settings: ModelSetting
 
 
 def check_weights(base: Checkpoint, config: SftConfig, settings: ModelSettings) -> None:
-    """Raise `TrainingError` where the student cannot be trained in this precision, or lacks one of `lora.targets`."""
+    """Raise `TrainingError` where the student cannot be trained in this precision, or has none of `lora.targets`."""
     if config.precision == "float16" and not getattr(config.launch, "gpus", 0):  # those are of other machines
         choose_device(config.precision, base, settings)
     if config.method == "full" or list(config.lora.targets) == ["all-linear"] or base_of(base.path):
         return
     shapes = weight_shapes(base.path, settings.revision).items()
     matrices = [f".{name}".removesuffix(".weight") for name, shape in shapes if len(shape) == 2]  # noqa: PLR2004
-    for target in config.lora.targets:
-        if not any(name.endswith(f".{target}") for name in matrices):  # peft knows for certain, and takes seconds
-            lora = config.lora.model_copy(update={"targets": (target,)})
-            _add_adapter(loading.empty_model(base.path, settings), base.path, lora, settings.revision)
+    if not any(name.endswith(f".{target}") for name in matrices for target in config.lora.targets):
+        # peft knows for certain, and takes seconds; names of other families beside one that fits do no harm
+        _add_adapter(loading.empty_model(base.path, settings), base.path, config.lora, settings.revision)
 
 
 @contextmanager

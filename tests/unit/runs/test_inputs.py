@@ -189,11 +189,13 @@ def test_a_setting_can_be_mended_while_nothing_depends_on_it(
     session.claim(before, run, build_roles(before))
     RunStore(run).write("corpus", CorpusRow, [])
     labels, contrasts = run / "round-0" / "labels.parts.jsonl", run / "round-1" / "contrasts.parquet"
-    touch(labels, contrasts)
+    begun = run / "round-1" / "training" / "epoch-1" / "weights.bin"  # of a program of the user's
+    touch(labels, contrasts, begun)
     session.claim(after, run, build_roles(after))
     assert session.stored_recipe(run) == after
     assert f"{key}." in read_json(run / "manifest.json")["mended"][0]
     assert (labels.exists(), contrasts.exists()) == (key != "tagger", key != "training")
+    assert begun.exists() == (key != "training")
     touch(run / end)
     with pytest.raises(RunMismatch, match=rf"{key}\."):
         session.claim(before, run, build_roles(before))

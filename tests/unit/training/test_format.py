@@ -51,13 +51,13 @@ def test_a_precision_that_this_machine_lacks_is_refused(monkeypatch: pytest.Monk
     student(precision="float16", launch={"kind": "ray", "gpus": 1}).check(PAIRS)
 
 
-@pytest.mark.parametrize("targets", [["nonsense"], ["q_proj", "nonsense"], ["proj"], ["input_layernorm"]])
+@pytest.mark.parametrize("targets", [["nonsense"], ["c_attn", "nonsense"], ["proj"], ["input_layernorm"]])
 def test_an_adapter_for_a_layer_that_the_student_lacks_is_refused(targets: list[str]) -> None:
     with pytest.raises(TrainingError, match=r"training\.lora\.targets = .* does not fit the student"):
         student(method="lora", lora={"targets": targets}).check(PAIRS)
 
 
-@pytest.mark.parametrize("targets", [["all-linear"], ["q_proj", "v_proj"], ["self_attn.q_proj", "0.mlp.up_proj"]])
+@pytest.mark.parametrize("targets", [["all-linear"], ["q_proj", "c_attn"], ["self_attn.q_proj", "0.mlp.up_proj"]])
 def test_an_adapter_for_layers_that_it_has_loads_no_model(targets: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("tapir.models.local.loading.empty_model", lambda *_: pytest.fail("takes seconds"))
     student(method="lora", lora={"targets": targets}).check(PAIRS)

@@ -118,11 +118,31 @@ def test_a_training_checkpoint_that_cannot_be_loaded_is_set_aside_and_the_one_be
     with pytest.raises(Interrupted):
         train(tmp_path, OFTEN, progress=RecordingProgress(stops_after=4))
     os.truncate(tmp_path / "training" / "checkpoint-4" / name, kept)
+    (tmp_path / "training" / "damaged-checkpoint-4" / "of an earlier time").mkdir(parents=True)
     progress = RecordingProgress()
     report = train(tmp_path, OFTEN, progress=progress)
     (note,) = progress.notes
     assert "checkpoint-4 cannot be loaded, is now damaged-checkpoint-4, and is not used" in note
     assert progress.resumes == [(12, 4), (12, goes_on)]
+    same_end(tmp_path, report, unharmed["full"])
+
+
+def test_an_error_that_is_none_of_the_checkpoint_leaves_it_where_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, unharmed: dict[str, tuple[Path, TrainReport]]
+) -> None:
+    with pytest.raises(Interrupted):
+        train(tmp_path, OFTEN, progress=RecordingProgress(stops_after=4))
+
+    def unreachable(*_: object, **__: object) -> None:
+        raise ValueError("the tracker cannot be reached")
+
+    with monkeypatch.context() as patched:
+        patched.setattr("transformers.trainer_callback.CallbackHandler.on_train_begin", unreachable)
+        with pytest.raises(ValueError, match="tracker"):
+            train(tmp_path, OFTEN, progress=RecordingProgress())
+    progress = RecordingProgress()
+    report = train(tmp_path, OFTEN, progress=progress)
+    assert progress.resumes == [(12, 4)]
     same_end(tmp_path, report, unharmed["full"])
 
 

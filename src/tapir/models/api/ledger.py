@@ -88,7 +88,12 @@ class Ledger:
             )
             with ExitStack() as undo:
                 undo.callback(self._database.close)
+                if not writable:  # a copy in memory can be migrated
+                    self._database.backup(copy := sqlite3.connect(":memory:", isolation_level=None))
+                    self._database.close()
+                    self._database = copy
                 self._set_up()
+                self._database.execute(f"PRAGMA query_only = {not writable:d}")
                 undo.pop_all()
 
     def close(self) -> None:

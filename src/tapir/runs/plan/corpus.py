@@ -11,7 +11,7 @@ from tapir.config.annotators import LlmTeacherConfig
 from tapir.config.corpus import FileCorpusConfig, GymCorpusConfig, HubCorpusConfig
 from tapir.config.evaluation import GymEvaluationConfig
 from tapir.config.recipe import Recipe
-from tapir.data.corpus import pair_of
+from tapir.data.corpus import pair_of, protected
 from tapir.data.duplicates import DuplicateIndex
 from tapir.data.layouts import Row
 from tapir.data.readers import read_file
@@ -55,8 +55,8 @@ def read_stats(recipe: Recipe, roles: Roles | None, labels: Taxonomy, *, network
             remedy="tapir plan --reach reads it and asks every endpoint whether it is there; it spends nothing.",
         )
     prompts = {prompt.instruction.id: prompt for benchmark in roles.benchmarks for prompt in benchmark.prompts()}
-    forbidden = DuplicateIndex()
-    forbidden.learn_all((name, prompt.instruction.user_text) for name, prompt in prompts.items())
+    forbidden, asked = DuplicateIndex(), (prompt.instruction for prompt in prompts.values())
+    forbidden.learn_all((one.id, text) for one in asked for text in protected(one.user_turns))
     found = sifted(recipe, roles, forbidden, DuplicateIndex(), SilentProgress())
     rows = [row for row in found if isinstance(row, CorpusRow)]
     require_enough(len(rows), roles.tagger, (row.reason for row in found if isinstance(row, DropRow)))
