@@ -26,7 +26,7 @@ from tapir.domain.task import TaskDistribution
 from tapir.models.estimators import MFD
 from tapir.report.judging import answering, models, success_meaning
 from tapir.report.sample import FATES, SampledInstruction, choose_sample
-from tapir.report.summary import Costs, Summary, costs, tasks_of
+from tapir.report.summary import Summary, costs, tasks_of
 from tapir.report.training import format_loss, recorded_fields
 
 _LARGE = 100  # money, from which on cents are enough
@@ -46,19 +46,19 @@ def render(store: RunStore, summary: Summary) -> str:
     from tapir.report import charts
 
     run = RunReader(store)
-    specs, chosen, paid = charts.charts(summary), choose_sample(run), costs(summary)
+    specs, chosen = charts.charts(summary), choose_sample(run)
     scripts = [_vega(), _file("page.js")]
     content = {
         "summary": summary,
         "corpus": summary.corpus,
         "charts": specs,
         "success": success_meaning(summary.recipe),
-        "facts": _facts(summary, paid),
+        "answering": answering(summary.recipe.student),
         "versions": summary.manifest["packages"],
         "mfd": summary.scale == MFD,
         "judge": ", ".join(models(summary.recipe, "judge")),
         "raised": [alarm for alarm in summary.alarms if alarm.raised],
-        "costs": paid,
+        "costs": costs(summary),
         "external": summary.recipe.training.kind == "command",
         "recorded": recorded_fields(summary.trainings),
         "competence": summary.recipe.curriculum.schedule.kind == "competence",
@@ -128,30 +128,6 @@ def _item(item: SampledInstruction, scale: Scale | None) -> dict[str, object]:
     """Return an instruction of the sample with its difficulty as text."""
     text = f"{scale.name} {scale.format(item.gap)}" if scale and item.gap is not None else ""
     return asdict(item) | {"difficulty": text}
-
-
-def _facts(summary: Summary, paid: Costs | None) -> dict[str, str]:
-    """Return the facts under the title."""
-    planned, done = summary.recipe.curriculum.alpha().rounds, len(summary.rounds)
-    size = summary.recipe.curriculum.size
-    facts = {
-        "rounds": str(planned) if done == planned else f"{done} of {planned}",
-        "corpus": f"{summary.corpus.size:,} instructions",
-        "examples a round": ", ".join(f"{n:,}" for n in (size if isinstance(size, tuple) else [size])),
-        "working time": duration(summary.seconds),
-        "the student answers": answering(summary.recipe.student),
-        "seed": str(summary.recipe.seed),
-        "versions": f"tapir {summary.manifest['tapir']}, Python {summary.manifest['python']}",
-    }
-    if summary.scale != MFD:
-        facts["difficulty"] = summary.scale.name if summary.scale else "not measured"
-    if summary.tagger:
-        facts["tagger accuracy"] = f"{_percent(summary.tagger.accuracy)} (n = {summary.tagger.n:,})"
-    if paid and paid.priced:
-        facts["spent"] = f"{format_money(paid.total.cost)} on {paid.total.calls:,} calls"
-    elif paid:
-        facts["calls to models"] = f"{paid.total.calls:,} calls"
-    return facts
 
 
 def _distances(summary: Summary) -> dict[str, float]:
