@@ -22,7 +22,6 @@ from tapir.data.files import write_text
 from tapir.data.run.reader import RunReader
 from tapir.domain.difficulty import Scale
 from tapir.domain.errors import RecipeError
-from tapir.domain.evaluation import EvalResult
 from tapir.models.local.template import template_arguments
 from tapir.report.export.lineage import examples, remove_paths, without_paths
 from tapir.report.judging import answering, models, success_meaning
@@ -48,19 +47,6 @@ class HubName:
         if local or not _HUB_ID.fullmatch(model):
             return cls(path.name, hub=False)
         return cls(model, hub=True)
-
-
-@dataclass(frozen=True, slots=True)
-class BenchmarkScores:
-    """One benchmark after every round from S_0 on; each task has the results of S_0 and of the student, if any.
-
-    `overall` ends with the student's; it is None where the run stopped before the student was measured.
-    """
-
-    benchmark: str
-    overall: Sequence[EvalResult | None]
-    tasks: Sequence[tuple[str, EvalResult | None, EvalResult | None]]
-    ungraded: int
 
 
 def hub_name(run: RunReader, key: str, name: str) -> HubName:
@@ -201,13 +187,18 @@ def _composition(run: RunReader, rounds: Sequence[int]) -> dict[str, Any]:
     return counts | {"tasks": dict(tasks.most_common()), "authors": dict(authors.most_common())}
 
 
-def _scores(summary: Summary, number: int) -> Iterator[BenchmarkScores]:
+def _scores(summary: Summary, number: int) -> Iterator[dict[str, object]]:
+    """Yield each benchmark: `overall` after every round from S_0 to the student, of each task (name, S_0, student).
+
+    A result is None where there is none, for example as the run stopped before the student was measured.
+    """
     for name in summary.benchmarks:
         measured = {evaluation.round: evaluation for evaluation in summary.benchmark(name)}
         first, last = (measured[each].tasks if each in measured else {} for each in (0, number))
         tasks = [(task, first.get(task), last.get(task)) for task in sorted({*first, *last})]
         overall = [measured[each].overall if each in measured else None for each in range(number + 1)]
-        yield BenchmarkScores(name, overall, tasks, summary.ungraded.get((name, number), 0))
+        ungraded = summary.ungraded.get((name, number), 0)
+        yield {"benchmark": name, "overall": overall, "tasks": tasks, "ungraded": ungraded}
 
 
 def _drops(summary: Summary, number: int) -> Iterator[tuple[str, str, int]]:
