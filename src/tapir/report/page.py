@@ -50,18 +50,13 @@ def render(store: RunStore, summary: Summary) -> str:
     scripts = [_vega(), _file("page.js")]
     content = {
         "summary": summary,
-        "corpus": summary.corpus,
         "charts": specs,
         "success": success_meaning(summary.recipe),
         "answering": answering(summary.recipe.student),
-        "versions": summary.manifest["packages"],
         "mfd": summary.scale == MFD,
         "judge": ", ".join(models(summary.recipe, "judge")),
-        "raised": [alarm for alarm in summary.alarms if alarm.raised],
         "costs": costs(summary),
-        "external": summary.recipe.training.kind == "command",
         "recorded": recorded_fields(summary.trainings),
-        "competence": summary.recipe.curriculum.schedule.kind == "competence",
         "limit": charts.limit(summary),
         "beyond": charts.beyond(summary),
         "distances": _distances(summary),
