@@ -46,8 +46,19 @@ from tapir.version import __version__
 
 SCHEMA = 1
 _PACKAGES = (
-    *("torch", "transformers", "trl", "accelerate", "peft", "vllm", "ray", "datasets"),
-    *("reasoning-gym", "scikit-learn", "aiohttp", "pyarrow", "numpy"),
+    "torch",
+    "transformers",
+    "trl",
+    "accelerate",
+    "peft",
+    "vllm",
+    "ray",
+    "datasets",
+    "reasoning-gym",
+    "scikit-learn",
+    "aiohttp",
+    "pyarrow",
+    "numpy",
 )
 _MEGABYTE = 1_000_000
 _MATRIX = 2  # dimensions
