@@ -104,6 +104,8 @@ class ApiClient:
                     for name, reply in self._advance(scheduler, queued):
                         for key in keys.pop(name):
                             yield key, reply
+            if scheduler.beside:  # every reply has come, and the ledger cannot be written
+                self._advance(scheduler, [])
         finally:
             self.wait_for(scheduler.close())
             self._tell(endpoints)

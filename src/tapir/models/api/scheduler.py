@@ -124,6 +124,7 @@ class Scheduler:
     endpoints: Sequence[EndpointClient]
     context: SchedulerContext
     error: TapirError | None = None
+    beside: bool = False  # whether what was paid is written beside the ledger, which cannot be written
     _results: list[tuple[bytes, Completion | Failure]] = field(default_factory=list)
     _outstanding: int = 0
     _queue: deque[QueuedRequest] = field(default_factory=deque)
@@ -131,7 +132,6 @@ class Scheduler:
     _in_flight: dict[asyncio.Task[None], Flight] = field(default_factory=dict)
     _unwritten: list[_Unwritten] = field(default_factory=list)
     _writing: bool = False
-    _beside: bool = False  # whether what was paid is written beside the ledger, which cannot be written
     _wake: asyncio.Event = field(default_factory=asyncio.Event)
     _timer: asyncio.TimerHandle | None = None
     _looked: float = 0.0  # for calls to be raced
@@ -349,7 +349,7 @@ class Scheduler:
         if self._writing or not self._unwritten:
             return
         batch, self._unwritten, self._writing = self._unwritten, [], True
-        add = self.context.ledger.add_beside if self._beside else self.context.ledger.add
+        add = self.context.ledger.add_beside if self.beside else self.context.ledger.add
         writing = asyncio.get_running_loop().run_in_executor(self.context.writer, add, [entry for *_, entry in batch])
         writing.add_done_callback(partial(self._end_write, batch))
 
@@ -357,8 +357,8 @@ class Scheduler:
         self._writing = False
         if error := writing.exception():
             self._stop(error if isinstance(error, TapirError) else RoleError(f"the ledger was not written: {error!r}"))
-            if not self._beside:
-                self._beside, self._unwritten = True, [*batch, *self._unwritten]
+            if not self.beside:
+                self.beside, self._unwritten = True, [*batch, *self._unwritten]
         else:
             self._finish([(request, reply) for request, reply, _ in batch if reply])
         self._write()
