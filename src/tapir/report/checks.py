@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -52,9 +51,11 @@ def checks(
         claim = "The loss falls in every training (mean of its first and last quarter)"
         result.append(Check(claim, all(end < start for start, end in ends), figures))
     if gains:
-        signs = [math.copysign(gain.certain, gain.points) if gain else 0 for gain in gains]
+        certain = [gain.points for gain in gains if gain and gain.certain]
         figures = "; ".join(str(gain) if gain else "no prompt is graded in both" for gain in gains)
-        rises = False if min(signs) < 0 else min(signs) > 0 or None
+        rises = None if len(certain) < len(gains) else True
+        if any(points < 0 for points in certain):
+            rises = False
         result.append(Check("Every round gains success (percentage points, 95 % interval)", rises, figures))
     return result
 

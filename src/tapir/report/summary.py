@@ -189,6 +189,7 @@ def summarise(store: RunStore, *, brief: bool = False) -> Summary:
     rounds, evaluations = read_rounds(run, one_pool=scale is None), run.metrics()
     trainings, corpus_shares = read_trainings(run, recipe.training), shares(tasks)
     graded = {number: list(run.evaluation(number)) for number in run.rounds()}
+    answered = sum(map(len, graded.values()))
     ungraded = Counter((row.benchmark, at) for at, rows in graded.items() for row in rows if row.score is None)
     measured: dict[str, list[int]] = {}
     for each in evaluations:
@@ -212,9 +213,7 @@ def summarise(store: RunStore, *, brief: bool = False) -> Summary:
         seconds=working_time(run),
         ungraded=ungraded,
         gains={name: gain(graded[at[0]], graded[at[-1]], name) for name, at in measured.items() if len(at) > 1},
-        alarms=()
-        if brief
-        else alarms(run, recipe, ungraded.total(), sum(map(len, graded.values())) - ungraded.total()),
+        alarms=() if brief else alarms(run, recipe, ungraded.total(), answered - ungraded.total()),
         spending=run.spending(),
         trainings=trainings,
         agreements=read_agreements(run, recipe.curriculum, scale, gaps),

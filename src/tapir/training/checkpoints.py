@@ -47,9 +47,7 @@ def find_damage(checkpoint: Path) -> str:
     import torch
     from safetensors import safe_open
 
-    for path in sorted(
-        each for each in checkpoint.rglob("*") if each.suffix in {".safetensors", ".pt", ".pth", ".json"}
-    ):
+    for path in sorted(checkpoint.rglob("*")):
         try:
             if path.suffix == ".safetensors":
                 with safe_open(path, "pt"):

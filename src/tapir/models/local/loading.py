@@ -15,10 +15,9 @@ from typing import Any
 
 from tapir.config.student import StudentSection
 from tapir.domain.errors import MissingExtra, RecipeError, RoleError, TapirError
-from tapir.domain.instruction import messages
 from tapir.domain.progress import Progress
 from tapir.domain.round import Checkpoint
-from tapir.models.local.template import BoundTemplate, begun_thought, render, template_arguments
+from tapir.models.local.template import BoundTemplate, check_template, template_arguments
 from tapir.models.memory import computes_in_bfloat16, cpu_computes_in_bfloat16, free_memory, is_out_of_memory
 
 ADAPTER = "adapter_config.json"
@@ -26,7 +25,6 @@ ADAPTER = "adapter_config.json"
 
 _HUB_TIMEOUT = 10.0  # seconds for the hub to say anything; transformers itself would try for a minute, for every file
 _LARGE = 100_000_000  # parameters
-_QUESTION, _ANSWER = "How many legs have 3 cats?", "They have 12 legs."
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,7 +233,7 @@ def load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings = MODEL_DEFAU
     if template := own.get("default") if isinstance(own, dict) else own:  # some have others beside it, for tools
         arguments = settings.arguments(template)
         tokenizer.apply_chat_template = BoundTemplate(tokenizer.apply_chat_template, arguments)
-    _check_template(tokenizer, checkpoint.path, thinks=settings.thinks)
+    check_template(tokenizer, checkpoint.path, thinks=settings.thinks)
     config = None if base_of(path) else _load_config(path, settings)  # an adapter's tokenizer is that of its base
     rows = config and getattr(config.get_text_config(), "vocab_size", None)
     if tokenizer.pad_token_id is None or (rows and tokenizer.pad_token_id >= rows):  # added, and has no embedding
@@ -351,32 +349,6 @@ def ignore_deprecation() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "`.*gradient_checkpointing.*` is deprecated", FutureWarning)
         yield
-
-
-def _check_template(tokenizer: Any, path: str, *, thinks: bool) -> None:
-    """Raise `RoleError` unless both sides of a conversation come through the chat template."""
-    from jinja2 import TemplateError
-
-    remedy = 'Set student.chat_template to "alpaca" or to a file with a Jinja template that writes `messages`'
-    if tokenizer.chat_template is None:
-        raise RoleError(
-            f"the tokenizer of {path} has no chat template: it belongs to a base model",
-            remedy=f"{remedy}, or use an instruction-tuned student.",
-        )
-    try:
-        prompt, whole = render(tokenizer, messages(_QUESTION, answer=_ANSWER))
-    except (TemplateError, TypeError, ValueError, LookupError) as error:
-        wrong = f"the chat template of {path} cannot be used: {error}"
-        raise RoleError(wrong, remedy=f"{remedy}, or correct its arguments in student.template.") from error
-    for what, text, result in (("instruction", _QUESTION, prompt), ("answer", _ANSWER, whole)):
-        if text not in result:
-            problem = f"the chat template of {path} drops the {what}: {text!r} becomes {result!r}"
-            raise RoleError(problem, remedy=f"{remedy}.")
-    if not thinks and (mark := begun_thought(prompt)):
-        raise RoleError(
-            f"the chat template of {path} begins a thought ({mark}) and has no switch: the student always thinks",
-            remedy='Set student.thinking to "on" (only answers are learnt) or "keep" (the teacher\'s thoughts too).',
-        )
 
 
 def missing_sentencepiece(name: str, error: Exception) -> MissingExtra | None:

@@ -8,10 +8,15 @@ from dataclasses import replace
 from datetime import datetime
 from typing import Any
 
+from jinja2 import TemplateError
+
 from tapir.config.student import StudentSection
 from tapir.domain.completion import THOUGHTS, Completion, Failure, part_thought
+from tapir.domain.errors import RoleError
+from tapir.domain.instruction import messages
 
 _SWITCHES = ("enable_thinking", "thinking")  # what templates call the argument that turns thinking on and off
+_QUESTION, _ANSWER = "How many legs have 3 cats?", "They have 12 legs."
 _MARKS = {*THOUGHTS, *THOUGHTS.values(), "<|channel|>"}
 _SAMPLE = [{"role": "user", "content": "?"}]
 _TEMPLATE = "chat_template"  # the argument of `apply_chat_template` that takes the place of the tokenizer's own
@@ -98,6 +103,30 @@ def end_of_thought(prompt: str) -> str:
     """Return what ends the thought that a prompt has begun, so that the answer can follow; empty where it has not."""
     mark = begun_thought(prompt)
     return f"\n{THOUGHTS[mark]}\n\n" if mark else ""
+
+
+def check_template(tokenizer: Any, path: str, *, thinks: bool) -> None:
+    """Raise `RoleError` unless both sides of a conversation come through the chat template."""
+    remedy = 'Set student.chat_template to "alpaca" or to a file with a Jinja template that writes `messages`'
+    if tokenizer.chat_template is None:
+        raise RoleError(
+            f"the tokenizer of {path} has no chat template: it belongs to a base model",
+            remedy=f"{remedy}, or use an instruction-tuned student.",
+        )
+    try:
+        prompt, whole = render(tokenizer, messages(_QUESTION, answer=_ANSWER))
+    except (TemplateError, TypeError, ValueError, LookupError) as error:
+        wrong = f"the chat template of {path} cannot be used: {error}"
+        raise RoleError(wrong, remedy=f"{remedy}, or correct its arguments in student.template.") from error
+    for what, text, result in (("instruction", _QUESTION, prompt), ("answer", _ANSWER, whole)):
+        if text not in result:
+            problem = f"the chat template of {path} drops the {what}: {text!r} becomes {result!r}"
+            raise RoleError(problem, remedy=f"{remedy}.")
+    if not thinks and (mark := begun_thought(prompt)):
+        raise RoleError(
+            f"the chat template of {path} begins a thought ({mark}) and has no switch: the student always thinks",
+            remedy='Set student.thinking to "on" (only answers are learnt) or "keep" (the teacher\'s thoughts too).',
+        )
 
 
 class ReplyReader:
