@@ -29,7 +29,7 @@ import psutil
 
 from tapir.config.student import LocalStudentConfig, RayEngineConfig
 from tapir.domain.instruction import Instruction, Origin
-from tapir.domain.progress import Alone
+from tapir.domain.progress import SilentProgress
 from tapir.domain.roles import Reply, Student, answers
 from tapir.domain.round import Checkpoint
 from tapir.gym.skills import TRAINED
@@ -113,7 +113,7 @@ def there(chunks: Sequence[Sequence[Instruction]], cluster: RayCluster, workers:
 def opened(workers: int, folder: Path) -> RayCluster:
     """A cluster on this machine that has done some work, so that it is started."""
     cluster = RayCluster(RayEngineConfig(kind="ray", workers=workers))
-    cluster.open(folder, Alone())
+    cluster.open(folder, SilentProgress())
     began = time.monotonic()
     list(RayStudent(cluster, SECTION, seed=7).answer_all(NANO, prompts(CHUNK)))
     print(f"Ray and its first work, {workers} workers: {time.monotonic() - began:.1f} s")

@@ -15,6 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
@@ -24,7 +25,7 @@ from tapir.domain.completion import Completion
 from tapir.models.api.client import ApiClient
 from tapir.models.api.protocol import Request, Sampling
 
-FAULTS = {"error_share": 0.05, "hang_share": 0.02, "cut_share": 0.02, "nonsense_share": 0.01}
+FAULTS: dict[str, Any] = {"error_share": 0.05, "hang_share": 0.02, "cut_share": 0.02, "nonsense_share": 0.01}
 WORDS = "What follows from the premise that every number in this list is even and larger than the last one? " * 4
 
 

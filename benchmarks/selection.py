@@ -108,7 +108,7 @@ def measure(size: int) -> dict[str, float]:
     for _ in range(REPEATS):
         parts = timed(seconds, "select", split, ids, gaps, Threshold())
         hard, easy = timed(seconds, "pools", pools, parts, task_of, target.labels)
-        timed(seconds, "resample", resample, hard, easy, n, ALPHA, target, SEED)
+        timed(seconds, "resample", resample, hard, easy, n, ALPHA, target)
         timed(seconds, "mix", mix, hard, easy, n, ALPHA, target, SEED)
     return {**seconds, "base": base, "inputs": inputs, "peak": peak_mb()}
 

@@ -150,7 +150,7 @@ def make(
 
     share = {"labelled": learnt + left, "held_out": left / (learnt + left)}
     if name == "TF-IDF":
-        return TfidfTagger(TfidfTaggerConfig(**share), taxonomy, label)
+        return TfidfTagger(TfidfTaggerConfig(**share), taxonomy, label, seed, CHUNK)
     if name == "encoder":
         epochs = max(3.0, STEPS * BATCH / learnt)
         section = EncoderTaggerConfig(kind="encoder", model=model, epochs=epochs, batch_size=BATCH, **share)
@@ -169,7 +169,7 @@ def remember_rows() -> None:
             known.update(zip(new, rows(self, new, note), strict=True))
         return np.stack([known[text] for text in texts])
 
-    SentenceEncoder.rows = remembered  # type: ignore[method-assign]
+    SentenceEncoder.rows = remembered  # type: ignore[assignment,method-assign]
 
 
 def shuffled(pairs: Pairs, seed: int) -> Pairs:

@@ -17,6 +17,7 @@ import random
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -153,7 +154,7 @@ def speed(texts: Sequence[str], clock: Clock) -> None:
             seconds: dict[int, float] = {}
             for _ in range(ROUNDS):
                 for batch in BATCHES:
-                    spent, plain = timed(lambda batch=batch, loop=loop: loop(texts, batch), clock)
+                    spent, plain = timed(partial(loop, texts, batch), clock)
                     seconds[batch] = min(spent, seconds.get(batch, spent))
                 spent, sorted_by_length = timed(ours, clock)
                 seconds[0] = min(spent, seconds.get(0, spent))

@@ -31,8 +31,10 @@ from tapir.domain.training import Example, TrainJob
 from tapir.gym.corpus import corpus
 from tapir.gym.skills import TRAINED
 from tapir.models.local.loading import load_tokenizer
+from tapir.training import checkpoints
 from tapir.training import loop as fit
 from tapir.training.dataset import encode, training_order
+from tapir.training.model import load_for_training
 from tapir.training.sft import SftTrainer
 
 NANO = Checkpoint(str(resources.files("tapir.gym") / "nano"), 0)
@@ -79,7 +81,10 @@ def bare(examples: Sequence[Example], config: SftConfig, folder: Path, base: Che
     from peft import LoraConfig
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from trl import SFTConfig, SFTTrainer
+    from trl.kernels.chunked_logprob import _use_triton
+    from trl.trainer import utils
 
+    utils._use_triton = _use_triton  # noqa: SLF001 (ours puts another in its place)
     tokenizer = AutoTokenizer.from_pretrained(base.path)
     model = AutoModelForCausalLM.from_pretrained(base.path, dtype=torch.float32)
     rows = [
@@ -173,9 +178,9 @@ def verification(config: SftConfig, examples: Sequence[Example], folder: Path, b
 
         return around
 
-    fit.load_for_training = measured("loading", fit.load_for_training)
-    fit._save = measured("saving", fit._save)  # type: ignore[attr-defined]  # noqa: SLF001
-    fit.checkpoints.reload = measured("reading what was saved", fit.checkpoints.reload)
+    fit.load_for_training = measured("loading", load_for_training)  # type: ignore[attr-defined]
+    fit._save = measured("saving", fit._save)  # noqa: SLF001
+    checkpoints.reload = measured("reading what was saved", checkpoints.reload)
     one = timed(lambda: ours(examples, config, folder / "parts", base))
     spent["TRL's train"] = one.inside
     shares = ", ".join(f"{label} {seconds / one.wall:.1%} ({seconds:.2f} s)" for label, seconds in spent.items())

@@ -38,7 +38,8 @@ def simulate(count: int, effect: tuple[float, float], seed: int, *, skewed: bool
     rng = np.random.default_rng([seed, count, int(10 * effect[0])])
     difficulty = rng.exponential(size=PROMPTS) - 1 if skewed else rng.normal(size=PROMPTS)
     everywhere = rng.exponential(size=len(_LARGE)) - 1 if skewed else _LARGE
-    models, truth = {}, {}
+    models: Models = {}
+    truth: dict[str, float] = {}
     while len(models) < count:
         name, ability, slope = f"m{len(models)}", rng.normal(-2.5, 1.5), abs(rng.normal(1.6, 0.5))
         more = np.round(rng.normal(rng.uniform(-1_800, 400), 700, PROMPTS))
@@ -103,9 +104,9 @@ def main() -> None:
                 models, truth = content if isinstance(content[0], dict) else simulate(*content[:3], skewed=content[3])
                 rates = length_controlled_together(models, LengthControlFiles())
                 found = [
-                    (rates[model].rate.value, rates[model].rate.low, rates[model].rate.high, truth[model])
-                    for model in models
-                    if model in truth and isinstance(rates[model], LengthControlled)
+                    (one.rate.value, one.rate.low, one.rate.high, truth[model])
+                    for model, one in rates.items()
+                    if model in truth and isinstance(one, LengthControlled)
                 ]
                 done[name] = {"set": name, "group": group, "models": count, "rates": found}
                 file.write(json.dumps(done[name]) + "\n")

@@ -80,10 +80,10 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         if character.isdigit() is False or not space
     ]
     vocabulary += [space + word for word in sorted(words) for space in ("", " ")]
-    index = {token: place for place, token in enumerate(dict.fromkeys(vocabulary))}
+    places = {token: place for place, token in enumerate(dict.fromkeys(vocabulary))}
     alternatives = "|".join(sorted(words, key=len, reverse=True))
     pattern = rf" ?####| ?(?<![A-Za-z])(?:{alternatives})(?![A-Za-z])| ?[^ 0-9]|[0-9]| "
-    tokenizer = Tokenizer(models.WordLevel(index, unk_token="<unk>"))
+    tokenizer = Tokenizer(models.WordLevel(places, unk_token="<unk>"))
     tokenizer.pre_tokenizer = pre_tokenizers.Split(Regex(pattern), behavior="isolated")
     tokenizer.decoder = decoders.Fuse()
     fast = PreTrainedTokenizerFast(
@@ -213,7 +213,7 @@ def main() -> None:
         with torch.autocast("cpu", dtype=torch.bfloat16):
             logits = model.lm_head(model.model(ids).last_hidden_state[:, :-1][mask])
         loss = torch.nn.functional.cross_entropy(logits.float(), labels[:, 1:][mask])
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         for stepper in steppers:
             stepper.step()

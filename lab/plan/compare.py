@@ -17,7 +17,7 @@ from pathlib import Path
 
 from support.server import Behaviour, serving
 from tapir.config.recipe import Recipe
-from tapir.config.toml import changed, parse
+from tapir.config.toml import parse
 from tapir.data.files import read_json
 from tapir.models.api.ledger import Ledger
 from tapir.models.api.session import LEDGER
@@ -85,7 +85,7 @@ def main() -> None:
     chosen = parser.parse_args()
     with serving(Behaviour(latency=0.0)) as server, tempfile.TemporaryDirectory() as folder:
         wanted = recipe(chosen.corpus, server.url, limit=chosen.limit, size=chosen.size, rounds=chosen.rounds)
-        wanted = changed(wanted.resolved(), chosen.set)
+        wanted = parse(wanted.resolved(), chosen.set)
         before = estimated(plan(wanted, measure=False))
         session.run(wanted, Path(folder) / "run")
         after, stats = billed(Path(folder) / "run"), server.stats()

@@ -1,6 +1,7 @@
-"""Labels of the LLM tagger beside those of people: WizardLM's test set, 218 instructions of 29 skills.
+"""Labels of the LLM tagger beside those of people, on a set of benchmarks/taggers.py.
 
-    python lab/real/label_skills.py ../shared/data/task_types/wizardlm_testset.jsonl OUT
+    PYTHONPATH=benchmarks python lab/real/label_skills.py wizardlm OUT
+    PYTHONPATH=benchmarks python lab/real/label_skills.py dolly OUT --rows 250     drawn with seed 7
 
 Replies stay in OUT/ledger.sqlite.
 """
@@ -8,15 +9,16 @@ Replies stay in OUT/ledger.sqlite.
 from __future__ import annotations
 
 import argparse
-import json
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
+import numpy as np
 from sklearn.metrics import f1_score
+from taggers import SETS, interval, shuffled
 from trial import MODEL, NAMES, build_context
 
 from tapir.config.annotators import LlmTaggerConfig
-from tapir.domain.instruction import Instruction, Origin
 from tapir.domain.task import TaskDistribution, TaskTag, Taxonomy
 from tapir.models.taggers.llm import LlmTagger
 
@@ -24,17 +26,18 @@ from tapir.models.taggers.llm import LlmTagger
 def main() -> None:
     """Label every instruction; print accuracy, macro F1 and what was most often confused."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("data", type=Path)
+    parser.add_argument("set", choices=list(SETS))
     parser.add_argument("out", type=Path)
     parser.add_argument("--url", default="http://127.0.0.1:8080/v1")
     parser.add_argument("--model", default=MODEL)
     parser.add_argument("--slots", type=int, default=4)
+    parser.add_argument("--rows", type=int, help="so many, drawn with seed 7 (default: all)")
     parser.add_argument("--recorded", action="store_true")
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
-    rows = [json.loads(line) for line in options.data.read_text("utf-8").split("\n") if line]
-    labels = sorted({row["Skill"] for row in rows})
-    people = {Instruction.of(row["Instruction"], Origin("corpus")).id: row["Skill"] for row in rows}
+    rows = shuffled(SETS[options.set]()[0], 7)[: options.rows]
+    labels = sorted({label for _, label in rows})
+    people = {one.id: label for one, label in rows}
     context = build_context(options)
     tagger = LlmTagger(
         context.session,
@@ -44,15 +47,19 @@ def main() -> None:
     )
     found: dict[str, str] = {}
     try:
-        for name, tag in tagger.tag(Instruction.of(row["Instruction"], Origin("corpus")) for row in rows):
+        for name, tag in tagger.tag(one for one, _ in rows):
             found[name] = tag.task if isinstance(tag, TaskTag) else tag.kind
     finally:
         context.session.close()
-    right = sum(found.get(name) == label for name, label in people.items())
-    confused = Counter((label, found[name]) for name, label in people.items() if found[name] != label)
-    truth, said = zip(*((label, found[name]) for name, label in people.items()), strict=True)
-    f1 = 100 * f1_score(truth, said, average="macro", labels=labels)
-    print(f"{right} of {len(people)} right ({100 * right / len(people):.1f} %), macro F1 {f1:.1f}")
+    truth, said = (
+        np.array(column) for column in zip(*((label, found[name]) for name, label in people.items()), strict=True)
+    )
+    draws = np.random.default_rng(0).integers(len(rows), size=(1_000, len(rows)))
+    score = partial(f1_score, average="macro", labels=labels, zero_division=0)
+    right = interval((truth == said).mean(), (truth == said)[draws].mean(axis=1))
+    f1 = interval(score(truth, said), np.array([score(truth[draw], said[draw]) for draw in draws]))
+    print(f"{options.set}: {len(rows)} instructions, {len(labels)} labels; {right} % right, macro F1 {f1}")
+    confused = Counter((label, other) for label, other in zip(truth, said, strict=True) if label != other)
     print(", ".join(f"{label} taken for {other} {count}" for (label, other), count in confused.most_common(12)))
 
 

@@ -28,7 +28,7 @@ def main() -> None:
         while store.has(f"round-{number}/evaluation"):
             rows = [row for row in store.read(f"round-{number}/evaluation", EvaluationRow) if row.task == options.task]
             rows = [row for row in rows if row.benchmark == "in-distribution"]
-            said = sum(last(row.answer) == options.number for row in rows)
+            said = sum(last(row.answer or "") == options.number for row in rows)
             cells = [run.name.removeprefix("seed-"), str(number), *trained(store, number, options.task, options.number)]
             print(f"| {' | '.join(cells)} | {said} | {sum(row.success for row in rows)} | {len(rows)} |")
             number += 1

@@ -37,7 +37,7 @@ def main() -> None:
             if (store := RunStore(study / variant / seed)).has("round-1/difficulty")
         }
         tags = RunStore(study / "tapir" / seed).read("round-0/tags", TagRow)
-        groups = _grouped({row.id: row.task for row in tags})
+        groups = _grouped({row.id: row.task for row in tags if row.task})
         for pair in combinations(measured, 2):
             one, other = (measured[name] for name in pair)
             whole[pair].append(_rho(one, other, [*one]))

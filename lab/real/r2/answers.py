@@ -9,6 +9,7 @@ import argparse
 import json
 from pathlib import Path
 
+from tapir.config.student import LocalStudentConfig
 from tapir.data.run.rows import EvaluationRow
 from tapir.data.run.store import RunStore
 from tapir.domain.completion import usable
@@ -31,6 +32,7 @@ def main() -> None:
     store, recipe = RunStore(options.run), stored_recipe(options.run)
     number = 0 if options.before else recipe.curriculum.alpha().rounds
     path = str(store.round(number) / "checkpoint") if number else prepare_student(recipe).path
+    assert isinstance(recipe.student, LocalStudentConfig)
     section = recipe.student.model_copy(update={"max_new_tokens": options.tokens})
     student = LocalStudent(section, recipe.seed, ModelSettings.of(section))
     rows = store.read("round-0/evaluation", EvaluationRow)[: options.prompts]
