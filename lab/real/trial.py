@@ -166,6 +166,9 @@ class Trial:
                 failed[new.kind] += 1
                 cell.add(task, new.kind, message=new.message)
                 continue
+            if not new.text:
+                cell.figures["empty"] = cell.figures.get("empty", 0) + 1
+                continue
             duplicate = known.nearest(new.text)
             known.add(new.id, new.text)
             if duplicate:

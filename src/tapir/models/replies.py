@@ -42,7 +42,7 @@ _LINE = (
 )
 _AROUND_A_LABEL = " \t\r\n<>/\"'`*_.()[]}$\u201c\u201d\u2018\u2019-"
 _WITHIN_A_LABEL = re.compile(r"[\s_\-\u2010-\u2015]+")
-_AS_SHOWN = re.compile(r"(?s)\A\s*<example>(.*)</example>\s*\Z")  # a new instruction in the tags of the examples
+_AS_SHOWN = re.compile(r"\A\s*<example>|</example>\s*\Z")  # around a new instruction: the tags of the examples, or one
 _NEW_INSTRUCTION = re.compile(r"(?is)<new_instruction>((?:(?!</?new_instruction>).)*+)</new_instruction>")
 _OBJECT = re.compile(
     r"(?s)\s*(?:(?P<ticks>`{0,2}|\*\*)(?P<object>\{.*\})(?P=ticks)|```[A-Za-z]*\s*(?P<fenced>\{.*\})\s*```)\s*"
@@ -196,7 +196,7 @@ def read_instructions(text: str) -> list[str]:
     """Read the new instructions of a reply, each once."""
     lists = (member for member in _json_members(text, "instructions") if isinstance(member, list))
     texts = _NEW_INSTRUCTION.findall(text) or [item for items in lists for item in items if isinstance(item, str)]
-    return list(dict.fromkeys(encodable(restored(_AS_SHOWN.sub(r"\1", text).strip())) for text in texts))
+    return list(dict.fromkeys(encodable(restored(_AS_SHOWN.sub("", text).strip())) for text in texts))
 
 
 def _object(text: str) -> Span | None:
