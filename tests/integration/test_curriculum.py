@@ -176,7 +176,7 @@ def refining(folder: Path, keep: str) -> tuple[Curriculum, Mixture]:
     loop.pairs = {one.instruction.id: one for one in pairs}
     loop.task_of = dict.fromkeys(loop.pairs, "add")
     ids = tuple(loop.pairs)
-    return loop, Mixture(ids[:5], ids[5:], 5, 3, {})
+    return loop, Mixture(ids[:5], ids[5:])
 
 
 def trained_on(loop: Curriculum, mixture: Mixture) -> dict[str, str]:

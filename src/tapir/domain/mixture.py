@@ -59,28 +59,15 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What one round trains on, before answers are attached.
-
-    Attributes:
-        wanted_hard: round(α·n).
-        counts: examples by task.
-    """
+    """What one round trains on, before answers are attached."""
 
     hard: tuple[str, ...]
     easy: tuple[str, ...]
-    wanted_hard: int
-    wanted_easy: int
-    counts: Mapping[str, int]
 
     @property
     def size(self) -> int:
         """Examples in the mixture."""
         return len(self.hard) + len(self.easy)
-
-    @property
-    def shortfall(self) -> int:
-        """Examples that the pools could not give."""
-        return self.wanted_hard + self.wanted_easy - self.size
 
 
 def hard_ids(split: Split, pairs: Mapping[str, Pair]) -> Iterator[str]:
@@ -176,16 +163,9 @@ def resample(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistri
 
 
 def mix(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution | None, seed: int) -> Mixture:
-    """Compose a round: round(α·n) hard examples, the rest easy, nothing repeated.
+    """Compose a round: round(α·n) hard examples, the rest easy, nothing repeated; fewer where the pools have no more.
 
     Both parts are drawn by P(t); without a target, tasks have the shares they have in each pool.
     """
     inside, outside = mixture_counts(hard.available, easy.available, size, share, target)
-    hard_wanted = hard_count(size, share)
-    return Mixture(
-        hard=draw(hard, inside, seed),
-        easy=draw(easy, outside, seed),
-        wanted_hard=hard_wanted,
-        wanted_easy=size - hard_wanted,
-        counts=as_mapping(hard.labels, inside + outside),
-    )
+    return Mixture(draw(hard, inside, seed), draw(easy, outside, seed))
