@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from tapir.data.files import disk_errors, replacing
+from tapir.data.files import disk_errors, replacing, whole_lines
 from tapir.domain.errors import StoreError, TapirError
 from tapir.domain.progress import Progress
 from tapir.domain.roles import Trainer
@@ -137,14 +137,8 @@ class ProgressReader:
 
     def pass_on(self) -> None:
         """Report what is new; a line that is not complete yet waits."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
+        for place, line in whole_lines(self._path, self._offset):
+            self._offset = place + len(line)
             event, *values = json.loads(line)
             self._report(event, values)
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tapir.data.files import disk_errors
+from tapir.data.files import disk_errors, whole_lines
 from tapir.data.run.store import end_line
 from tapir.domain.errors import DataError
 
@@ -58,12 +58,8 @@ class ReviewFile:
 
     def read(self) -> Iterator[Review]:
         """Yield every line in order; an unfinished last line does not count."""
-        if not self.path.exists():
-            return
-        with disk_errors(self.path), self.path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    return
+        with disk_errors(self.path):
+            for number, (_, line) in enumerate(whole_lines(self.path), 1):
                 try:
                     yield Review.model_validate_json(line)
                 except ValidationError as error:

@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from tapir.data.files import MADE_AGAIN, disk_errors, sha256, write_json, write_text
+from tapir.data.files import MADE_AGAIN, disk_errors, sha256, whole_lines, write_json, write_text
 from tapir.data.run.tables import RowT, TableRow, corrupt, read_rows, write_rows
 from tapir.domain.errors import RunExists, StoreError
 
@@ -132,19 +132,12 @@ class ChunkFile:
 
     def lines(self) -> Iterator[tuple[int, Any, Any]]:
         """Yield where each line begins, its key and its rows."""
-        if not self.path.exists():
-            return
-        place = 0
-        with self.path.open("rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    return  # the process died while writing this line: it is pending again
-                try:
-                    chunk = json.loads(line)
-                except ValueError:
-                    return
-                yield place, chunk["key"], chunk["rows"]
-                place += len(line)
+        for place, line in whole_lines(self.path):
+            try:
+                chunk = json.loads(line)
+            except ValueError:
+                return
+            yield place, chunk["key"], chunk["rows"]
 
     def at(self, place: int, key: str) -> Any:
         """Read the rows of an item from the line that begins at a place."""
