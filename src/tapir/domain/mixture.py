@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tapir.domain.apportion import Counts, apportion, as_mapping
+from tapir.domain.apportion import Counts, apportion
 from tapir.domain.difficulty import Split
 from tapir.domain.instruction import Pair
 from tapir.domain.randomness import priorities
@@ -159,7 +159,8 @@ def mixture_counts(
 def resample(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution | None) -> Draw:
     """Count what a round of `size` examples needs from the hard pool, by P(t) if there is a target, and what it has."""
     wanted = hard_counts(hard.available, easy.available, size, share, target)
-    return Draw(as_mapping(hard.labels, wanted), as_mapping(hard.labels, np.minimum(wanted, hard.available)))
+    got = np.minimum(wanted, hard.available)
+    return Draw(*(dict(zip(hard.labels, counts.tolist(), strict=True)) for counts in (wanted, got)))
 
 
 def mix(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution | None, seed: int) -> Mixture:
