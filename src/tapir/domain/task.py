@@ -63,8 +63,6 @@ class TaskDistribution:
         """
         weights = {label: share * room.get(label, 1.0) for label, share in self.shares.items()}
         active = {label for label, share in self.shares.items() if share > 0}
-        if minimum * len(active) > 1:
-            raise ValueError(f"a minimum of {minimum} for each of {len(active)} tasks is more than everything")
         if not sum(weights.values()) > 0:
             weights = dict(self.shares)
         rest, total = 1 - minimum * len(active), sum(weights.values())
