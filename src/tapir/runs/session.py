@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -318,10 +319,8 @@ def _manifest(recipe: Recipe, roles: Roles) -> dict[str, Any]:
 
 def _versions() -> Iterator[tuple[str, str]]:
     for name in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             yield name, metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
 
 
 def _corpus(recipe: Recipe, roles: Roles, store: RunStore, excluded: DuplicateIndex, progress: Progress) -> list[Pair]:
