@@ -252,9 +252,8 @@ def claim(recipe: Recipe, folder: Path, roles: Roles) -> None:
             for key in {line.partition(".")[0] + "." for line in mended} & _MADE_AGAIN.keys():
                 for path in (path for each in _MADE_AGAIN[key] for path in folder.glob(each)):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            fresh = {
-                key: value for key, value in _manifest(recipe, roles).items() if key in {"inputs", "recipe_sha256"}
-            }
+            made = _manifest(recipe, roles)
+            fresh = {key: made[key] for key in ("recipe_sha256", "inputs")}
             write_json(folder / "manifest.json", manifest | fresh | {"mended": mended})
         if stored != recipe.resolved():
             write_json(folder / "recipe.json", recipe.resolved())  # the same but for keys that change no result
