@@ -62,11 +62,12 @@ class RunStore:
         """Write the table `name` and record its checksum; from now on it is finished."""
         file, known = f"{name}.parquet", self.checksums()
         if known.pop(file, ""):  # of a table that is made again: whenever this is killed, it must not be the new one's
-            self._write_checksums(known)
+            self.write_checksums(known)
         write_rows(self.folder / file, row, rows)
-        self._write_checksums(known | {file: sha256(self.folder / file)})
+        self.write_checksums(known | {file: sha256(self.folder / file)})
 
-    def _write_checksums(self, known: Mapping[str, str]) -> None:
+    def write_checksums(self, known: Mapping[str, str]) -> None:
+        """Record the digests of all finished tables, by the names of their files."""
         write_text(self.folder / CHECKSUMS, "".join(f"{known[name]}  {name}\n" for name in sorted(known)))
 
     def once_json(self, name: str, make: Callable[[], object]) -> None:
