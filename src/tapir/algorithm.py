@@ -26,7 +26,7 @@ from tapir.stages.answer import Answer, Respond, SavedAnswers
 from tapir.stages.base import StageContext
 from tapir.stages.evaluate import Evaluate
 from tapir.stages.expand import Expand, pair_of, record_draws, seeds_by_task
-from tapir.stages.judge import ESTIMATES, Canary, EstimateDifficulty, Score
+from tapir.stages.judge import ESTIMATES, EstimateDifficulty, Score, score_null_answers
 from tapir.stages.mix import compose, mix_round
 from tapir.stages.refine import Refine
 from tapir.stages.select import select
@@ -93,8 +93,8 @@ class Curriculum:
         if not epochs:
             return self.roles.base
         pairs = [(pair.instruction, pair.response) for pair in self.pairs.values()]
-        keep = self.recipe.student.thinking == "keep"
-        examples = [Example(x.id, x.text, y.text, x.context, y.thought if keep else "") for x, y in pairs]
+        learnt = self.learns_thoughts
+        examples = [Example(x.id, x.text, y.text, x.context, y.thought if learnt else "") for x, y in pairs]
         return Train(self.roles.trainer, epochs, self.roles.resources).run(self.context, self.roles.base, examples)
 
     def score(self, student: Checkpoint) -> dict[str, Difficulty | Unscored]:
@@ -123,7 +123,8 @@ class Curriculum:
         for estimator in self.roles.compared:
             self.estimate(estimator, student, f"compared-{estimator.name}")
         count = getattr(self.recipe.judge, "null_answers", 0)  # a judge of one's own has no such setting
-        Canary(self.roles.judge, chunk, count, self.task_of).run(self.context, pairs)
+        score = Score(self.roles.judge, chunk, self.task_of, "canary")
+        score_null_answers(self.context, score, pairs, count)
 
     def tag(self) -> None:
         """Fit the tagger and get t(x) for every x, and for held-out instructions without a task."""

@@ -176,7 +176,7 @@ def refining(folder: Path, keep: str) -> tuple[Curriculum, Mixture]:
     loop.pairs = {one.instruction.id: one for one in pairs}
     loop.task_of = dict.fromkeys(loop.pairs, "add")
     ids = tuple(loop.pairs)
-    return loop, Mixture(ids[:5], ids[5:], 5, 3, {})
+    return loop, Mixture(ids[:5], ids[5:])
 
 
 def trained_on(loop: Curriculum, mixture: Mixture) -> dict[str, str]:
@@ -266,7 +266,7 @@ def test_a_resumed_round_prefers_the_same_and_asks_nobody(tmp_path: Path) -> Non
 def test_the_texts_of_the_pools_are_only_learnt_where_something_is_to_be_expanded(tmp_path: Path) -> None:
     plan = RoundPlan(1, 8, 1.0, TaskDistribution.of({"add": 1.0}))
     enough, short = Draw({"add": 2}, {"add": 2}), Draw({"add": 4}, {"add": 2})
-    split, found = Split((pair(1).instruction.id,), (), (), frozenset(), 0.0), list[bool]()
+    split, found = Split((pair(1).instruction.id,), (), (), frozenset()), list[bool]()
     for need in (enough, short, short):
         loop = curriculum(tmp_path, recipe())
         loop.pairs = {one.instruction.id: one for one in (pair(1), pair(2))}

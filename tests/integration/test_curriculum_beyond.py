@@ -138,7 +138,7 @@ def split_of(**counts: tuple[int, int, int]) -> tuple[Split, dict[str, str]]:
         part: [f"{task}-{part}-{turn}" for task, three in counts.items() for turn in range(three[place])]
         for place, part in enumerate(("easy", "hard", "hopeless"))
     }
-    found = Split(tuple(names["hard"]), tuple(names["easy"]), (), frozenset(), 2.0, tuple(names["hopeless"]))
+    found = Split(tuple(names["hard"]), tuple(names["easy"]), (), frozenset(), tuple(names["hopeless"]))
     return found, {name: name.split("-")[0] for part in names.values() for name in part}
 
 

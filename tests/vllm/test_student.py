@@ -19,7 +19,8 @@ from tapir.domain.completion import Completion, Failure
 from tapir.domain.instruction import Instruction, Origin
 from tapir.domain.roles import Reply
 from tapir.domain.round import Checkpoint
-from tapir.gym.corpus import BY_FREQUENCY, corpus
+from tapir.gym.corpus import corpus
+from tapir.gym.skills import BY_FREQUENCY
 from tapir.models.local.generate import LocalStudent
 from tapir.models.local.loading import ModelSettings
 from tapir.models.local.vllm import VllmStudent

@@ -15,9 +15,7 @@ from tapir.config.base import BY_NAME, Section, nearest
 from tapir.config.recipe import Recipe
 
 _MESSAGES = {
-    "dict_type": "must be a table",
-    "model_type": "must be a table",
-    "model_attributes_type": "must be a table",
+    **dict.fromkeys(("dict_type", "model_type", "model_attributes_type"), "must be a table"),
     "tuple_type": "must be a list",
     "missing": "is required",
 }

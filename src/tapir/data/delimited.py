@@ -6,7 +6,6 @@ import csv
 import re
 from collections import Counter, deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import islice
 from typing import TypeAlias
 
@@ -28,24 +27,6 @@ _HINT = re.compile(rb"sep=(.)\s*")  # the first line of a file that Excel shall 
 _ESCAPE = re.compile(r'\\(["\\]?)')
 
 
-@dataclass(frozen=True, slots=True)
-class _Dialect:
-    """How a table is written: what parts its fields, and whether a backslash stands before a quote within quotes."""
-
-    separator: str
-    backslash: bool = False
-
-    def row(self, lines: Iterator[str]) -> list[str]:
-        """Read one row; raises csv.Error where its quotes are broken."""
-        escape = "\\" if self.backslash else None
-        return next(csv.reader(lines, delimiter=self.separator, escapechar=escape, strict=True))
-
-    def text(self, line: bytes) -> str:
-        """Return a line as the csv module shall read it: a backslash before anything else is one."""
-        text = line.decode("utf-8", "surrogateescape")
-        return _ESCAPE.sub(lambda met: met[0] if met[1] else "\\\\", text) if self.backslash else text
-
-
 def delimited_records(lines: Callable[[], Lines], name: str, separator: str) -> Records:
     """Read a table by its header; `lines` begins at its first line again each time.
 
@@ -53,12 +34,12 @@ def delimited_records(lines: Callable[[], Lines], name: str, separator: str) -> 
     backslash, which shows in fewer broken rows, the whole table is read so.
     """
     csv.field_size_limit(_NO_LIMIT)
-    dialect = _Dialect(_separator([line for _, line in islice(lines(), _HEAD)], separator))
-    if any(b'\\"' in line for _, line in lines()):
-        escaped = _Dialect(dialect.separator, backslash=True)
-        faults = _faults(lines(), dialect)
-        dialect = escaped if faults and _faults(lines(), escaped) < faults else dialect
-    return _rows(lines(), name, dialect)
+    separator = _separator([line for _, line in islice(lines(), _HEAD)], separator)
+    backslash = any(b'\\"' in line for _, line in lines())
+    if backslash:
+        faults = _faults(_Source(lines(), separator))
+        backslash = faults > 0 and _faults(_Source(lines(), separator, backslash=True)) < faults
+    return _rows(_Source(lines(), separator, backslash=backslash), name)
 
 
 def _separator(head: list[bytes], usual: str) -> str:
@@ -74,26 +55,30 @@ def _separator(head: list[bytes], usual: str) -> str:
     return fitting[0] if usual in fitting or len(fitting) == 1 else usual
 
 
-def _faults(lines: Lines, dialect: _Dialect) -> float:
+def _faults(source: _Source) -> float:
     try:
-        return sum(isinstance(row, Rejected) for row in _rows(lines, "", dialect))
+        return sum(isinstance(row, Rejected) for row in _rows(source, ""))
     except DataError:
         return float("inf")
 
 
 class _Source:
-    """The lines of a table, and which of them the last row took; they can be put back but the first."""
+    """The lines of a table, and which of them the last row took; they can be put back but the first.
 
-    def __init__(self, lines: Lines, dialect: _Dialect) -> None:
+    With `backslash` one stands before a quote within quotes.
+    """
+
+    def __init__(self, lines: Lines, separator: str, *, backslash: bool = False) -> None:
         self._lines = ((number, line) for number, line in lines if number > 1 or not _HINT.fullmatch(line))
         self._again: deque[tuple[int, bytes]] = deque()
-        self._dialect = dialect
+        self._separator, self._backslash = separator, backslash
         self.taken: list[tuple[int, bytes]] = []
 
     def row(self) -> list[str]:
         """Read one row; raises csv.Error where its quotes are broken, StopIteration at the end."""
         self.taken.clear()
-        return self._dialect.row(self._texts())
+        escape = "\\" if self._backslash else None
+        return next(csv.reader(self._texts(), delimiter=self._separator, escapechar=escape, strict=True))
 
     def put_back(self) -> None:
         """Put back what the last row took, but for its first line."""
@@ -102,12 +87,14 @@ class _Source:
     def _texts(self) -> Iterator[str]:
         while line := self._again.popleft() if self._again else next(self._lines, None):
             self.taken.append(line)
-            yield self._dialect.text(line[1])
+            text = line[1].decode("utf-8", "surrogateescape")
+            # for the csv module, to which a backslash before anything else is to be one
+            yield _ESCAPE.sub(lambda met: met[0] if met[1] else "\\\\", text) if self._backslash else text
 
 
-def _rows(lines: Lines, name: str, dialect: _Dialect) -> Records:
+def _rows(source: _Source, name: str) -> Records:
     """Yield the rows; where quotes are broken, reject the first line and go on at the next."""
-    source, header = _Source(lines, dialect), list[str]()
+    header = list[str]()
     while True:
         try:
             fields = source.row()

@@ -86,9 +86,6 @@ class NearDuplicates:
 
     def __init__(self, *, rouge: float = 0.7, minhash: float = 0.7) -> None:
         """Start with nothing known; a text is a near-duplicate above one of these similarities, and 1 finds none."""
-        for threshold in (rouge, minhash):
-            if not 0 <= threshold <= 1:
-                raise ValueError(f"a threshold of {threshold} is outside 0 to 1")
         try:
             from datasketch import MinHash, MinHashLSH
             from rapidfuzz.distance import LCSseq

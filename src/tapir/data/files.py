@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -147,6 +148,19 @@ def read_json(path: Path, remedy: str = MADE_AGAIN) -> Any:
     except (OSError, ValueError) as error:
         reason = f"cannot be read: {error.strerror}" if isinstance(error, OSError) else f"is damaged: {error}"
         raise StoreError(f"{path} {reason}", remedy=remedy) from error
+
+
+def whole_lines(path: Path, place: int = 0) -> Iterator[tuple[int, bytes]]:
+    """Yield where each line of a growing file begins, from a place on, and the line; an unfinished one does not count.
+
+    Its process is still writing it, or died while it did. A file that is not there has no lines.
+    """
+    if path.exists():
+        with path.open("rb") as file:
+            file.seek(place)
+            for line in takewhile(lambda line: line.endswith(b"\n"), file):
+                yield place, line
+                place += len(line)
 
 
 def sha256(path: Path) -> str:

@@ -256,10 +256,9 @@ def _content(content: Any) -> tuple[Any, Any]:
 
 def _text(parts: Sequence[Any]) -> str:
     for part in parts:
-        if not isinstance(part, dict) or (part.get("type") or "text") not in _OF_TEXT:
+        spoken = isinstance(part, dict) and (part.get("type") or "text") in _OF_TEXT
+        if not (spoken and isinstance(part.get("text"), str)):
             raise UnusableRow("a turn is not text")
-    if not all(isinstance(part.get("text"), str) for part in parts):
-        raise UnusableRow("a turn is not text")
     return "\n".join(part["text"] for part in parts)
 
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
@@ -68,8 +66,3 @@ def _exact(share: NDArray[np.float64], goal: int, floor: Counts, ceiling: Counts
     sums = np.clip(bends[:, None] * share, floor, ceiling).sum(axis=1)
     factor = float(np.interp(goal, sums, bends))
     return np.clip(factor * share, floor, ceiling).astype(np.float64)
-
-
-def as_mapping(labels: Sequence[str], counts: Counts) -> dict[str, int]:
-    """Return counts by label, in the order of the labels."""
-    return {label: int(count) for label, count in zip(labels, counts, strict=True)}

@@ -79,7 +79,6 @@ class Split:
     easy: tuple[str, ...]
     unscored: tuple[str, ...]
     withheld: frozenset[str]
-    delta: float
     hopeless: tuple[str, ...] = ()
 
     @property
@@ -154,9 +153,7 @@ def gap(judgement: Judgement) -> float:
 
 
 def difficulty(judgements: Sequence[Judgement]) -> Difficulty:
-    """Return MFD of one instruction from its judgements in one or more display orders."""
-    if not judgements:
-        raise ValueError("an item without a judgement is unscored and has no difficulty")
+    """Return MFD of one instruction from its judgements, at least one, in one or more display orders."""
     gaps: dict[str, list[float]] = {}
     for judgement in judgements:
         gaps.setdefault(judgement.order, []).append(gap(judgement))
@@ -166,27 +163,23 @@ def difficulty(judgements: Sequence[Judgement]) -> Difficulty:
 
 def split(ids: Sequence[str], gaps: NDArray[np.float64], threshold: Threshold) -> Split:
     """Partition n `ids` by their gaps, shape (n,), NaN where unscored; hard means gap > δ, strictly."""
-    if len(ids) != len(gaps):
-        raise ValueError(f"{len(ids)} ids but {len(gaps)} gaps")
-    delta = threshold.delta(gaps)
     names = np.asarray(ids, dtype=object)
     unscored = np.isnan(gaps)
     hopeless = gaps > threshold.most
-    hard = ~unscored & ~hopeless & (gaps > delta) & (gaps >= threshold.floor)
+    hard = ~unscored & ~hopeless & (gaps > threshold.delta(gaps)) & (gaps >= threshold.floor)
     easy = ~unscored & ~hopeless & ~hard
     return Split(
         hard=tuple(names[hard]),
         easy=tuple(names[easy]),
         unscored=tuple(names[unscored]),
         withheld=frozenset(names[easy & (gaps < threshold.floor)]),
-        delta=delta,
         hopeless=tuple(names[hopeless]),
     )
 
 
 def undivided(ids: Sequence[str]) -> Split:
     """Return the split of a corpus without difficulties: one pool, all of which may be drawn."""
-    return Split(hard=tuple(ids), easy=(), unscored=(), withheld=frozenset(), delta=0.0)
+    return Split(hard=tuple(ids), easy=(), unscored=(), withheld=frozenset())
 
 
 def competence(

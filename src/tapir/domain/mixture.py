@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from tapir.domain.apportion import Counts, apportion, as_mapping
+from tapir.domain.apportion import Counts, apportion
 from tapir.domain.difficulty import Split
 from tapir.domain.instruction import Pair
 from tapir.domain.randomness import priorities
@@ -59,28 +59,15 @@ class Draw:
 
 @dataclass(frozen=True, slots=True)
 class Mixture:
-    """What one round trains on, before answers are attached.
-
-    Attributes:
-        wanted_hard: round(α·n).
-        counts: examples by task.
-    """
+    """What one round trains on, before answers are attached."""
 
     hard: tuple[str, ...]
     easy: tuple[str, ...]
-    wanted_hard: int
-    wanted_easy: int
-    counts: Mapping[str, int]
 
     @property
     def size(self) -> int:
         """Examples in the mixture."""
         return len(self.hard) + len(self.easy)
-
-    @property
-    def shortfall(self) -> int:
-        """Examples that the pools could not give."""
-        return self.wanted_hard + self.wanted_easy - self.size
 
 
 def hard_ids(split: Split, pairs: Mapping[str, Pair]) -> Iterator[str]:
@@ -172,20 +159,14 @@ def mixture_counts(
 def resample(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution | None) -> Draw:
     """Count what a round of `size` examples needs from the hard pool, by P(t) if there is a target, and what it has."""
     wanted = hard_counts(hard.available, easy.available, size, share, target)
-    return Draw(as_mapping(hard.labels, wanted), as_mapping(hard.labels, np.minimum(wanted, hard.available)))
+    got = np.minimum(wanted, hard.available)
+    return Draw(*(dict(zip(hard.labels, counts.tolist(), strict=True)) for counts in (wanted, got)))
 
 
 def mix(hard: Pool, easy: Pool, size: int, share: float, target: TaskDistribution | None, seed: int) -> Mixture:
-    """Compose a round: round(α·n) hard examples, the rest easy, nothing repeated.
+    """Compose a round: round(α·n) hard examples, the rest easy, nothing repeated; fewer where the pools have no more.
 
     Both parts are drawn by P(t); without a target, tasks have the shares they have in each pool.
     """
     inside, outside = mixture_counts(hard.available, easy.available, size, share, target)
-    hard_wanted = hard_count(size, share)
-    return Mixture(
-        hard=draw(hard, inside, seed),
-        easy=draw(easy, outside, seed),
-        wanted_hard=hard_wanted,
-        wanted_easy=size - hard_wanted,
-        counts=as_mapping(hard.labels, inside + outside),
-    )
+    return Mixture(draw(hard, inside, seed), draw(easy, outside, seed))

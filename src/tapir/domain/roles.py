@@ -132,10 +132,10 @@ def answers(
 
 
 def _answer(reply: Completion | Failure) -> Completion | Failure:
-    parted = reply.parted() if isinstance(reply, Completion) else reply
-    if isinstance(parted, Completion) and parted.all_thought:
-        return still_thinking(parted)
-    return parted
+    if isinstance(reply, Failure):
+        return reply
+    parted = reply.parted()
+    return still_thinking(parted) if parted.all_thought else parted
 
 
 @runtime_checkable

@@ -6,7 +6,7 @@ import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from tapir.domain.apportion import apportion, as_mapping
+from tapir.domain.apportion import apportion
 
 _SUM_TOLERANCE = 1e-6
 
@@ -47,7 +47,7 @@ class TaskDistribution:
 
     def counts(self, total: int) -> dict[str, int]:
         """Return whole numbers in proportion to the shares; their sum is exactly `total`."""
-        return as_mapping(self.labels, apportion(list(self.shares.values()), total))
+        return dict(zip(self.shares, apportion(list(self.shares.values()), total).tolist(), strict=True))
 
     def distance(self, other: Mapping[str, float]) -> float:
         """Return the total variation distance to other shares: 0 (equal) to 1 (disjoint)."""
@@ -63,8 +63,6 @@ class TaskDistribution:
         """
         weights = {label: share * room.get(label, 1.0) for label, share in self.shares.items()}
         active = {label for label, share in self.shares.items() if share > 0}
-        if minimum * len(active) > 1:
-            raise ValueError(f"a minimum of {minimum} for each of {len(active)} tasks is more than everything")
         if not sum(weights.values()) > 0:
             weights = dict(self.shares)
         rest, total = 1 - minimum * len(active), sum(weights.values())

@@ -11,37 +11,10 @@ from tapir.config.recipe import Recipe
 from tapir.domain.apportion import apportion
 from tapir.domain.errors import RecipeError
 from tapir.domain.instruction import Instruction, Origin, Pair, Response
-from tapir.gym.skills import TRAIN_LEVELS, TRAINED
+from tapir.gym.skills import BY_FREQUENCY, TRAIN_LEVELS, TRAINED
 from tapir.gym.world import stream
 
 LEVEL_SHARES = (0.6, 0.3, 0.1)
-
-# From what public corpora are full of to what they hardly have.
-BY_FREQUENCY = (
-    "letter_counting",
-    "spell_backward",
-    "chain_sum",
-    "syllogism",
-    "basic_arithmetic",
-    "word_sequence_reversal",
-    "number_filtering",
-    "family_relationships",
-    "products",
-    "calendar_arithmetic",
-    "leg_counting",
-    "simple_equations",
-    "aiw",
-    "number_sequence",
-    "time_intervals",
-    "simple_geometry",
-    "complex_arithmetic",
-    "gcd",
-    "count_bits",
-    "rotate_matrix",
-    "base_conversion",
-    "fraction_simplification",
-    "prime_factorization",
-)
 
 
 def corpus(skills: Sequence[str], *, size: int, skew: float, seed: int) -> Iterator[Pair]:

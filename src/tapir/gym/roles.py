@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import islice
+from itertools import cycle, islice
 
 from tapir.config.evaluation import GymEvaluationConfig
 from tapir.domain.completion import Completion, Usage
@@ -18,7 +18,7 @@ from tapir.domain.task import TaskTag
 from tapir.gym.corpus import corpus_skills
 from tapir.gym.skills import HARDER_LEVEL, TRAIN_LEVELS, UNSEEN
 from tapir.gym.steps import worked_answer
-from tapir.gym.world import from_address, score, stream
+from tapir.gym.world import GymItem, from_address, score, stream
 from tapir.models.context import BuildContext
 
 _SUCCESS = 0.99
@@ -103,15 +103,13 @@ class GymTeacher(PlainRole):
                 yield request.task, instruction
 
     def _fresh(self, request: ExpandRequest) -> Iterator[Instruction]:
-        streams = {}
-        for turn in range(request.wanted):
-            seed = request.seeds[turn % len(request.seeds)].instruction
-            parent = from_address(seed.origin.source)
+        streams = dict[tuple[str, int], Iterator[GymItem]]()
+        for seed in islice(cycle(request.seeds), request.wanted):
+            parent = from_address(seed.instruction.origin.source)
             kind = (parent.skill, parent.level)
-            if kind not in streams:
-                streams[kind] = stream(*kind, key=f"{request.seed}/expand", reserved=False)
-            for item in islice(streams[kind], 1):
-                origin = Origin("expansion", parents=(seed.id,), source=item.address)
+            items = streams.setdefault(kind, stream(*kind, key=f"{request.seed}/expand", reserved=False))
+            for item in islice(items, 1):
+                origin = Origin("expansion", parents=(seed.instruction.id,), source=item.address)
                 yield Instruction.of(item.question, origin)
 
     def refine(self, requests: Iterable[RefineRequest]) -> Iterator[Reply]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib import resources
 from typing import TypeAlias
@@ -22,18 +22,18 @@ class Skill:
     family: str
     levels: tuple[Config, ...]
 
-    def config(self, level: int) -> Config:
-        """Return the generator's settings at `level` (1 to 4)."""
-        return self.levels[level - 1]
+
+_CONTENT = tomllib.loads((resources.files("tapir.gym") / "skills.toml").read_text("utf-8"))
 
 
 def _skills(kind: str) -> tuple[Skill, ...]:
-    content = tomllib.loads((resources.files("tapir.gym") / "skills.toml").read_text("utf-8"))
     return tuple(
         Skill(name, table["family"], tuple(table.get("settings", {}) | level for level in table["levels"]))
-        for name, table in content[kind].items()
+        for name, table in _CONTENT[kind].items()
     )
 
 
 TRAINED, UNSEEN = _skills("trained"), _skills("unseen")
+BY_FREQUENCY: Sequence[str] = _CONTENT["by_frequency"]
+"""The trained ones, from what public corpora are full of to what they hardly have."""
 SKILLS: Mapping[str, Skill] = {skill.name: skill for skill in (*TRAINED, *UNSEEN)}

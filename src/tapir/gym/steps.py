@@ -89,15 +89,9 @@ def _fraction_simplification(metadata: dict[str, Any]) -> list[str]:
 def _simple_equations(metadata: dict[str, Any]) -> list[str]:
     left, right = metadata["equation"].split(" = ")
     name, target = metadata["variable"], int(right)
-    factor = constant = 0
-    for sign, number, letter in _TERM.findall(left):
-        if not number and not letter:
-            continue
-        value = int(number or 1) * (-1 if sign == "-" else 1)
-        if letter:
-            factor += value
-        else:
-            constant += value
+    terms = [(f"{sign}{number or 1}", letter) for sign, number, letter in _TERM.findall(left) if number or letter]
+    factor = sum(int(value) for value, letter in terms if letter)
+    constant = sum(int(value) for value, letter in terms if not letter)
     steps = [f"{factor}*{name}={target}{-constant:+d}={target - constant}"] if constant else []
     return [*steps, f"{target - constant}/{factor}={(target - constant) // factor}"]
 

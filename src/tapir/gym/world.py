@@ -47,7 +47,7 @@ class GymItem:
 def _dataset(skill: str, level: int) -> ProceduralDataset:
     import reasoning_gym
 
-    return reasoning_gym.create_dataset(skill, seed=0, size=_INDEX_SPACE, **SKILLS[skill].config(level))
+    return reasoning_gym.create_dataset(skill, seed=0, size=_INDEX_SPACE, **SKILLS[skill].levels[level - 1])
 
 
 @lru_cache(maxsize=1 << 16)

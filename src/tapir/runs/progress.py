@@ -46,8 +46,7 @@ class EventLog:
         if (now := time.monotonic()) - self._logged > max(_INTERVAL, _REST * self._took):
             number, stage, _ = self._open
             self.store.event("progress", round=number, stage=stage, total=self._total, done=self._done)
-            if self.calls:
-                write_spending(self.store, self.calls)
+            write_spending(self.store, self.calls)
             self._logged = time.monotonic()
             self._took = self._logged - now
         self.progress.advance(items)
@@ -56,8 +55,7 @@ class EventLog:
         """Log that the stage is complete, and save what was spent."""
         number, stage, began = self._open
         self.store.event("finished", round=number, stage=stage, seconds=round(time.monotonic() - began, 3))
-        if self.calls:
-            write_spending(self.store, self.calls)
+        write_spending(self.store, self.calls)
         self.progress.finish()
 
     def note(self, text: str) -> None:
@@ -80,9 +78,10 @@ class EventLog:
         self.progress.check()
 
 
-def write_spending(store: RunStore, calls: Calls) -> None:
-    """Save what was paid so far in spending.json, for the report and `tapir status`."""
-    write_json(store.folder / "spending.json", [asdict(spending) for spending in calls.spent()])
+def write_spending(store: RunStore, calls: Calls | None) -> None:
+    """Save what was paid so far in spending.json, for the report and `tapir status`; nothing where nobody is called."""
+    if calls:
+        write_json(store.folder / "spending.json", [asdict(spending) for spending in calls.spent()])
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import shutil
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime
 from importlib import metadata
@@ -251,9 +252,8 @@ def claim(recipe: Recipe, folder: Path, roles: Roles) -> None:
             for key in {line.partition(".")[0] + "." for line in mended} & _MADE_AGAIN.keys():
                 for path in (path for each in _MADE_AGAIN[key] for path in folder.glob(each)):
                     shutil.rmtree(path) if path.is_dir() else path.unlink()
-            fresh = {
-                key: value for key, value in _manifest(recipe, roles).items() if key in {"inputs", "recipe_sha256"}
-            }
+            made = _manifest(recipe, roles)
+            fresh = {key: made[key] for key in ("recipe_sha256", "inputs")}
             write_json(folder / "manifest.json", manifest | fresh | {"mended": mended})
         if stored != recipe.resolved():
             write_json(folder / "recipe.json", recipe.resolved())  # the same but for keys that change no result
@@ -318,10 +318,8 @@ def _manifest(recipe: Recipe, roles: Roles) -> dict[str, Any]:
 
 def _versions() -> Iterator[tuple[str, str]]:
     for name in _PACKAGES:
-        try:
+        with suppress(metadata.PackageNotFoundError):
             yield name, metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
 
 
 def _corpus(recipe: Recipe, roles: Roles, store: RunStore, excluded: DuplicateIndex, progress: Progress) -> list[Pair]:

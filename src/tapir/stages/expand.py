@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from dataclasses import dataclass, replace
 
 from tapir.data.duplicates import DuplicateIndex
 from tapir.data.run.rows import DrawRow, ExpansionRow
@@ -20,14 +19,6 @@ from tapir.domain.task import TaskDistribution, TaskTag
 from tapir.stages.base import StageContext, restore_row
 
 _UNANSWERED = "not answered"
-
-
-class _Check(NamedTuple):
-    """The text's label, and why it is dropped; a reason of None keeps it."""
-
-    label: str | None
-    reason: str | None
-    detail: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,38 +105,41 @@ class Expand:
         texts.sort(key=lambda item: (item[0], item[1].id, item[1].origin.parents))  # replies come in any order
         fresh = {new.id: new for _, new in texts if self._repeats(new.text, known)[0] is None}
         tags = dict(self.tagger.tag(fresh.values()))
-        checked = [(task, new, self._check(task, new, tags.get(new.id), known)) for task, new in texts]
-        answers = dict(self.teacher.answer(new for _, new, check in checked if check.reason is None))
-        for task, new, check in checked:
-            yield self._row(task, new, check, answers.get(new.id) if check.reason is None else None)
+        rows = [self._checked(task, new, tags.get(new.id), known) for task, new in texts]
+        kept = (new for (_, new), row in zip(texts, rows, strict=True) if row.reason is None)
+        answers = dict(self.teacher.answer(kept))
+        for row in rows:
+            yield self._answered(row, answers.get(row.id)) if row.reason is None else row
 
-    def _check(self, task: str, new: Instruction, tag: TaskTag | Failure | None, known: DuplicateIndex) -> _Check:
-        """Decide whether a text is kept; a kept one is known from now on."""
+    def _checked(
+        self, task: str, new: Instruction, tag: TaskTag | Failure | None, known: DuplicateIndex
+    ) -> ExpansionRow:
+        """Return the row of a text, with the reason if it is dropped; a kept one is known from now on."""
         label = tag.task if isinstance(tag, TaskTag) else None
         reason, detail = self._repeats(new.text, known)
         if reason is None and label != task:
             reason, detail = ("not tagged", "") if label is None else ("tagged as another task", label)
         if reason is None:
             known.learn(new.id, new.text)
-        return _Check(label, reason, detail)
-
-    def _row(self, task: str, new: Instruction, check: _Check, reply: Completion | Failure | None) -> ExpansionRow:
-        """Return the table row; a text that passed the checks but has no answer is dropped after all."""
-        text, failure = usable(reply, self.unfit) if reply else (None, None)
-        reason, detail = (check.reason, check.detail) if text or check.reason else (_UNANSWERED, failure or "")
         return ExpansionRow(
             id=new.id,
             text=new.text,
-            response=text or "",
+            response="",
             author=self.teacher.name,
             source=new.origin.source,
             parents=new.origin.parents,
             task_wanted=task,
-            task=check.label,
+            task=label,
             reason=reason,
             detail=detail,
-            thought=reply.reasoning if text and isinstance(reply, Completion) else "",
         )
+
+    def _answered(self, row: ExpansionRow, reply: Completion | Failure | None) -> ExpansionRow:
+        """Return the row of a text that passed the checks with its answer; without one it is dropped after all."""
+        text, failure = usable(reply, self.unfit) if reply else (None, None)
+        if text and isinstance(reply, Completion):
+            return replace(row, response=text, thought=reply.reasoning)
+        return replace(row, reason=_UNANSWERED, detail=failure or "")
 
     def _repeats(self, text: str, known: DuplicateIndex) -> tuple[str | None, str]:
         """Return why a text is dropped whatever its task, and what it resembles; (None, "") keeps it."""

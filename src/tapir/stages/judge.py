@@ -74,20 +74,10 @@ class Score:
         return scores
 
 
-@dataclass(frozen=True, slots=True)
-class Canary:
-    """The judge scores a constant answer like the student's: a judge that likes it cannot be trusted."""
-
-    judge: Judge
-    chunk: int
-    count: int  # of the instructions, chosen by the seed
-    tasks: Mapping[str, str] = field(default_factory=dict)
-
-    def run(self, context: StageContext, pairs: Sequence[Pair]) -> None:
-        """Record the judgements in the table `canary`."""
-        if chosen := shuffled(pairs, id_of, seed_for(context.seed, "canary"))[: self.count]:
-            answers = {name: AnswerRow(name, NULL_ANSWER, "stop", 0, None) for name in map(id_of, chosen)}
-            Score(self.judge, self.chunk, self.tasks, "canary").run(context, chosen, answers)
+def score_null_answers(context: StageContext, score: Score, pairs: Sequence[Pair], count: int) -> None:
+    """Score a constant answer to `count` pairs, chosen by the seed: a judge that likes it cannot be trusted."""
+    if chosen := shuffled(pairs, id_of, seed_for(context.seed, "canary"))[:count]:
+        score.run(context, chosen, {name: AnswerRow(name, NULL_ANSWER, "stop", 0, None) for name in map(id_of, chosen)})
 
 
 def _rows(name: str, verdict: Verdict, judge: str) -> list[JudgementRow]:

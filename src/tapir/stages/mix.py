@@ -13,10 +13,10 @@ from tapir.stages.base import StageContext
 
 
 def mix_round(context: StageContext, plan: RoundPlan, hard: Pool, easy: Pool) -> Mixture:
-    """Draw the round's examples: return ids by pool, with the wanted and the achieved counts."""
+    """Draw the round's examples: return ids by pool."""
     seed = seed_for(context.seed, "mix", plan.number)
     mixture = mix(hard, easy, plan.size, plan.hard_share, plan.target if plan.balanced else None, seed)
-    if mixture.shortfall:
+    if mixture.size < plan.size:
         context.progress.note(f"the pools have only {mixture.size} of the {plan.size} examples of this round")
     return mixture
 

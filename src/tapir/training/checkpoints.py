@@ -67,16 +67,21 @@ def cast_weights(model: Any, dtype: Any) -> None:
         parameter.data = parameter.data.to(dtype)
 
 
-def save(trainer: Any, tokenizer: Any, draft: Path, dtype: Any) -> None:
-    """Write model and tokenizer; every process must call it, the first one writes.
+def save(trainer: Any, tokenizer: Any, draft: Path, dtype: Any, probes: Sequence[Sequence[int]]) -> Logits:
+    """Write model and tokenizer; return the logits of the model in memory, in the precision it is saved in.
 
-    The trainer holds the model, whole or in shards. `dtype` is that of a whole model's weights; None leaves them.
+    Every process must call it, the first one writes. The trainer holds the model, whole or in shards. `dtype` is that
+    of a whole model's weights; None leaves them.
     """
     model = trainer.accelerator.unwrap_model(trainer.model)
     sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
+    if dtype is not None and not sharded:
+        cast_weights(trainer.model, dtype)
+    probes = probes if sharded or is_main_process() else []  # a sharded model needs all of its processes
+    trained = logits(trainer.model_wrapped if sharded else trainer.model, probes, trainer.args.device)
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped) if sharded else None
     if not is_main_process():
-        return
+        return trained
     if state is not None and dtype is not None:
         state = {name: part.to(dtype) if part.is_floating_point() else part for name, part in state.items()}
     model.save_pretrained(draft, **({} if state is None else {"state_dict": state}))
@@ -84,6 +89,7 @@ def save(trainer: Any, tokenizer: Any, draft: Path, dtype: Any) -> None:
     if state is not None and dtype is not None:
         config = json.loads((draft / "config.json").read_text("utf-8"))
         write_json(draft / "config.json", config | {"dtype": str(dtype).removeprefix("torch.")})
+    return trained
 
 
 def logits(model: Any, ids: Sequence[Sequence[int]], device: Any) -> Logits:

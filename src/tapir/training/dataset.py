@@ -142,12 +142,10 @@ def training_order(
     """
     total = max(1, round(epochs * len(lengths)))
     order: list[int] = []
-    epoch = 0
-    while len(order) < total:
+    for epoch in range(-(-total // len(lengths))):
         generator = random.Random(f"{seed}/{epoch}")
         places = list(range(len(lengths)))
         generator.shuffle(places)
-        epoch += 1
         if not by_length:
             order += places
             continue
@@ -253,13 +251,12 @@ def pack(places: Sequence[int], lengths: Sequence[int], max_length: int) -> list
     room: list[int] = []
     for place in sorted(places, key=lambda place: -lengths[place]):
         fitting = [number for number, left in enumerate(room) if left >= lengths[place]]
-        if fitting:
-            best = min(fitting, key=lambda number: room[number])
-            rows[best].append(place)
-            room[best] -= lengths[place]
-        else:
-            rows.append([place])
-            room.append(max_length - lengths[place])
+        best = min(fitting, key=room.__getitem__, default=len(rows))
+        if best == len(rows):
+            rows.append([])
+            room.append(max_length)
+        rows[best].append(place)
+        room[best] -= lengths[place]
     return sorted(rows, key=lambda row: -sum(lengths[place] for place in row))
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapir.config.training import ExternalTrainingConfig
-from tapir.data.files import disk_errors, full, is_disk_full
+from tapir.data.files import disk_errors, full, is_disk_full, whole_lines
 from tapir.data.formats import FILES, LAYOUTS, preference, write_records
 from tapir.domain.completion import after_thought
 from tapir.domain.errors import RecipeError, RoleError, TapirError, TrainingError
@@ -48,14 +48,10 @@ class ReportedMetrics:
 
     def update(self) -> None:
         """Read what came since the last time, up to the last whole line."""
-        with self.log.open("rb") as log:
-            log.seek(self._offset)
-            for line in log:
-                if not line.endswith(b"\n"):
-                    return
-                self._offset += len(line)
-                if line.lstrip().startswith(b"{"):
-                    self._read(line)
+        for place, line in whole_lines(self.log, self._offset):
+            self._offset = place + len(line)
+            if line.lstrip().startswith(b"{"):
+                self._read(line)
 
     def loss_curve(self) -> list[tuple[int, float]]:
         """Return steps and losses in order."""

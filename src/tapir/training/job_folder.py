@@ -12,12 +12,11 @@ from __future__ import annotations
 import json
 import pickle
 import shutil
-import traceback
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from tapir.data.files import disk_errors, replacing
+from tapir.data.files import disk_errors, replacing, whole_lines
 from tapir.domain.errors import StoreError, TapirError
 from tapir.domain.progress import Progress
 from tapir.domain.roles import Trainer
@@ -27,7 +26,6 @@ PROGRESS = "progress.jsonl"
 """Name of the file that the first process writes and the parent reads."""
 
 _JOB, _STOP, _REPORT, _RANKS = "job.pickle", "stop", "report.pickle", "ranks"
-_TRACE_LINES = 12  # of a traceback that are kept
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +43,12 @@ class Rank:
     cause: str = ""  # class and message of whatever it ended with
     trace: str = ""  # the last lines of where that was raised
 
-    def failed(self, error: Exception) -> Rank:
-        """Return the rank after an error; must be called while that is handled."""
-        return replace(
-            self,
-            state="failed",
-            error=error if isinstance(error, TapirError) else None,
-            cause=f"{type(error).__name__}: {error}",
-            trace="\n".join(traceback.format_exc().splitlines()[-_TRACE_LINES:]),
-        )
 
-
+@dataclass(frozen=True, slots=True)
 class JobFolder:
     """The folder that parent and workers share."""
 
-    def __init__(self, path: Path) -> None:
-        self.path = path
+    path: Path
 
     def write_job(self, trainer: Trainer, job: TrainJob) -> None:
         """Write the job; whatever an earlier attempt left here is removed."""
@@ -120,6 +108,7 @@ def _read(path: Path) -> Any:
             raise StoreError(problem, remedy="Run `tapir resume`: it is written again.") from error
 
 
+@dataclass(slots=True)
 class ProgressReader:
     """Passes new lines on to the progress of the parent; `begun` once a first step may have been made.
 
@@ -127,24 +116,18 @@ class ProgressReader:
     back than was reported before; steps that were reported are not reported again.
     """
 
-    def __init__(self, path: Path, progress: Progress) -> None:
-        self._path = path
-        self._progress = progress
-        self._offset = 0
-        self._stage: list[Any] | None = None
-        self._step = self._reported = 0
-        self.begun = False
+    path: Path
+    progress: Progress
+    begun: bool = False
+    _offset: int = 0
+    _stage: list[Any] | None = None
+    _step: int = 0
+    _reported: int = 0
 
     def pass_on(self) -> None:
         """Report what is new; a line that is not complete yet waits."""
-        if not self._path.exists():
-            return
-        with self._path.open("rb") as file:
-            file.seek(self._offset)
-            new = file.read()
-        whole = new[: new.rfind(b"\n") + 1]
-        self._offset += len(whole)
-        for line in whole.splitlines():
+        for place, line in whole_lines(self.path, self._offset):
+            self._offset = place + len(line)
             event, *values = json.loads(line)
             self._report(event, values)
 
@@ -154,19 +137,19 @@ class ProgressReader:
             again, self._stage = self._stage == values[:3], values[:3]
             self._step, self.begun = done, True
             if again:
-                self._progress.note(f"a process of the training was lost; it goes on from step {done}")
+                self.progress.note(f"a process of the training was lost; it goes on from step {done}")
             else:
                 self._reported = done
-                self._progress.start(number, stage, total, done)
+                self.progress.start(number, stage, total, done)
         elif event == "advance":
             self._step += values[0]
             if self._step > self._reported:
-                self._progress.advance(self._step - self._reported)
+                self.progress.advance(self._step - self._reported)
                 self._reported = self._step
         elif event == "note":
-            self._progress.note(values[0])
+            self.progress.note(values[0])
         elif event == "measure":
-            self._progress.measure(**values[0])
+            self.progress.measure(**values[0])
         else:
             self._stage = None
-            self._progress.finish()
+            self.progress.finish()

@@ -7,7 +7,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from tapir.config.training import SftConfig
@@ -115,7 +114,7 @@ def training_arguments(job: TrainJob, config: SftConfig, plan: BatchPlan, device
         "save_strategy": "steps",
         "save_steps": config.save_every,
         "save_total_limit": 2,
-        "logging_steps": _log_every(plan.steps),
+        "logging_steps": max(1, plan.steps // _POINTS),
         "logging_nan_inf_filter": False,
         "report_to": [name for name in config.report_to if name != "tensorboard"] or "none",
         "disable_tqdm": True,
@@ -127,11 +126,6 @@ def training_arguments(job: TrainJob, config: SftConfig, plan: BatchPlan, device
         "remove_unused_columns": False,
         "seed": job.seed,
     }
-
-
-def _log_every(steps: int) -> int:
-    """Return the steps between two points of the loss curve."""
-    return max(1, steps // _POINTS)
 
 
 def fit(task: TrainingTask) -> TrainReport:
@@ -214,8 +208,9 @@ def _train(task: TrainingTask, micro: int) -> TrainReport | None:
             return None
         progress.check()
     with replacing_folder(job.out) if is_main_process() else nullcontext(job.out) as draft:
-        trained = _save(task, trainer, draft)
-        loss = loss_curve(trainer.state.log_history, _log_every(plan.steps), plan.steps)
+        dtype = device.dtype if config.method == "full" and device.precision != "float32" else None
+        trained = checkpoints.save(trainer, task.tokenizer, draft, dtype, task.probes)
+        loss = loss_curve(trainer.state.log_history, arguments.logging_steps, plan.steps)
         del trainer, model  # before the checkpoint is loaded: there may not be room for both
         free_memory()
         if is_main_process():
@@ -237,16 +232,3 @@ def _train(task: TrainingTask, micro: int) -> TrainReport | None:
         seconds=timer.seconds,
         tokens_per_second=timer.tokens_per_second,
     )
-
-
-def _save(task: TrainingTask, trainer: Any, draft: Path) -> checkpoints.Logits:
-    """Write the draft of the checkpoint; return the logits of the model in memory, in the precision it is saved in."""
-    full, device = task.config.method == "full", task.device
-    dtype = device.dtype if full and device.precision != "float32" else None
-    sharded = trainer.is_fsdp_enabled or trainer.is_deepspeed_enabled
-    if dtype is not None and not sharded:
-        checkpoints.cast_weights(trainer.model, dtype)
-    probes = task.probes if sharded or is_main_process() else []  # a sharded model needs all of its processes
-    trained = checkpoints.logits(trainer.model_wrapped if sharded else trainer.model, probes, trainer.args.device)
-    checkpoints.save(trainer, task.tokenizer, draft, dtype)
-    return trained

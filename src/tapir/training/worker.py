@@ -12,11 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from tapir.domain.errors import Interrupted
+from tapir.domain.errors import Interrupted, TapirError
 from tapir.domain.progress import SilentProgress
 from tapir.training.distributed import rank as rank_number
 from tapir.training.distributed import world_size
 from tapir.training.job_folder import JobFolder, Rank
+
+_TRACE_LINES = 12  # of a traceback that are kept
 
 
 class RankProgress(SilentProgress):
@@ -101,7 +103,9 @@ def train_rank(path: Path, progress: RankProgress | None = None) -> bool:
         rank = replace(rank, state="stopped")
     except Exception as error:  # noqa: BLE001 - whatever it is, the parent has to know
         traceback.print_exc()
-        rank = rank.failed(error)
+        ours = error if isinstance(error, TapirError) else None
+        trace = "\n".join(traceback.format_exc().splitlines()[-_TRACE_LINES:])
+        rank = replace(rank, state="failed", error=ours, cause=f"{type(error).__name__}: {error}", trace=trace)
     folder.write_rank(replace(rank, ended=time.time()))
     return rank.state != "failed"
 

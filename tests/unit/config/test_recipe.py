@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import tomllib
 from typing import TYPE_CHECKING, Any
 
@@ -179,6 +180,11 @@ def test_a_list_of_the_wrong_length_or_without_direction_is_refused(shares: list
     message = refusal({"curriculum": {"rounds": 3, "schedule": {"kind": "list", "shares": shares}}})
     wrong_length, wrong_order = f"{len(shares)} entries for rounds = 3", f"must rise or fall, not both: {shares}"
     assert (wrong_order if len(shares) == 3 else wrong_length) in message
+
+
+@pytest.mark.parametrize("shares", [[], [-0.1, 0.5, 0.5], [0.5, 0.5, 1.1], [math.nan, 0.5, 0.5]])
+def test_a_list_without_shares_or_with_one_outside_zero_to_one_is_refused(shares: list[float]) -> None:
+    assert "curriculum.schedule.shares" in refusal({"curriculum": {"schedule": {"kind": "list", "shares": shares}}})
 
 
 def test_every_round_may_have_a_size_of_its_own() -> None:

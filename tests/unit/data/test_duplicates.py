@@ -195,13 +195,6 @@ def test_words_are_runs_of_letters_and_digits(text: str, expected: list[str]) ->
     assert words(text) == expected
 
 
-@pytest.mark.parametrize("threshold", [-0.1, 1.1, float("nan")])
-def test_a_threshold_outside_0_to_1_is_refused(threshold: float) -> None:
-    for name in ("rouge", "minhash"):
-        with pytest.raises(ValueError, match="outside 0 to 1"):
-            NearDuplicates(**{name: threshold})
-
-
 @pytest.mark.parametrize("library", ["datasketch", "rapidfuzz.distance"])
 def test_a_missing_library_is_named_with_its_remedy(library: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, library, None)

@@ -56,7 +56,6 @@ def test_every_part_keeps_the_order_of_the_corpus_and_what_has_no_gap_is_unscore
 def test_hard_means_strictly_more_than_delta(gaps: NDArray[np.float64], delta: float) -> None:
     parts = split_of(gaps, Threshold("delta", delta))
     assert parts.hard == tuple(name for name, one in zip(ids_for(gaps), gaps, strict=True) if one > delta)
-    assert parts.delta == delta
 
 
 @given(many_gaps, thresholds | st.just(Threshold("delta", -5.0)))
@@ -71,19 +70,20 @@ def test_a_student_that_beat_the_teacher_is_withheld_and_never_hard(
 
 @pytest.mark.parametrize("threshold", [Threshold("quantile", 0.34), Threshold("budget", 1), Threshold("delta", -2.0)])
 def test_a_scale_without_a_floor_withholds_nothing(threshold: Threshold) -> None:
-    parts = split(["a", "b", "c"], np.array([-3.0, -2.0, -1.0]), replace(threshold, floor=-math.inf))
-    assert (parts.hard, parts.easy, parts.withheld, parts.delta) == (("c",), ("a", "b"), frozenset(), -2.0)
+    gaps, floorless = np.array([-3.0, -2.0, -1.0]), replace(threshold, floor=-math.inf)
+    parts = split(["a", "b", "c"], gaps, floorless)
+    assert (parts.hard, parts.easy, parts.withheld, floorless.delta(gaps)) == (("c",), ("a", "b"), frozenset(), -2.0)
 
 
 @given(st.lists(st.floats(-9, 9), max_size=60, unique=True).map(np.array), st.integers(0, 80))
 def test_without_a_floor_a_budget_is_spent_in_full(gaps: NDArray[np.float64], budget: int) -> None:
-    parts = split_of(gaps, Threshold("budget", budget, floor=-math.inf))
-    assert len(parts.hard) == min(budget, len(gaps))
-    assert not len(gaps) or math.isfinite(parts.delta)
+    threshold = Threshold("budget", budget, floor=-math.inf)
+    assert len(split_of(gaps, threshold).hard) == min(budget, len(gaps))
+    assert not len(gaps) or math.isfinite(threshold.delta(gaps))
 
 
 @given(many_gaps, thresholds)
-def test_nothing_easy_has_a_larger_gap_than_anything_hard_and_the_delta_reported_is_the_one_used(
+def test_nothing_easy_has_a_larger_gap_than_anything_hard_and_the_delta_found_splits_the_same(
     gaps: NDArray[np.float64], threshold: Threshold
 ) -> None:
     parts = split_of(gaps, threshold)
@@ -91,7 +91,7 @@ def test_nothing_easy_has_a_larger_gap_than_anything_hard_and_the_delta_reported
     assert max((gap_of[name] for name in parts.easy), default=-math.inf) < min(
         (gap_of[name] for name in parts.hard), default=math.inf
     )
-    again = split_of(gaps, Threshold("delta", parts.delta))
+    again = split_of(gaps, Threshold("delta", threshold.delta(gaps)))
     assert (again.hard, again.easy, again.unscored) == (parts.hard, parts.easy, parts.unscored)
 
 
@@ -131,16 +131,9 @@ def test_where_nothing_is_scored_the_threshold_found_is_infinite(threshold: Thre
 
 
 def test_ties_at_the_cut_are_not_hard() -> None:
-    parts = split_of(np.array([1.0, 5.0, 5.0, 5.0, 7.0]), Threshold("budget", 2))
-    assert parts.delta == 5.0
-    assert len(parts.hard) == 1
-
-
-def test_ids_without_gaps_and_an_item_without_a_judgement_have_no_difficulty() -> None:
-    with pytest.raises(ValueError, match="2 ids but 1 gaps"):
-        split(["a", "b"], np.array([1.0]), Threshold())
-    with pytest.raises(ValueError, match="unscored"):
-        difficulty([])
+    gaps, threshold = np.array([1.0, 5.0, 5.0, 5.0, 7.0]), Threshold("budget", 2)
+    assert threshold.delta(gaps) == 5.0
+    assert len(split_of(gaps, threshold).hard) == 1
 
 
 @given(judgements)
@@ -196,9 +189,10 @@ def test_the_hopeless_have_more_than_most_count_as_scored_and_leave_the_others_s
     scored = int(np.sum(~np.isnan(gaps)))
     assert parts.hard_share == (len(parts.hard) / scored if scored else 0)
     kept = [place for place in range(len(gaps)) if not gaps[place] > threshold.most]
-    alone = split([ids_for(gaps)[place] for place in kept], gaps[kept], replace(threshold, most=math.inf))
+    unlimited = replace(threshold, most=math.inf)
+    alone = split([ids_for(gaps)[place] for place in kept], gaps[kept], unlimited)
     assert (parts.hard, parts.easy, parts.unscored) == (alone.hard, alone.easy, alone.unscored)
-    assert parts.delta == alone.delta
+    assert threshold.delta(gaps) == unlimited.delta(gaps[kept])
 
 
 def test_what_is_exactly_at_the_most_is_not_hopeless_and_where_all_is_nothing_is_hard_or_easy() -> None:
@@ -212,7 +206,7 @@ def test_what_is_exactly_at_the_most_is_not_hopeless_and_where_all_is_nothing_is
 @given(st.lists(st.integers(), max_size=20, unique=True).map(lambda found: [instruction_id(str(one)) for one in found]))
 def test_a_corpus_whose_difficulty_nobody_measured_is_one_pool(ids: list[str]) -> None:
     parts = undivided(ids)
-    assert parts == Split(tuple(ids), (), (), frozenset(), 0.0)
+    assert parts == Split(tuple(ids), (), (), frozenset())
 
 
 tags = st.lists(st.sampled_from((*LABELS, "unknown", None)), min_size=40, max_size=40)

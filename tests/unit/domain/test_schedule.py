@@ -65,26 +65,6 @@ def test_a_list_that_rises_and_falls_is_refused(shares: tuple[float, ...]) -> No
         Schedule(shares)
 
 
-@given(
-    st.lists(alphas, max_size=3),
-    st.floats(max_value=0, exclude_max=True) | st.floats(min_value=1, exclude_min=True) | st.just(float("nan")),
-)
-def test_a_share_outside_zero_to_one_is_refused(before: list[float], share: float) -> None:
-    with pytest.raises(ValueError, match="outside 0 to 1"):
-        Schedule((*before, share))
-
-
-def test_a_schedule_without_rounds_is_refused() -> None:
-    with pytest.raises(ValueError, match="at least one round"):
-        Schedule(())
-
-
-@pytest.mark.parametrize("number", [0, 4])
-def test_rounds_are_counted_from_one_and_after_the_last_there_is_none(number: int) -> None:
-    with pytest.raises(IndexError):
-        Schedule.constant(0.5, 3).share(number)
-
-
 @given(alphas, alphas, st.floats(0, 1))
 def test_a_share_that_follows_competence_lies_between_its_ends(start: float, end: float, able: float) -> None:
     share = competence_share(start, end, able)

@@ -149,14 +149,6 @@ def test_a_task_with_more_room_never_loses_to_an_equal_task_with_less(
     assert all(before <= after + 1e-12 for before, after in pairwise(found))
 
 
-@given(distributions(), rooms, st.floats(1 / len(LABELS) + 0.001, 1))
-def test_a_minimum_that_is_more_than_everything_is_refused(
-    target: TaskDistribution, room: dict[str, float], minimum: float
-) -> None:
-    with pytest.raises(ValueError, match="more than everything"):
-        target.leaning(room, minimum)
-
-
 @given(st.dictionaries(st.text(max_size=5), st.integers(0, 10**6), max_size=10))
 def test_counts_as_shares_sum_to_one_or_are_all_zero(counts: dict[str, int]) -> None:
     found = shares(counts)

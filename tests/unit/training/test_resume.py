@@ -277,9 +277,9 @@ def test_a_disk_that_fills_up_while_the_checkpoint_is_saved_loses_nothing(
 ) -> None:
     plain = checkpoints.save
 
-    def full(*what: Any) -> None:
+    def full(*what: Any) -> checkpoints.Logits:
         with files_of_at_most(2**18):
-            plain(*what)
+            return plain(*what)
 
     with monkeypatch.context() as narrow:
         narrow.setattr(checkpoints, "save", full)
@@ -326,9 +326,10 @@ def test_a_checkpoint_that_is_not_what_was_trained_is_an_error_and_is_saved_agai
     config, change = HARM[harm]
     save = checkpoints.save
 
-    def save_harmed(trainer: Any, tokenizer: Any, draft: Path, dtype: Any) -> None:
-        save(trainer, tokenizer, draft, dtype)
+    def save_harmed(trainer: Any, tokenizer: Any, draft: Path, *rest: Any) -> checkpoints.Logits:
+        trained = save(trainer, tokenizer, draft, *rest)
         change(draft)
+        return trained
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoints, "save", save_harmed)

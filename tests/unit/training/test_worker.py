@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -11,12 +11,21 @@ from support.counting import CountingTrainer
 from support.recording import RecordingProgress
 from support.training import FULL, job_in
 from tapir.domain.errors import Interrupted, StoreError, StoreFull, TrainingError
-from tapir.domain.training import Preference, TrainReport
+from tapir.domain.progress import Progress
+from tapir.domain.training import Preference, TrainJob, TrainReport
 from tapir.training.job_folder import PROGRESS, JobFolder, ProgressReader, Rank
 from tapir.training.sft import SftTrainer
-from tapir.training.worker import RankProgress
+from tapir.training.worker import RankProgress, train_rank
 
 RANK = Rank(1, 4711, "here", 0, 1.0)
+
+
+@dataclass(frozen=True, slots=True)
+class FailingTrainer:
+    error: Exception
+
+    def train(self, job: TrainJob, progress: Progress) -> TrainReport:  # noqa: ARG002
+        raise self.error
 
 
 def test_a_trainer_and_its_job_arrive_as_they_were_written(tmp_path: Path) -> None:
@@ -54,14 +63,11 @@ def test_an_error_of_ours_arrives_with_its_class_and_remedy_and_any_other_as_tex
     error: Exception, tmp_path: Path
 ) -> None:
     folder = JobFolder(tmp_path / "launch")
-    folder.write_job(CountingTrainer(), job_in(tmp_path))
-    try:
-        raise error
-    except (TrainingError, StoreFull, KeyError) as raised:
-        folder.write_rank(RANK.failed(raised))
+    folder.write_job(FailingTrainer(error), job_in(tmp_path))
+    assert not train_rank(folder.path)
     (rank,) = folder.ranks()
     assert (rank.state, rank.cause) == ("failed", f"{type(error).__name__}: {error}")
-    assert "raise error" in rank.trace
+    assert "raise self.error" in rank.trace
     if isinstance(error, KeyError):
         assert rank.error is None
     else:

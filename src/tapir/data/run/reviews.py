@@ -5,14 +5,13 @@ from __future__ import annotations
 import fcntl
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal, TypeAlias
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tapir.data.files import disk_errors
+from tapir.data.files import disk_errors, whole_lines
 from tapir.data.run.store import end_line
 from tapir.domain.errors import DataError
 
@@ -58,12 +57,8 @@ class ReviewFile:
 
     def read(self) -> Iterator[Review]:
         """Yield every line in order; an unfinished last line does not count."""
-        if not self.path.exists():
-            return
-        with disk_errors(self.path), self.path.open("rb") as lines:
-            for number, line in enumerate(lines, 1):
-                if not line.endswith(b"\n"):
-                    return
+        with disk_errors(self.path):
+            for number, (_, line) in enumerate(whole_lines(self.path), 1):
                 try:
                     yield Review.model_validate_json(line)
                 except ValidationError as error:
@@ -80,24 +75,6 @@ class ReviewFile:
 
         A line that could not be written whole is not in the file.
         """
-        with self._locked() as descriptor:
-            last = self.latest(review.rater).get(review.id)
-            if last == review.model_copy(update={"seconds": last.seconds, "time": last.time} if last else {}):
-                return False
-            end_line(descriptor)
-            whole, line = os.fstat(descriptor).st_size, review.model_dump_json().encode() + b"\n"
-            try:
-                while line:
-                    line = line[os.write(descriptor, line) :]
-                os.fsync(descriptor)
-            except OSError:
-                os.ftruncate(descriptor, whole)
-                raise
-            return True
-
-    @contextmanager
-    def _locked(self) -> Iterator[int]:
-        """Open the file and lock it against other writers."""
         with disk_errors(self.path):
             new = not self.path.exists()
             with self.path.open("a+b", buffering=0) as file:
@@ -108,4 +85,16 @@ class ReviewFile:
                         os.fsync(folder)
                     finally:
                         os.close(folder)
-                yield file.fileno()
+                last = self.latest(review.rater).get(review.id)
+                if last == review.model_copy(update={"seconds": last.seconds, "time": last.time} if last else {}):
+                    return False
+                end_line(file.fileno())
+                whole, line = os.fstat(file.fileno()).st_size, review.model_dump_json().encode() + b"\n"
+                try:
+                    while line:
+                        line = line[file.write(line) :]
+                    os.fsync(file.fileno())
+                except OSError:
+                    file.truncate(whole)
+                    raise
+        return True

@@ -12,7 +12,7 @@ from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
-from tapir.data.files import MADE_AGAIN, disk_errors, sha256, write_json, write_text
+from tapir.data.files import MADE_AGAIN, disk_errors, sha256, whole_lines, write_json, write_text
 from tapir.data.run.tables import RowT, TableRow, corrupt, read_rows, write_rows
 from tapir.domain.errors import RunExists, StoreError
 
@@ -62,11 +62,12 @@ class RunStore:
         """Write the table `name` and record its checksum; from now on it is finished."""
         file, known = f"{name}.parquet", self.checksums()
         if known.pop(file, ""):  # of a table that is made again: whenever this is killed, it must not be the new one's
-            self._write_checksums(known)
+            self.write_checksums(known)
         write_rows(self.folder / file, row, rows)
-        self._write_checksums(known | {file: sha256(self.folder / file)})
+        self.write_checksums(known | {file: sha256(self.folder / file)})
 
-    def _write_checksums(self, known: Mapping[str, str]) -> None:
+    def write_checksums(self, known: Mapping[str, str]) -> None:
+        """Record the digests of all finished tables, by the names of their files."""
         write_text(self.folder / CHECKSUMS, "".join(f"{known[name]}  {name}\n" for name in sorted(known)))
 
     def once_json(self, name: str, make: Callable[[], object]) -> None:
@@ -132,19 +133,12 @@ class ChunkFile:
 
     def lines(self) -> Iterator[tuple[int, Any, Any]]:
         """Yield where each line begins, its key and its rows."""
-        if not self.path.exists():
-            return
-        place = 0
-        with self.path.open("rb") as lines:
-            for line in lines:
-                if not line.endswith(b"\n"):
-                    return  # the process died while writing this line: it is pending again
-                try:
-                    chunk = json.loads(line)
-                except ValueError:
-                    return
-                yield place, chunk["key"], chunk["rows"]
-                place += len(line)
+        for place, line in whole_lines(self.path):
+            try:
+                chunk = json.loads(line)
+            except ValueError:
+                return
+            yield place, chunk["key"], chunk["rows"]
 
     def at(self, place: int, key: str) -> Any:
         """Read the rows of an item from the line that begins at a place."""

@@ -72,7 +72,7 @@ def read_rows(path: Path, row: type[RowT]) -> Iterator[RowT]:
     import pyarrow.parquet as pq
 
     schema = schema_of(row)
-    lists = {field.name: field.type.value_type for field in schema if pa.types.is_list(field.type)}
+    lists = {field.name for field in schema if pa.types.is_list(field.type)}
     try:
         with pq.ParquetFile(path, memory_map=False) as table:
             fields = dataclasses.fields(row)
@@ -82,9 +82,7 @@ def read_rows(path: Path, row: type[RowT]) -> Iterator[RowT]:
                 raise corrupt(path, "its columns are others")
             for batch in table.iter_batches(_GROUP):
                 columns = [
-                    [_items(cell, lists[name]) for cell in batch[name].to_pylist()]
-                    if name in lists
-                    else batch[name].to_pylist()
+                    list(map(_items, batch[name].to_pylist())) if name in lists else batch[name].to_pylist()
                     for name in schema.names
                 ]
                 yield from map(row, *columns)
@@ -92,10 +90,8 @@ def read_rows(path: Path, row: type[RowT]) -> Iterator[RowT]:
         raise corrupt(path, str(error).splitlines()[0]) from error
 
 
-def _items(cell: Iterable[Any], kind: pa.DataType) -> tuple[Any, ...]:
-    import pyarrow as pa
-
-    return tuple(Turn(**item) for item in cell) if pa.types.is_struct(kind) else tuple(cell)
+def _items(cell: Iterable[Any]) -> tuple[Any, ...]:
+    return tuple(Turn(**item) if isinstance(item, dict) else item for item in cell)
 
 
 def corrupt(path: Path, why: str) -> TableCorrupt:

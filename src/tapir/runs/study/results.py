@@ -108,9 +108,7 @@ class Efficiency:
 
 
 def efficiency(curves: Sequence[tuple[Curve, Curve]]) -> Efficiency:
-    """Compare curves of the same seeds: (the variant's, the baseline's)."""
-    if not curves:
-        raise ValueError("no curves to compare")
+    """Compare curves of the same seeds, at least one: (the variant's, the baseline's)."""
     value = _share(curves)
     if len(curves) < _FEWEST:
         return Efficiency(value, math.nan, math.nan, float(math.isfinite(value)))

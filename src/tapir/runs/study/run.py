@@ -18,7 +18,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from tapir.config.recipe import Recipe
-from tapir.data.files import disk_errors, read_json, replacing, sha256, write_text
+from tapir.data.files import disk_errors, read_json, replacing, sha256
 from tapir.data.run.rows import JUDGED_TABLES, PRELUDE_TABLES
 from tapir.data.run.store import CHECKSUMS, RunStore, is_run
 from tapir.domain.errors import Interrupted, TapirError, require_same
@@ -62,7 +62,7 @@ def copy_prelude(recipe: Recipe, folder: Path, others: Sequence[Path]) -> Path |
             if sha256(folder / name) != digest:
                 (folder / name).unlink()
                 return None  # what is damaged there is made anew here
-        write_text(folder / CHECKSUMS, "".join(f"{tables[name]}  {name}\n" for name in sorted(tables)))
+        RunStore(folder).write_checksums(tables)
         for name in _FILES:  # last: without their tables they would be believed
             with replacing(folder / name) as draft:
                 shutil.copyfile(source / name, draft)
