@@ -30,7 +30,8 @@ from tapir.config.student import LocalStudentConfig
 from tapir.domain.completion import Completion
 from tapir.domain.instruction import Instruction
 from tapir.domain.round import Checkpoint
-from tapir.gym.corpus import BY_FREQUENCY, corpus
+from tapir.gym.corpus import corpus
+from tapir.gym.skills import BY_FREQUENCY
 from tapir.models.local.generate import LocalStudent
 from tapir.models.local.loading import ModelSettings, load
 

@@ -179,7 +179,7 @@ def verification(config: SftConfig, examples: Sequence[Example], folder: Path, b
         return around
 
     fit.load_for_training = measured("loading", load_for_training)  # type: ignore[attr-defined]
-    fit._save = measured("saving", fit._save)  # noqa: SLF001
+    checkpoints.save = measured("saving", checkpoints.save)
     checkpoints.reload = measured("reading what was saved", checkpoints.reload)
     one = timed(lambda: ours(examples, config, folder / "parts", base))
     spent["TRL's train"] = one.inside

@@ -328,7 +328,7 @@ def test_a_preference_is_read_or_its_absence_explained(reply: str, expected: str
             '{"instructions": ["<example>\\nAdd.\\n</example>", "Put <example>x</example> in."]}',
             ["Add.", "Put <example>x</example> in."],
         ),
-        ('{"instructions": ["<example>", "<example>\\nAdd.", "Sort.</example>", "</example>", ""]}', ["", "Add.", "Sort."]),
+        ('{"instructions": ["<example>", "<example>\\nAdd.", "Sort.</example>", "</example>"]}', ["", "Add.", "Sort."]),
         ('{"instructions": "Add."}', []),
         ("1. Add.", []),
     ],
