@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from itertools import chain, combinations, islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from tapir.data.readers import records
 from tapir.data.records import Record
@@ -38,9 +38,7 @@ from tapir.evaluation.audit.records import (
     side,
     text_pair,
 )
-from tapir.evaluation.held_out import text
-
-Fields: TypeAlias = dict[str, Any]
+from tapir.evaluation.held_out import Fields, text
 
 OWN = "pairs"
 UNNAMED = "judge"  # a judge without a name in the rows
