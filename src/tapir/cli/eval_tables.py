@@ -130,7 +130,7 @@ def show_rates(console: Console, rates: Sequence[ModelRates], model: str = "", v
         print_line(console, f"at equal lengths ({how}): {MEANING[how]}")
     for each in rates:
         if not isinstance(each.controlled, LengthControlled):
-            warn(console, f"{each.raw.model}: no rate at equal lengths: {each.controlled.reason}")
+            warn(console, f"{each.raw.model}: no rate at equal lengths: {each.controlled}")
         for remark in each.raw.remarks:
             warn(console, f"{each.raw.model}: {remark}")
         if unjudged := each.raw.unjudged:

@@ -4,27 +4,19 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterable
 from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from tapir.cli.tables import (
-    AsJson,
-    money_json,
-    money_table,
-    new_console,
-    out_option,
-    possibly_billed,
-    print_json,
-    print_table,
-)
+from tapir.cli.tables import AsJson, new_console, new_table, out_option, possibly_billed, print_json, print_table
 from tapir.domain.errors import RecipeError
 
 if TYPE_CHECKING:
-    from tapir.cli.tables import Counted
+    from tapir.domain.completion import Usage
 
 
 def export(
@@ -90,29 +82,39 @@ def ledger_stats(ledger: LedgerFile, *, as_json: AsJson = False) -> None:
     from tapir.runs.build import open_ledger
 
     with closing(open_ledger(ledger)) as calls:
-        models: list[Counted] = [((model,), count, usage, cost) for model, count, usage, cost in calls.models()]
-        purposes: list[Counted] = [
+        models = _sums(((model,), count, usage, cost) for model, count, usage, cost in calls.models())
+        purposes = _sums(
             ((row.purpose.run[:8], str(row.purpose.round), row.purpose.stage), row.calls, row.usage, row.cost)
             for row in calls.spent()
-        ]
+        )
         possible = calls.spent(possibly=True)
     more = sum(row.calls for row in possible), sum(row.cost for row in possible)
-    tables = [("models", ["model"], models), ("purposes", ["run", "round", "stage"], purposes)]
+    tables = {"models": (["model"], models), "purposes": (["run", "round", "stage"], purposes)}
     if as_json:
-        sums = {name: money_json(names, rows) for name, names, rows in tables}
-        print_json(
-            {
-                **sums,
-                "possibly_billed": dict(zip(("calls", "money"), more, strict=True)),
-                "bytes": ledger.stat().st_size,
-            }
-        )
+        content: dict[str, object] = {
+            title: [dict(zip((*names, "calls", "tokens_in", "tokens_out", "money"), row, strict=True)) for row in rows]
+            for title, (names, rows) in tables.items()
+        }
+        content["possibly_billed"] = dict(zip(("calls", "money"), more, strict=True))
+        print_json(content | {"bytes": ledger.stat().st_size})
         return
-    for _, names, rows in tables:
-        print_table(new_console(), money_table(names, rows))
+    for names, rows in tables.values():
+        table = new_table("", names, ("calls", "tokens in", "tokens out", "money"))
+        for *key, count, read, wrote, cost in rows:
+            table.add_row(*key, f"{count:,.0f}", f"{read:,.0f}", f"{wrote:,.0f}", f"{cost:.4f}")
+        print_table(new_console(), table)
     if more[0]:
         typer.echo(possibly_billed(*more))
     typer.echo(f"{ledger}: {ledger.stat().st_size / 1e6:,.1f} MB")
+
+
+def _sums(rows: Iterable[tuple[tuple[str, ...], int, Usage, float]]) -> list[tuple[Any, ...]]:
+    """Return names, calls, tokens read, tokens written and money; rows with the same names are added up."""
+    sums: dict[tuple[str, ...], list[float]] = {}
+    for names, count, usage, money in rows:
+        amounts = (float(count), usage.prompt_tokens, usage.completion_tokens, money)
+        sums[names] = [*map(sum, zip(sums.get(names, [0.0] * 4), amounts, strict=True))]
+    return [(*names, *amounts) for names, amounts in sums.items()]
 
 
 @ledgers.command("export")

@@ -21,8 +21,10 @@ from tapir.cli.tables import (
     HomeGroup,
     RecipeName,
     Run,
+    new_console,
     out_option,
     print_json,
+    print_line,
     print_result,
     show_result,
     status_lines,
@@ -57,13 +59,11 @@ def main() -> None:
     try:
         app()
     except TapirError as error:
-        from rich.console import Console
-
-        console = Console(stderr=True, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        console = new_console(sys.stderr)
         console.print("error: ", style="bold red", end="")
-        console.print(visible(str(error)))
+        print_line(console, str(error))
         if error.remedy:
-            console.print(visible(f"  {error.remedy}"))
+            print_line(console, f"  {error.remedy}")
         sys.exit(error.exit_code)
 
 
@@ -240,7 +240,6 @@ def _run(recipe: Recipe, folder: Path) -> None:
 
 def _show_mask(recipe: Recipe, rows: Sequence[tuple[str, Example]], *, as_json: bool) -> None:
     """Print the example of every round as tokens; those with loss are green, or in brackets without colours."""
-    from rich.console import Console
     from rich.text import Text
 
     from tapir.runs.build import render_loss_mask
@@ -248,14 +247,14 @@ def _show_mask(recipe: Recipe, rows: Sequence[tuple[str, Example]], *, as_json: 
     if as_json:
         print_json([{"round": where, "tokens": render_loss_mask(recipe, example)} for where, example in rows])
         return
-    console = Console(highlight=False, soft_wrap=True)
+    console = new_console()
     for where, example in rows:
-        console.print(where, style="bold")
+        print_line(console, where, "bold")
         line = Text()
         for piece, learnt in render_loss_mask(recipe, example):
             plain = visible(f"[[{piece}]]" if learnt and not console.is_terminal else piece)
             line.append(plain, style="green" if learnt else "dim")
-        console.print(line)
+        console.print(line, soft_wrap=True)
 
 
 if __name__ == "__main__":

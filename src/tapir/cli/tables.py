@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, TextIO, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
@@ -18,13 +18,10 @@ if TYPE_CHECKING:
     from rich.table import Column, Table
     from rich.text import Text
 
-    from tapir.domain.completion import Usage
     from tapir.domain.evaluation import EvalResult
     from tapir.report.estimators import Agreement
     from tapir.report.summary import Summary
     from tapir.report.training import Training
-
-    Counted: TypeAlias = tuple[Sequence[str], int, Usage, float]  # names, calls, tokens, money
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]")  # bidi ones too
 _VERDICTS = {True: "yes", False: "NO", None: "open"}
@@ -224,26 +221,3 @@ def agreement_lines(agreements: Sequence[Agreement]) -> Iterator[str]:
     if agreements:
         pairs = "; ".join(f"{agreement.first} and {agreement.second} {agreement.figure}" for agreement in agreements)
         yield f"difficulty, Spearman's rank correlation (95 % interval): {pairs}"
-
-
-def _total(rows: Iterable[Counted]) -> dict[tuple[str, ...], list[float]]:
-    """Return calls, tokens read, tokens written and money of rows with the same names, added up."""
-    totals: dict[tuple[str, ...], list[float]] = {}
-    for names, count, usage, money in rows:
-        amounts = (float(count), usage.prompt_tokens, usage.completion_tokens, money)
-        totals[*names,] = [*map(sum, zip(totals.get((*names,), [0.0] * 4), amounts, strict=True))]
-    return totals
-
-
-def money_table(names: Sequence[str], rows: Iterable[Counted]) -> Table:
-    """Return calls, tokens and money by the columns `names`."""
-    table = new_table("", names, ("calls", "tokens in", "tokens out", "money"))
-    for key, (calls, read, wrote, cost) in _total(rows).items():
-        table.add_row(*key, f"{calls:,.0f}", f"{read:,.0f}", f"{wrote:,.0f}", f"{cost:.4f}")
-    return table
-
-
-def money_json(names: Sequence[str], rows: Iterable[Counted]) -> list[dict[str, object]]:
-    """Return the rows of `money_table` for JSON."""
-    columns = (*names, "calls", "tokens_in", "tokens_out", "money")
-    return [dict(zip(columns, (*key, *sums), strict=True)) for key, sums in _total(rows).items()]

@@ -24,12 +24,7 @@ from tapir.evaluation.annotations import Annotation, by_model, judged, parse, un
 from tapir.evaluation.audit.records import LEAST_CONSTANT
 from tapir.evaluation.held_out import BaselinePrompt, first_row, json_rows, prompt_order, read_questions
 from tapir.evaluation.judged import failure_of, llm_judge
-from tapir.evaluation.length_control import (
-    LengthControlFiles,
-    LengthControlled,
-    NotComputed,
-    length_controlled_together,
-)
+from tapir.evaluation.length_control import LengthControlFiles, LengthControlled, length_controlled_together
 from tapir.evaluation.statistics import Floats, bootstrap, success_rate
 from tapir.models.context import BuildContext
 from tapir.models.preference import Choice, LlmPreference, flipped, preference
@@ -253,16 +248,16 @@ def _rate(values: Floats) -> EvalResult:
 
 @dataclass(frozen=True, slots=True)
 class ModelRates:
-    """Raw and length-controlled win rate of a model."""
+    """Raw and length-controlled win rate of a model, or why there is no such rate."""
 
     raw: WinRate
-    controlled: LengthControlled | NotComputed
+    controlled: LengthControlled | str
 
     def as_json(self) -> dict[str, Any]:
         """Return the rates, from 0 to 1; what cannot be computed is null."""
-        missing = {"rate": None} if isinstance(self.controlled, NotComputed) else {}
-        rates = {**asdict(self.raw), "length_controlled": missing | asdict(self.controlled)}
-        content: dict[str, Any] = nan_to_null(rates)
+        missing = {"rate": None, "reason": self.controlled}
+        controlled = missing if isinstance(self.controlled, str) else self.controlled
+        content: dict[str, Any] = nan_to_null({**asdict(self.raw), "length_controlled": controlled})
         return content
 
 

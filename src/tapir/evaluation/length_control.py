@@ -71,17 +71,10 @@ class LengthControlled:
     how: Method
 
 
-@dataclass(frozen=True, slots=True)
-class NotComputed:
-    """Why a model has no length-controlled win rate."""
-
-    reason: str
-
-
 def length_controlled_together(
     models: Mapping[str, Sequence[Annotation]], files: LengthControlFiles
-) -> dict[str, LengthControlled | NotComputed]:
-    """Return the rate of every model from its judged annotations, or why there is none.
+) -> dict[str, LengthControlled | str]:
+    """Return the rate of every model from its judged annotations, or as text why there is none.
 
     With difficulties from a file, or fewer than `FEWEST_MODELS` models that can be compared, each has a regression of
     its own; else all have one together.
@@ -95,20 +88,18 @@ def length_controlled_together(
     for at, (model, each) in enumerate(usable.items()):
         data[:, at, np.searchsorted(places, [row.index for row in models[model]])] = [*each, np.ones(len(each[0]))]
     values, drawn, effects = estimate_together(*data)
-    rates: dict[str, LengthControlled | NotComputed] = {
-        model: NotComputed(_obstacle(*each, alone=False)) for model, each in arrays.items()
-    }
+    rates: dict[str, LengthControlled | str] = {model: _obstacle(*each, alone=False) for model, each in arrays.items()}
     for model, value, draws, effect in zip(usable, values, drawn.T, effects, strict=True):
         rate = EvalResult(float(value), len(models[model]), *percentile_interval(draws))
         rates[model] = LengthControlled(rate, float(draws.std(ddof=1)), float(effect), "joint difficulty")
     return rates
 
 
-def length_controlled(rows: Sequence[Annotation], files: LengthControlFiles) -> LengthControlled | NotComputed:
-    """Return the rate of one model, from a regression on its judged annotations, or why there is none."""
+def length_controlled(rows: Sequence[Annotation], files: LengthControlFiles) -> LengthControlled | str:
+    """Return the rate of one model, from a regression on its judged annotations, or as text why there is none."""
     preference, length = _arrays(rows)
     if reason := _obstacle(preference, length, alone=files.difficulty is None):
-        return NotComputed(reason)
+        return reason
     if files.difficulty is None:
         return _regression([length], preference, None, "length only")
     missing = [row.index for row in rows if row.index not in files.difficulty]

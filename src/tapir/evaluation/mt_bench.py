@@ -128,22 +128,9 @@ class MtBench:
 
         The overall mean is the mean over all grades, as FastChat computes it.
         """
-        grades = []
-        for row in rows:
-            each, turn = self._turns[row.id]
-            grade = None if row.score is None else round(LOWEST_SCORE + RANGE * row.score, 9)
-            grades.append(_TurnGrade(each.id, each.category, turn, grade, failure_of(row)))
-        failures = Counter(each.failure for each in grades if each.failure and each.grade is not None)
-        return MtBenchScores(model, _means(grades), dict(failures))
-
-
-@dataclass(frozen=True, slots=True)
-class _TurnGrade:
-    question: int
-    category: str
-    turn: int
-    grade: float | None
-    failure: str
+        answers = [(*self._turns[row.id], row) for row in rows]
+        failures = Counter(why for *_, row in answers if row.score is not None and (why := failure_of(row)))
+        return MtBenchScores(model, _means(answers), dict(failures))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,22 +173,24 @@ class MtBenchScores:
         return content
 
 
-def _means(grades: Sequence[_TurnGrade]) -> dict[tuple[str, int], MeanGrade]:
-    categories = {each.category for each in grades}
+def _means(answers: Sequence[tuple[TwoTurns, int, EvaluationRow]]) -> dict[tuple[str, int], MeanGrade]:
+    categories = {question.category for question, *_ in answers}
     names = [name for name in CATEGORIES if name in categories] + sorted(categories - set(CATEGORIES))
     return {
-        (category, turn): _mean([one for one in grades if category in {"", one.category} and turn in {0, one.turn}])
+        (category, turn): _mean(
+            [(each.id, row) for each, at, row in answers if category in {"", each.category} and turn in {0, at}]
+        )
         for category in ("", *names)
         for turn in (0, *TURNS)
     }
 
 
-def _mean(grades: Sequence[_TurnGrade]) -> MeanGrade:
-    unscored = dict(Counter(each.failure for each in grades if each.grade is None))
+def _mean(answers: Sequence[tuple[int, EvaluationRow]]) -> MeanGrade:
+    unscored = dict(Counter(failure_of(row) for _, row in answers if row.score is None))
     by_question: dict[int, list[float]] = {}
-    for each in grades:
-        if each.grade is not None:
-            by_question.setdefault(each.question, []).append(each.grade)
+    for question, row in answers:
+        if row.score is not None:
+            by_question.setdefault(question, []).append(round(LOWEST_SCORE + RANGE * row.score, 9))
     if not by_question:
         return MeanGrade(None, unscored)
     sums, counts = np.array([(sum(values), len(values)) for values in by_question.values()]).T

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
@@ -122,7 +122,7 @@ class Contrast:
         a: success of A, 0 to 1; b that of B.
         difference: a - b with its 95 % percentile bootstrap interval by prompt, drawn within every task where it is a
             mean of tasks; NaN bounds where redrawing shows nothing: a single pair, or equal differences.
-        wins: pairs in which only A succeeds; losses those in which only B does.
+        wins: pairs in which only A succeeds; losses those in which only B does; ties the others.
         p: two-sided, for equal success: the exact McNemar test (1947) by prompt and for a task; for a mean of the
             tasks a permutation test (`sign_flip`) with every prompt weighted as it is in that mean.
         score: mean score of A minus that of B, -1 to 1, with its interval as above.
@@ -141,21 +141,12 @@ class Contrast:
     score_p: float
     p_holm: float | None = None
     score_p_holm: float | None = None
+    ties: int = field(kw_only=True)
 
     @property
     def n(self) -> int:
         """Pairs."""
         return self.difference.n
-
-    @property
-    def ties(self) -> int:
-        """Pairs in which both succeed or both fail."""
-        return self.n - self.wins - self.losses
-
-    @property
-    def most_unlike(self) -> float:
-        """Where all n pairs are ties: the share of all prompts on which A and B may still differ (95 % upper bound)."""
-        return 1 - 0.05 ** (1 / self.n) if self.ties == self.n else math.nan
 
 
 @dataclass(frozen=True, slots=True)
@@ -225,6 +216,7 @@ def _contrast(pairs: Pairs, strata: Mapping[str, Places], *, rng: np.random.Gene
         mcnemar(wins, losses) if by_prompt else sign_flip(_totals(success[places] * weights, groups)),
         paired_interval(score, strata, pairs.groups, rng=rng),
         sign_flip(_totals(score[places] * weights, groups)),
+        ties=len(places) - wins - losses,
     )
 
 
@@ -250,13 +242,8 @@ def paired_interval(
 
 
 def as_json(result: PairedResult) -> dict[str, Any]:
-    """Return everything of a comparison as JSON, with the ties of each contrast."""
-    content: dict[str, Any] = nan_to_null(result)
-    for name in ("prompts", "mean_of_tasks"):
-        content[name]["ties"] = getattr(result, name).ties
-    for task, contrast in result.tasks.items():
-        content["tasks"][task]["ties"] = contrast.ties
-    return content | {"remarks": list(remarks(result))}
+    """Return everything of a comparison as JSON."""
+    return {**nan_to_null(result), "remarks": list(remarks(result))}
 
 
 def remarks(result: PairedResult) -> Iterator[str]:
@@ -278,7 +265,7 @@ def remarks(result: PairedResult) -> Iterator[str]:
     elif overall.ties == overall.n:
         yield (
             f"A and B succeed and fail on the same {overall.n} prompts: no interval can be computed; they may still "
-            f"differ on up to {100 * overall.most_unlike:.1f} % of all such prompts"
+            f"differ on up to {100 * (1 - 0.05 ** (1 / overall.n)):.1f} % of all such prompts"  # 95 % upper bound
         )
     elif math.isnan(overall.difference.low):
         yield f"the difference is the same on all {overall.n} prompts: no interval can be computed"

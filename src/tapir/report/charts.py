@@ -346,11 +346,6 @@ def _key(**looks: object) -> alt.Legend:
     return alt.Legend(**{"title": None, "orient": "top", "symbolOpacity": 1} | looks)
 
 
-def limit(summary: Summary) -> str:
-    """Return the threshold above which an instruction is hopeless, as text."""
-    return threshold(summary.scale, summary.cut.most) if summary.scale and math.isfinite(summary.cut.most) else ""
-
-
 def beyond(summary: Summary) -> str:
     """Say what the last bar of the histogram also holds, where a few large gaps would squeeze all others."""
     if not (summary.gaps and summary.scale):

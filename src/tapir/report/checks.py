@@ -64,17 +64,18 @@ def _hardness(plan: CurriculumConfig, rounds: Sequence[RoundSummary], scale: Sca
     """Check whether the hard shares are those planned, and whether the examples get harder where they should.
 
     A hard share that follows the student's competence is planned round by round: it is read from what the round
-    requested from the hard pool. What is hard is measured anew each time, so that no rise is claimed.
+    requested from the hard pool. What is hard is measured anew each time: only a planned α that rises claims a rise.
     """
-    if plan.schedule.kind == "competence":
-        claim = "The share of hard examples follows the student's competence (planned)"
-        yield _follows(claim, rounds, [each.wanted / plan.size_of(each.number) for each in rounds])
-        return
-    claim = "The share of hard examples follows the schedule (planned)"
     alpha = plan.alpha()
-    yield _follows(claim, rounds, [alpha.share(each.number) for each in rounds])
+    what, planned = "schedule", [alpha.share(each.number) for each in rounds]
+    if plan.schedule.kind == "competence":
+        what, planned = "student's competence", [each.wanted / plan.size_of(each.number) for each in rounds]
+    yield _follows(f"The share of hard examples follows the {what} (planned)", rounds, planned)
     if len(rounds) > 1 and _rises(alpha.shares[: len(rounds)]):
-        yield _harder(rounds, scale)
+        gaps = [each.difficulty for each in rounds if each.difficulty is not None]
+        figures = " -> ".join(scale.format_mean(gap) for gap in gaps) or "nothing was scored"
+        holds = len(gaps) == len(rounds) and _rises(gaps)
+        yield Check(f"The mean difficulty ({scale.name}) of the examples rises round by round", holds, figures)
 
 
 def _follows(claim: str, rounds: Sequence[RoundSummary], planned: Sequence[float]) -> Check:
@@ -86,14 +87,6 @@ def _follows(claim: str, rounds: Sequence[RoundSummary], planned: Sequence[float
     )
     within_one = 1 + 1e-9  # shares are floats
     return Check(claim, max(off) <= within_one, figures)
-
-
-def _harder(rounds: Sequence[RoundSummary], scale: Scale) -> Check:
-    """Check the purpose of a rising α; a schedule that does not rise does not claim it."""
-    gaps = [each.difficulty for each in rounds if each.difficulty is not None]
-    figures = " -> ".join(scale.format_mean(gap) for gap in gaps) or "nothing was scored"
-    holds = len(gaps) == len(rounds) and _rises(gaps)
-    return Check(f"The mean difficulty ({scale.name}) of the examples rises round by round", holds, figures)
 
 
 def _closer(rounds: Sequence[RoundSummary], corpus_shares: Mapping[str, float]) -> Check:

@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from tapir.config.base import CustomConfig
 from tapir.config.curriculum import CurriculumConfig
@@ -24,7 +23,7 @@ from tapir.models.estimators import scale_of
 LEAST = 3  # two instructions are always in perfect order or in perfect disorder
 _RESAMPLES = 1_000
 _FEWEST = 100
-_WORK = 10_000_000  # rows drawn for one interval: from 10,000 instructions on there are fewer resamples
+_WORK = 10_000_000  # rows drawn for one interval: of more than 10,000 instructions there are fewer resamples
 
 
 def scale_named(name: str, plan: CurriculumConfig) -> Scale:
@@ -49,7 +48,7 @@ class Agreement:
 
     Attributes:
         n: instructions that both have measured.
-        rho: with its 95 % interval; None where it cannot be computed.
+        rho: with its 95 % bootstrap interval over instructions; None where it cannot be computed.
         why: why it cannot be, else empty.
     """
 
@@ -91,14 +90,5 @@ def _agreement(first: str, second: str, columns: Mapping[str, Mapping[str, float
     for name, column in zip((first, second), values.T, strict=True):
         if column.min() == column.max():
             return Agreement(first, second, len(both), None, f"{name} is the same for all {len(both):,}")
-    return Agreement(first, second, len(both), correlate(values[:, 0], values[:, 1]))
-
-
-def correlate(first: ArrayLike, second: ArrayLike) -> EvalResult:
-    """Return Spearman's correlation with its 95 % bootstrap interval over instructions; every resample is ranked anew.
-
-    Of more than 10,000 rows there are fewer resamples than 1,000, down to 100; one in which a column is constant is
-    not part of the interval. Neither whole column is constant.
-    """
-    resamples = max(_FEWEST, min(_RESAMPLES, _WORK // np.size(first)))
-    return bootstrap(rank_correlation, first, second, resamples=resamples)
+    resamples = max(_FEWEST, min(_RESAMPLES, _WORK // len(both)))  # each is ranked anew
+    return Agreement(first, second, len(both), bootstrap(rank_correlation, *values.T, resamples=resamples))

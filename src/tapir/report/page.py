@@ -45,7 +45,7 @@ def render(store: RunStore, summary: Summary) -> str:
     """Return the page as text. It loads nothing: styles, scripts, charts and data are inside."""
     from tapir.report import charts
 
-    run = RunReader(store)
+    run, scale, most = RunReader(store), summary.scale, summary.cut.most
     specs, chosen = charts.charts(summary), choose_sample(run)
     scripts = [_vega(), _file("page.js")]
     content = {
@@ -53,11 +53,11 @@ def render(store: RunStore, summary: Summary) -> str:
         "charts": specs,
         "success": success_meaning(summary.recipe),
         "answering": answering(summary.recipe.student),
-        "mfd": summary.scale == MFD,
+        "mfd": scale == MFD,
         "judge": ", ".join(models(summary.recipe, "judge")),
         "costs": costs(summary),
         "recorded": recorded_fields(summary.trainings),
-        "limit": charts.limit(summary),
+        "limit": charts.threshold(scale, most) if scale and math.isfinite(most) else "",
         "beyond": charts.beyond(summary),
         "distances": _distances(summary),
         "drops": _drops(summary),
@@ -65,7 +65,7 @@ def render(store: RunStore, summary: Summary) -> str:
         "chosen": chosen,
         "settings": recipe_text(summary.recipe),
         "folder": os.fsencode(store.folder.name).decode(errors="replace"),  # not every name is UTF-8
-        "data": _json({"charts": specs, "sample": [_item(each, summary.scale) for each in chosen.items]}),
+        "data": _json({"charts": specs, "sample": [_item(each, scale) for each in chosen.items]}),
         "style": _file("style.css"),
         "scripts": scripts,
         "policy": " ".join(f"'sha256-{b64encode(sha256(text.encode()).digest()).decode()}'" for text in scripts),

@@ -171,11 +171,6 @@ class Summary:
         """Names, in the recipe's order."""
         return list(dict.fromkeys(evaluation.benchmark for evaluation in self.evaluations))
 
-    @property
-    def examples(self) -> int:
-        """Distinct examples that the rounds trained on."""
-        return sum(each.new for each in self.rounds)
-
 
 def summarise(store: RunStore, *, brief: bool = False) -> Summary:
     """Read everything that is finished in a run directory; a `brief` summary has no alarms and an empty corpus."""
@@ -304,7 +299,7 @@ def _rates(summary: Summary, total: Spending) -> Iterator[Rate]:
     """Yield what a unit of everything that a run brought took."""
     expansion = sum_spending(entry for entry in summary.spending if entry.stage == "expand")
     units: list[tuple[str, str, float, Spending]] = [
-        ("kept training example", "all calls", summary.examples, total),
+        ("kept training example", "all calls", sum(each.new for each in summary.rounds), total),
         ("kept expansion", "calls of the stage expand", sum(each.expanded for each in summary.rounds), expansion),
     ]
     name, change = next(iter(summary.gains.items()), ("", None))

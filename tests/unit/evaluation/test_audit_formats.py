@@ -22,12 +22,12 @@ def votes_of(source: Recording) -> list[tuple[str | None, str, float | None]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "layout"),
-    [("alpaca_eval/annotations/alpaca-7b.json.gz", "alpaca-eval"), ("judge/gpt4_ranked_pairs.jsonl.gz", "ranked")],
+    ("name", "weighted"),
+    [("alpaca_eval/annotations/alpaca-7b.json.gz", True), ("judge/gpt4_ranked_pairs.jsonl.gz", False)],
 )
-def test_a_format_is_detected_from_the_columns(name: str, layout: str) -> None:
+def test_a_format_is_detected_from_the_columns(name: str, *, weighted: bool) -> None:
     source = read_file(recorded(name))
-    assert source.layout == layout
+    assert {vote.lead is not None for vote in source.votes} == {weighted}
     assert not source.notes
 
 

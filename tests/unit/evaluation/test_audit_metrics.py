@@ -14,7 +14,7 @@ from statsmodels.stats.inter_rater import cohens_kappa
 from support.audits import value
 from tapir.data.run.rows import JudgementRow
 from tapir.evaluation.audit.biases import position_consistency
-from tapir.evaluation.audit.metrics import CHOICES, Metric, kappa, mean, ranks, share, spread, win_share
+from tapir.evaluation.audit.metrics import CHOICES, Metric, kappa, mean, ranks, share, spread
 from tapir.evaluation.audit.panel import group_votes
 from tapir.evaluation.audit.records import AnswerPair, to_vote
 
@@ -112,7 +112,7 @@ def test_rows_of_one_prompt_have_a_value_and_no_interval(metric: Metric) -> None
 
 
 def test_a_judge_that_was_never_won_over_may_be_the_next_time() -> None:
-    never, now_and_then = win_share([0.0] * 20, names(20), "missing"), win_share([0.0, 0.5] * 10, names(20), "missing")
+    never, now_and_then = share([0.0] * 20, names(20), "missing"), share([0.0, 0.5] * 10, names(20), "missing")
     assert never.high is not None
     assert now_and_then.low is not None
     assert (never.value, never.low) == (0, 0)

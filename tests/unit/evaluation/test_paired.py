@@ -240,9 +240,8 @@ def test_a_single_prompt_has_no_interval_and_says_so() -> None:
 def test_all_ties_have_no_interval_but_a_bound_on_how_unlike_the_two_may_be() -> None:
     found = compare_pairs(rows([1.0] * 30), rows([1.0] * 30), GYM)
     assert math.isnan(found.prompts.difference.high)
-    assert found.prompts.most_unlike == pytest.approx(0.095, abs=0.001)  # the rule of three: about 3/30
-    assert "may still differ on up to 9.5 %" in " ".join(remarks(found))
-    assert math.isnan(compare_pairs(rows([1.0, 1.0]), rows([1.0, 0.0]), GYM).prompts.most_unlike)
+    assert "may still differ on up to 9.5 %" in " ".join(remarks(found))  # the rule of three: about 3/30
+    assert "may still differ" not in " ".join(remarks(compare_pairs(rows([1.0, 1.0]), rows([1.0, 0.0]), GYM)))
 
 
 def test_tasks_and_references_that_differ_are_counted() -> None:

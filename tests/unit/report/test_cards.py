@@ -39,6 +39,14 @@ def test_what_a_program_and_an_own_class_are_given_is_not_published() -> None:
     assert "mine:Tagger" in text
 
 
+def test_a_recipe_is_published_without_the_folders_of_its_machine_wherever_they_stand() -> None:
+    evaluation = {"kind": "harness", "tasks": ["/home/me/tasks/mine.yaml", "ifeval"]}
+    text, _ = published_recipe(parse({"student": {"model": "/home/me/student"}, "evaluation": evaluation}))
+    assert 'model = "student"' in text
+    assert 'tasks = ["mine.yaml", "ifeval"]' in text
+    assert "/home" not in text
+
+
 def test_the_run_says_whether_its_student_is_a_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = RunReader(build_run(tmp_path / "here" / "runs" / "run"))
     manifest = dict(run.manifest)

@@ -21,7 +21,6 @@ from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import CorpusRow, DifficultyRow, EstimateRow, MixtureRow
 from tapir.data.run.store import RunStore
 from tapir.report import estimators, page
-from tapir.report.estimators import correlate
 from tapir.report.history import history
 from tapir.report.sample import choose_sample
 from tapir.report.summary import Summary, summarise
@@ -77,9 +76,14 @@ def test_the_interval_is_that_of_columns_ranked_anew_in_every_resample() -> None
     right = np.round(left + rng.normal(size=60))
     rows = [rng.integers(60, size=60) for _ in range(2_000)]
     expected = np.percentile([spearmanr(left[row], right[row]).statistic for row in rows], [2.5, 97.5])
-    found = correlate(left.tolist(), right.tolist())
+    columns = {
+        name: {str(place): value for place, value in enumerate(side.tolist())}
+        for name, side in (("A", left), ("B", right))
+    }
+    found = estimators._agreement("A", "B", columns).rho
+    assert found is not None
     assert (found.low, found.high) == pytest.approx(tuple(expected), abs=0.03)
-    assert found == correlate(left.tolist(), right.tolist())
+    assert found == estimators._agreement("A", "B", columns).rho
 
 
 def test_every_two_estimators_are_compared_on_what_both_measured_and_no_difficulty_is_not_one(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import reduce
-from operator import add
 from statistics import fmean
 from typing import Any, Literal, TypeAlias, get_args
 
@@ -124,7 +122,7 @@ def _human_metrics(panel: Panel) -> Metrics:
 def _column(panel: Panel, name: str, raters: Sequence[str], metrics: Metrics, *, reference: bool) -> RaterColumn:
     votes = [vote for vote in panel.votes if vote.rater in raters and not panel.pairs[vote.pair].constant]
     metrics["unreadable"], reasons = biases.unreadable_share(votes, panel.pairs)
-    cost = reduce(add, [panel.costs[rater] for rater in raters if rater in panel.costs], JudgingCost())
+    cost = sum((panel.costs[rater] for rater in raters if rater in panel.costs), JudgingCost())
     for key, total, count in (("money", cost.money, cost.priced), ("seconds", cost.seconds, cost.timed)):
         if count:
             metrics[key] = Metric(total / count * _THOUSAND, count, why="a sum, so without an interval")

@@ -11,7 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from statistics import fmean
 
-from tapir.evaluation.audit.metrics import TABLES, Metric, Metrics, mean, share, spread, undefined, win_share
+from tapir.evaluation.audit.metrics import TABLES, Metric, Metrics, mean, share, spread, undefined
 from tapir.evaluation.audit.panel import most_frequent, sign, verdicts
 from tapir.evaluation.audit.records import AnswerPair, Choice, Order, Pairs, Vote, Votes, prompts_of, side
 
@@ -111,9 +111,7 @@ def self_preference(rater: str, choices: Mapping[str, Choice], pairs: Pairs, lab
     more = [_win(choices[name], own[name]) - _win(labels[name], own[name]) for name in both]
     unlabelled = "there are no labels to compare with" if own else missing
     return {
-        "own": win_share(
-            [_win(choices[name], answer) for name, answer in own.items()], prompts_of(pairs, own), missing
-        ),
+        "own": share([_win(choices[name], answer) for name, answer in own.items()], prompts_of(pairs, own), missing),
         "own_excess": mean(more, prompts_of(pairs, both), unlabelled),
     }
 
@@ -151,7 +149,7 @@ def null_answer(votes: Votes, pairs: Pairs) -> Metrics:
     prompts = prompts_of(pairs, scores)
     unscored = "constant answers have no scores" if votes else missing
     return {
-        "constant_wins": win_share(list(wins.values()), prompts_of(pairs, wins), missing),
+        "constant_wins": share(list(wins.values()), prompts_of(pairs, wins), missing),
         "constant_score": mean([fmean(own for own, _ in group) for group in scores.values()], prompts, unscored),
         "other_score": mean([fmean(other for _, other in group) for group in scores.values()], prompts, unscored),
     }

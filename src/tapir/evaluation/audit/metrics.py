@@ -60,28 +60,21 @@ def undefined(why: str, n: int = 0) -> Metric:
     return Metric(None, n, why=why)
 
 
-def share(hits: Sequence[bool], prompts: Sequence[str], missing: str) -> Metric:
-    """Return how often something holds; `missing` is the reason where there is no row.
+def share(hits: Sequence[float], prompts: Sequence[str], missing: str) -> Metric:
+    """Return how often something holds, a draw counting half; `missing` is the reason where there is no row.
 
-    A share of 0 or 1 among prompts that repeat has Wilson's interval over the prompts: a bootstrap of equal values
-    would claim to be certain.
+    With draws it is a mean like any other. A share of 0 or 1 among prompts that repeat has Wilson's interval over the
+    prompts: a bootstrap of equal values would claim to be certain.
     """
-    if not hits:
-        return undefined(missing)
-    total, groups = sum(hits), len(set(prompts))
+    if not hits or not set(hits) <= {0, 1}:
+        return mean(hits, prompts, missing)
+    total, groups = sum(map(int, hits)), len(set(prompts))
     if groups == 1:
         return Metric(total / len(hits), len(hits), why="no interval: all of it is about one prompt")
     if groups == len(hits) or total in {0, len(hits)}:
         rate = success_rate(total if groups == len(hits) else groups if total else 0, groups)
         return Metric(rate.value, len(hits), rate.low, rate.high)
-    return mean([float(hit) for hit in hits], prompts, missing)
-
-
-def win_share(values: Sequence[float], prompts: Sequence[str], missing: str) -> Metric:
-    """Return the share of wins, where a draw is a half; without draws it is a share like any other."""
-    if set(values) <= {0.0, 1.0}:
-        return share([value == 1 for value in values], prompts, missing)
-    return mean(values, prompts, missing)
+    return mean(hits, prompts, missing)
 
 
 def mean(values: Sequence[float], prompts: Sequence[str], missing: str) -> Metric:

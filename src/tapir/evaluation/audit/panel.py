@@ -152,7 +152,7 @@ def join(recordings: Sequence[Recording], labels: Sequence[Recording], reference
 
 def _only_humans(recording: Recording) -> Recording:
     """Return the people's part of a file given as labels, or all of it where there are no people."""
-    humans = recording.humans or frozenset(recording.raters)
+    humans = recording.humans or {*recording.raters}
     return replace(recording, votes=[vote for vote in recording.votes if vote.rater in humans], humans=humans)
 
 
@@ -184,7 +184,7 @@ def rename_raters(recording: Recording, names: Mapping[str, str]) -> Recording:
     return replace(
         recording,
         votes=[replace(vote, rater=names.get(vote.rater, vote.rater)) for vote in recording.votes],
-        humans=frozenset(names.get(name, name) for name in recording.humans),
+        humans={names.get(name, name) for name in recording.humans},
         costs={names.get(name, name): cost for name, cost in recording.costs.items()},
     )
 

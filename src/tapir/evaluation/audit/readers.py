@@ -10,10 +10,9 @@ import math
 import re
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from itertools import chain, combinations, islice
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 from tapir.data.readers import records
 from tapir.data.records import Record
@@ -28,7 +27,6 @@ from tapir.evaluation.audit.records import (
     TEACHER,
     AnswerPair,
     Choice,
-    Collector,
     Oracle,
     Order,
     Recording,
@@ -40,9 +38,7 @@ from tapir.evaluation.audit.records import (
     side,
     text_pair,
 )
-from tapir.evaluation.held_out import text
-
-Fields: TypeAlias = dict[str, Any]
+from tapir.evaluation.held_out import Fields, text
 
 OWN = "pairs"
 UNNAMED = "judge"  # a judge without a name in the rows
@@ -56,7 +52,7 @@ _CHOICES: Mapping[str, Choice] = {"a": "a", "b": "b", "tie": "tie"}
 _ORDERS: Mapping[str, Order] = {"": "", "ab": "ab", "ba": "ba"}
 
 
-def read_pair(row: Fields, into: Collector, place: str = "") -> None:
+def read_pair(row: Fields, into: Recording, place: str = "") -> None:
     """Add one line of the own format."""
     pair = _pair(row, place)
     rater, order = str(row.get("judge") or UNNAMED), _ORDERS.get(str(row.get("order") or "").casefold())
@@ -174,7 +170,7 @@ def _labels(value: object) -> Mapping[str, object]:
     return value if isinstance(value, Mapping) else {} if value is None else {_LABEL: value}
 
 
-def read_ranked(row: Fields, into: Collector) -> None:
+def read_ranked(row: Fields, into: Recording) -> None:
     """Add a preference pair (`chosen`, `rejected`) as used for training: one verdict of a judge without a name.
 
     The better answer stands in the same column of every row; which is `a` is decided by the texts, so that a verdict
@@ -188,7 +184,7 @@ def read_ranked(row: Fields, into: Collector) -> None:
     into.add(pair, Vote(pair.id, str(row.get("judge") or UNNAMED), choice))
 
 
-def read_alpaca_eval(row: Fields, into: Collector) -> None:
+def read_alpaca_eval(row: Fields, into: Recording) -> None:
     """Add an annotation of AlpacaEval: 1 for the first output to 2 for the second, whole or weighted by probability.
 
     The order shown is random and is read off the judge's first token, where it was recorded: `m` stands for the
@@ -221,7 +217,7 @@ def _order_shown(raw: Any, lead: float) -> Order:
     return "" if lead == 0 else "ab" if (token == "m") == (lead > 0) else "ba"  # noqa: S105
 
 
-FOREIGN: Mapping[str, tuple[frozenset[str], Callable[[Fields, Collector], None]]] = {
+FOREIGN: Mapping[str, tuple[frozenset[str], Callable[[Fields, Recording], None]]] = {
     "alpaca-eval": (frozenset(("instruction", "output_1", "output_2", "preference")), read_alpaca_eval),
     "ranked": (frozenset(("chosen", "rejected")), read_ranked),
 }
@@ -280,7 +276,7 @@ def read_file(path: Path, judge: str = "") -> Recording:
     if not head:
         raise DataError(f"{path} is empty", remedy="Name a file with at least one judged pair.")
     layout = _detect(path, head)
-    into, unknown = Collector(), set[str]()
+    into, unknown = Recording(path.name), set[str]()
     bad = [f"{row.place}: {why}" for row in chain(head, stream) if (why := _add(row, layout, into, unknown))]
     if not into.votes:
         raise DataError(f"{path}: none of {len(bad)} rows can be read as {layout} (first: {bad[0]})", remedy=_CONVERT)
@@ -290,11 +286,11 @@ def read_file(path: Path, judge: str = "") -> Recording:
         names = ", ".join(f'"{name}"' for name in sorted(unknown))
         into.notes.append(f"Unknown keys of {path.name} were not read: {names}.")
     into.votes = _without_marks(into.votes, into.scaled)
-    recording = into.recording(path.name, layout)
-    return rename_raters(recording, {UNNAMED: judge}) if judge else recording
+    into.mark_constant()
+    return rename_raters(into, {UNNAMED: judge}) if judge else into
 
 
-def _add(row: Record | Rejected, layout: str, into: Collector, unknown: set[str]) -> str:
+def _add(row: Record | Rejected, layout: str, into: Recording, unknown: set[str]) -> str:
     """Add one row; return why it cannot be used."""
     if isinstance(row, Rejected):
         return row.reason
@@ -340,7 +336,7 @@ def read_reviews(path: Path) -> Recording:
     latest = {(review.id, review.rater): review for review in ReviewFile(path).read()}
     if not latest:
         raise DataError(f"{path} holds no review", remedy="Rate some pairs with `tapir review` first.")
-    into = Collector()
+    into = Recording(path.name, oracle=Oracle({}, {}, list(latest.values())))
     for review in latest.values():
         into.humans.add(review.rater)
         if review.preference:
@@ -348,4 +344,4 @@ def read_reviews(path: Path) -> Recording:
             into.add(AnswerPair(review.id, review.id, model_a=STUDENT, model_b=TEACHER), vote)
         into.add_cost(review.rater, None, review.seconds)
     into.notes.append("Reviews are of a sample spread evenly over the gap and the tasks, not of the corpus as it is.")
-    return replace(into.recording(path.name, "reviews"), oracle=Oracle({}, {}, list(latest.values())))
+    return into

@@ -135,42 +135,31 @@ class Oracle:
     reviews: Sequence[Review] = ()
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Recording:
-    """Judgements read from one file or run.
+    """Judgements read from one file or run, gathered row by row.
 
     Attributes:
         humans: raters that are people, or whose verdicts serve as labels.
+        scaled: raters whose rows name the scale of their scores.
         costs: by rater.
         notes: sentences a reader of the audit has to know.
     """
 
     name: str
-    layout: str
-    pairs: Pairs
-    votes: Sequence[Vote] = ()
-    humans: frozenset[str] = frozenset()
-    costs: Mapping[str, JudgingCost] = field(default_factory=dict)
+    pairs: dict[str, AnswerPair] = field(default_factory=dict)
+    votes: list[Vote] = field(default_factory=list)
+    humans: set[str] = field(default_factory=set)
+    scaled: set[str] = field(default_factory=set)
+    costs: dict[str, JudgingCost] = field(default_factory=lambda: defaultdict(JudgingCost))
     oracle: Oracle | None = None
-    notes: Sequence[str] = ()
+    notes: list[str] = field(default_factory=list)
+    _labels: set[Vote] = field(default_factory=set)
 
     @property
     def raters(self) -> list[str]:
         """All raters in order of appearance."""
         return list(dict.fromkeys(vote.rater for vote in self.votes))
-
-
-@dataclass(slots=True)
-class Collector:
-    """Builder of a `Recording`, row by row; `scaled` are the raters whose rows name the scale of their scores."""
-
-    pairs: dict[str, AnswerPair] = field(default_factory=dict)
-    votes: list[Vote] = field(default_factory=list)
-    humans: set[str] = field(default_factory=set)
-    scaled: set[str] = field(default_factory=set)
-    notes: list[str] = field(default_factory=list)
-    costs: dict[str, JudgingCost] = field(default_factory=lambda: defaultdict(JudgingCost))
-    _labels: set[Vote] = field(default_factory=set)
 
     def add(self, pair: AnswerPair, *votes: Vote) -> None:
         """Add a pair with votes about it; the first row about a pair decides which answer is `a`."""
@@ -192,16 +181,12 @@ class Collector:
         if seconds is not None:
             self.costs[rater] += JudgingCost(timed=1, seconds=seconds)
 
-    def recording(self, name: str, layout: str) -> Recording:
-        """Return everything collected; answers that are the same to every prompt are marked as constant."""
+    def mark_constant(self) -> None:
+        """Mark the answers that are the same to every prompt, once all rows are there."""
         constant = set(self._constant_models())
-        pairs = {
-            key: replace(pair, constant="a" if pair.model_a in constant else "b")
-            if {pair.model_a, pair.model_b} & constant
-            else pair
-            for key, pair in self.pairs.items()
-        }
-        return Recording(name, layout, pairs, self.votes, frozenset(self.humans), dict(self.costs), notes=self.notes)
+        for name, pair in self.pairs.items():
+            if {pair.model_a, pair.model_b} & constant:
+                self.pairs[name] = replace(pair, constant="a" if pair.model_a in constant else "b")
 
     def _constant_models(self) -> Iterator[str]:
         answers: dict[str, set[tuple[str, str]]] = defaultdict(set)
@@ -258,22 +243,21 @@ def read_run(folder: Path, number: int | None = None) -> Recording:
         raise DataError(f"{folder} is not the folder of a run", remedy="Name a file of judged pairs, or runs/NAME.")
     run = RunReader(RunStore(folder))
     place = run.choose(run.rounds("judgements"), number, "judgements")[0]
-    into = Collector()
+    into = Recording(folder.name)
+    into.notes.append(f"Round {place} of {folder.name}: the student's answers compared with the teacher's.")
     for _, pair, row in judged_pairs(run, [place]):
         into.add(pair, to_vote(row, pair.id))
     for pair, row in canary_pairs(run):
         into.add(pair, to_vote(row, pair.id))
     if not into.votes:
         raise DataError(f"{folder}, round {place}: no judgement", remedy="Go on with `tapir resume` and audit then.")
-    notes = [f"Round {place} of {folder.name}: the student's answers compared with the teacher's."]
-    recording = into.recording(folder.name, "run")
     spent = [entry for entry in run.spending() if (entry.stage, entry.round) in {("judge", place), (CANARY, 0)}]
-    costs = dict[str, JudgingCost]()
-    if spent and len(recording.raters) == 1:  # costs are not recorded by judge
-        costs[recording.raters[0]] = JudgingCost(len(recording.votes), sum(entry.cost for entry in spent))
+    if spent and len(into.raters) == 1:  # costs are not recorded by judge
+        into.costs[into.raters[0]] = JudgingCost(len(into.votes), sum(entry.cost for entry in spent))
     scored = difficulties(run.judgements(place)).items()
     gaps = {name: value.gap for name, value in scored if isinstance(value, Difficulty)}
-    return replace(recording, costs=costs, oracle=Oracle(gaps, run.tasks()), notes=notes)
+    into.oracle = Oracle(gaps, run.tasks())
+    return into
 
 
 def judged_pairs(run: RunReader, numbers: Iterable[int]) -> Iterator[tuple[int, AnswerPair, JudgementRow]]:

@@ -23,7 +23,7 @@ from tapir.data.run.reader import RunReader
 from tapir.domain.difficulty import Scale
 from tapir.domain.errors import RecipeError
 from tapir.models.local.template import template_arguments
-from tapir.report.export.lineage import examples, remove_paths, without_paths
+from tapir.report.export.lineage import examples, without_paths
 from tapir.report.judging import answering, models, success_meaning
 from tapir.report.page import format_money
 from tapir.report.summary import Summary, group_spending, sum_spending, summarise
@@ -108,7 +108,7 @@ def facts(run: RunReader, number: int, rounds: Sequence[int]) -> dict[str, Any]:
 
 def _names(recipe: Recipe, role: Literal["teacher", "judge"]) -> list[str]:
     """Return the names of the models in a role; none where the run had nobody in it."""
-    return [] if getattr(recipe, role).kind == "none" else remove_paths(models(recipe, role))
+    return [] if getattr(recipe, role).kind == "none" else [*map(without_paths, models(recipe, role))]
 
 
 def _steps(plan: CurriculumConfig, scale: Scale | None, rounds: Sequence[int]) -> Iterator[str]:
@@ -148,7 +148,7 @@ def _variables(run: RunReader, student: StudentSection, number: int) -> dict[str
 
 def published_recipe(recipe: Recipe) -> tuple[str, str]:
     """Return the recipe as a card may show it, and its language."""
-    content: dict[str, Any] = _hide(remove_paths(recipe.resolved()))
+    content: dict[str, Any] = _publishable(recipe.resolved())
     if endpoints := content["endpoints"]:
         content["endpoints"] = {
             name: {key: value for key, value in endpoint.items() if key not in EndpointConfig.operational}
@@ -162,15 +162,17 @@ def published_recipe(recipe: Recipe) -> tuple[str, str]:
     return "\n".join(line for line in lines if not line.startswith("#")).strip(), "toml"
 
 
-def _hide(value: Any) -> Any:
-    """Return tables of a recipe without what a program or a class of the user's own is given."""
+def _publishable(value: Any) -> Any:
+    """Return tables of a recipe without paths, and without what a program or a class of the user's own is given."""
+    if isinstance(value, str):
+        return without_paths(value)
     if isinstance(value, list):
-        return [_hide(item) for item in value]
+        return [_publishable(item) for item in value]
     if not isinstance(value, dict):
         return value
     own: dict[Any, dict[str, Any]] = {"command": {"command": ["program", "{data}", "{out}"]}, "custom": {"options": {}}}
     hidden = own.get(str(value.get("kind")), {})
-    return {key: hidden[key] if key in hidden else _hide(item) for key, item in value.items()}
+    return {key: hidden[key] if key in hidden else _publishable(item) for key, item in value.items()}
 
 
 def _composition(run: RunReader, rounds: Sequence[int]) -> dict[str, Any]:

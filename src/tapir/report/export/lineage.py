@@ -6,7 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from tapir.data.run.reader import RunReader
 from tapir.data.run.rows import MixtureRow
@@ -147,14 +147,3 @@ def without_paths(text: str) -> str:
     text = _ADDRESS.sub("address", text)
     whole = _WHOLE.fullmatch(text)
     return whole.group(1) if whole else _WITHIN.sub(r"\1", text)
-
-
-def remove_paths(value: Any) -> Any:
-    """Remove the paths from every text in a JSON value."""
-    if isinstance(value, str):
-        return without_paths(value)
-    if isinstance(value, list):
-        return [remove_paths(item) for item in value]
-    if isinstance(value, dict):
-        return {key: remove_paths(item) for key, item in value.items()}
-    return value

@@ -12,7 +12,6 @@ from tapir.data.files import write_json
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
 from tapir.domain.errors import DataError
-from tapir.domain.round import Checkpoint
 from tapir.models.local.loading import ADAPTER, MODEL_DEFAULTS, ModelSettings, base_of
 from tapir.report.export.cards import facts, write_card
 from tapir.report.export.folder import Mark, draft_folder
@@ -37,39 +36,35 @@ def export_model(
     A LoRA adapter is merged into its base, which is loaded by `settings`, or left as it is.
     """
     run = RunReader(store)
-    student = _student(run, number)
-    if adapter and base_of(student.path) is None:
+    why = " (S_0 is the student as it came: without a warm-up the run made none)" if number == 0 else ""
+    last = run.choose(run.trained_rounds(), number, f"trained student{why}")[-1]
+    student = run.store.round(last) / "checkpoint"
+    if adapter and base_of(str(student)) is None:
         raise DataError(
-            f"S_{student.round} was trained in full: there is no adapter",
+            f"S_{last} was trained in full: there is no adapter",
             remedy="Leave --adapter out: export the model.",
         )
     plan = parse(without_idle(run.recipe)).curriculum
-    seen = range(1, student.round + 1)[-1 if plan.continue_from == "warm-up" else 0 :]
-    card = facts(run, student.round, seen)
-    with draft_folder(out, Mark.of(run, "model", [student.round])) as draft:
+    seen = range(1, last + 1)[-1 if plan.continue_from == "warm-up" else 0 :]
+    card = facts(run, last, seen)
+    with draft_folder(out, Mark.of(run, "model", [last])) as draft:
         if adapter:
-            shutil.copytree(student.path, draft)
+            shutil.copytree(student, draft)
         else:
             _write_model(student, draft, settings)
         _tidy(draft)
         base = card["base"]
         path = base.name if base.hub else f"path/to/{base.name}"
         write_card(draft, "model-card.md.j2", f=card, title=out.name, adapter=adapter, base=path)
-    notes = [f"S_{card['number']} of {card['name']}{', as an adapter' if adapter else ''}"]
+    notes = [f"S_{last} of {card['name']}{', as an adapter' if adapter else ''}"]
     if not base.hub and base.name != "nano":
         notes.append(f"its base {base.name} lies on this machine: others cannot find it by that name")
     return [*notes, "no licence is chosen: read the card's last part but one before you publish"]
 
 
-def _student(run: RunReader, number: int | None) -> Checkpoint:
-    why = " (S_0 is the student as it came: without a warm-up the run made none)" if number == 0 else ""
-    chosen = run.choose(run.trained_rounds(), number, f"trained student{why}")[-1]
-    return Checkpoint(str(run.store.round(chosen) / "checkpoint"), chosen)
-
-
-def _write_model(student: Checkpoint, draft: Path, settings: ModelSettings) -> None:
+def _write_model(student: Path, draft: Path, settings: ModelSettings) -> None:
     """Write a whole model in safetensors with a generation config, whatever the trainer left."""
-    merge(Path(student.path), draft, settings)
+    merge(student, draft, settings)
     if not any(draft.glob("*.safetensors")):
         from transformers import AutoModelForCausalLM
 
