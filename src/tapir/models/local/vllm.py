@@ -28,7 +28,7 @@ from tapir.models.api.protocol import Message, Request, Sampling
 from tapir.models.api.retry import RetryPolicy
 from tapir.models.context import BuildContext
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, adapter_rank, base_of, load_tokenizer
-from tapir.models.local.template import ReplyReader, prompt_tokens, too_long
+from tapir.models.local.template import TEMPLATE, ReplyReader, prompt_tokens, too_long
 from tapir.models.local.vllm_server import NAME, ServedModel, Server, Watchdog, check
 from tapir.models.memory import free_memory
 
@@ -89,7 +89,8 @@ class VllmClient:
         if (proxies := urllib.request.getproxies()) and not urllib.request.proxy_bypass("127.0.0.1"):
             os.environ["no_proxy"] = ",".join(filter(None, (proxies.get("no"), "127.0.0.1")))
         timeout = _LONGEST * section.reply_timeout
-        variables = tokenizer.apply_chat_template.variables
+        bound = tokenizer.apply_chat_template.keywords
+        variables = {name: value for name, value in bound.items() if name != TEMPLATE}  # that one the server was given
         extra: dict[str, Any] = {"chat_template_kwargs": variables} if variables else {}
         self._reader = ReplyReader(tokenizer)
         extra |= {"skip_special_tokens": False} if self._reader.marked else {}
