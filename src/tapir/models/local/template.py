@@ -58,8 +58,6 @@ def before_answer(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
 
 def template_fault(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
     """Return why a template cannot hold a chat: it fails on it, or drops a turn; "" where it can."""
-    from jinja2 import TemplateError
-
     try:
         prompt = tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False)
     except TemplateError as error:
@@ -71,8 +69,6 @@ def template_fault(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
 
 def prompt_tokens(tokenizer: Any, chats: Sequence[list[dict[str, str]]]) -> list[list[int] | Failure]:
     """Return the tokens of each chat as it is asked; a failure where the template cannot hold one."""
-    from jinja2 import TemplateError
-
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
     try:
         return list(tokenizer.apply_chat_template(list(chats), **options))
