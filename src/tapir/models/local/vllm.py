@@ -28,7 +28,7 @@ from tapir.models.api.protocol import Message, Request, Sampling
 from tapir.models.api.retry import RetryPolicy
 from tapir.models.context import BuildContext
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, adapter_rank, base_of, load_tokenizer
-from tapir.models.local.template import TEMPLATE, ReplyReader, prompt_tokens, too_long
+from tapir.models.local.template import TEMPLATE, ReplyReader, dated, prompt_tokens, too_long
 from tapir.models.local.vllm_server import NAME, ServedModel, Server, Watchdog, check
 from tapir.models.memory import free_memory
 
@@ -280,7 +280,7 @@ class VllmStudent:
 
     def _serve(self, checkpoint: Checkpoint, tokenizer: Any) -> tuple[Server, str]:
         """Return a server of a checkpoint, and the checkpoint's name in it."""
-        template = tokenizer.get_chat_template()
+        template = dated(tokenizer.get_chat_template(), self._model.date)
         base = base_of(checkpoint.path)
         model = ServedModel(base or checkpoint.path, replace(self._model, chat_template=template))
         if base is None:

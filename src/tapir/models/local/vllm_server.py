@@ -21,9 +21,7 @@ from typing import Any, Self
 
 from tapir.config.student import VllmStudentConfig
 from tapir.domain.errors import Interrupted, RoleError
-from tapir.domain.round import Checkpoint
-from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, large_on_bfloat16_cpu, load_tokenizer
-from tapir.models.local.template import dated
+from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, large_on_bfloat16_cpu
 from tapir.models.process import ChildProcess, describe_status
 
 NAME = "student"
@@ -65,19 +63,11 @@ class ServedModel:
         arguments = ["--model", self.model, "--served-model-name", NAME]
         for name, value in engine_arguments(self.model, self.settings, self.rank, gpu=_has_accelerator()).items():
             arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-        if self.template:
+        if self.settings.chat_template:
             arguments += ["--chat-template", str(template)]
         if self.adapters:
             arguments += ["--lora-modules", *(f"{name}={folder}" for name, folder in self.adapters)]
         return arguments
-
-    @property
-    def template(self) -> str:
-        """The chat template, where it is not just the model's own."""
-        if self.settings.chat_template or not self.settings.date:
-            return dated(self.settings.chat_template, self.settings.date)
-        own = str(load_tokenizer(Checkpoint(self.model, 0), self.settings).get_chat_template())
-        return "" if own == dated(own, self.settings.date) else dated(own, self.settings.date)
 
     def serves(self, other: ServedModel) -> bool:
         """Return whether a server of this can serve the other too."""
@@ -132,7 +122,7 @@ class Server:
             self.port = int(free.getsockname()[1])
         self._files = tempfile.TemporaryDirectory(prefix="tapir-student-", ignore_cleanup_errors=True)
         template = Path(self._files.name) / "chat_template.jinja"
-        template.write_text(self.model.template, "utf-8")
+        template.write_text(self.model.settings.chat_template, "utf-8")
         # Not the command `vllm serve`: of the build for CPUs it does not find its own version.
         command = [
             self._section.interpreter,
