@@ -304,10 +304,8 @@ class VllmStudent:
             return self._server
         self._stop()
         free_memory()  # what training has freed in this process, torch would keep for later
-        server = Server(model, self._section, self._log())
-        server.start(self._stopping)
-        self._server = server
-        return server
+        self._server = Server(model, self._section, self._log(), self._stopping)
+        return self._server
 
     def _stop(self) -> None:
         self._disconnect()
