@@ -303,7 +303,8 @@ class Scheduler:
             self._unwritten.append((request, result, entry))
             self._write()
         elif result:
-            self._finish([(request, result)])
+            self._results.append((request.digests[0], result))
+            self._wake.set()
 
     def _end_call(self, task: asyncio.Task[None]) -> None:
         """Release a call, also one that was cancelled before it began; another may take its place."""
@@ -353,10 +354,6 @@ class Scheduler:
             if not self.beside:
                 self.beside, self._unwritten = True, [*batch, *self._unwritten]
         else:
-            self._finish([(request, reply) for request, reply, _ in batch if reply])
+            self._results += [(request.digests[0], reply) for request, reply, _ in batch if reply]
         self._write()
-        self._wake.set()
-
-    def _finish(self, results: Sequence[tuple[QueuedRequest, Completion | Failure]]) -> None:
-        self._results += [(request.digests[0], result) for request, result in results]
         self._wake.set()
