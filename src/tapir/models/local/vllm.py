@@ -24,7 +24,7 @@ from tapir.domain.roles import Reply
 from tapir.domain.round import Checkpoint
 from tapir.models.api.client import ApiClient
 from tapir.models.api.connection import OUTAGES
-from tapir.models.api.protocol import Message, Request, Sampling
+from tapir.models.api.protocol import Request, Sampling
 from tapir.models.api.retry import RetryPolicy
 from tapir.models.context import BuildContext
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, adapter_rank, base_of, load_tokenizer
@@ -131,8 +131,7 @@ class VllmClient:
                 return too_long(len(tokens), section.longest, self._context)
         seed = seed_for(self._seed, instruction.id) if sampled else None
         sampling = Sampling(section.temperature, section.longest, seed=seed)
-        messages = [Message(role=message["role"], content=message["content"]) for message in instruction.messages]
-        return Request(messages, sampling, sample=seed or 0)
+        return Request(instruction.messages, sampling, sample=seed or 0)
 
 
 class VllmStudent:
