@@ -97,13 +97,15 @@ class VllmFlow:
         gpus = max(1, int(engine.gpus))  # one bundle for each GPU of a worker, or for a worker without any
         bundle = {"CPU": engine.cpus / gpus} | ({"GPU": engine.gpus / gpus} if engine.gpus else {})
         stages = ("chat_template_stage", "tokenize_stage", "detokenize_stage")
+        python = self._python()
+        program = {"py_executable": str(Path(python).absolute())} if python else {}
         return {
             "model_source": base_of(self.checkpoint.path) or self.checkpoint.path,
             "engine_kwargs": self.engine_arguments(room),
             "batch_size": _BATCH_SIZE,
             "concurrency": (min(room.workers, engine.workers), engine.workers),
             "placement_group_config": {"bundle_per_worker": bundle},
-            "runtime_env": self._environment(room),
+            "runtime_env": {"env_vars": engine_environment(gpu=engine.gpus > 0), **program},
             "should_continue_on_error": True,
             "log_engine_metrics": False,
             **dict.fromkeys(stages, False),
@@ -116,11 +118,6 @@ class VllmFlow:
         rank = adapter_rank(path) if base else 0
         arguments = engine_arguments(base or path, self.model, rank, gpu=gpus > 0)
         return {"tensor_parallel_size": max(1, int(gpus)), **arguments, **parse_options(self.section.options)}
-
-    def _environment(self, room: Room) -> dict[str, Any]:
-        variables = engine_environment(gpu=room.engine.gpus > 0)
-        python = self._python()
-        return {"env_vars": variables, **({"py_executable": str(Path(python).absolute())} if python else {})}
 
     def _python(self) -> str:
         """Return the Python that the recipe names for the engines; empty means that of Ray."""
