@@ -309,10 +309,8 @@ def _environment(*, adapters: bool) -> dict[str, str]:
 
 
 def _has_accelerator() -> bool:
-    try:
-        import torch
-    except ImportError:
-        return bool(memory_in_use())
+    import torch
+
     return torch.cuda.is_available()
 
 
