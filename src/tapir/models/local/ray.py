@@ -22,7 +22,7 @@ from tapir.domain.roles import Reply
 from tapir.domain.round import Checkpoint
 from tapir.models.local.generate import LocalStudent
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings
-from tapir.models.local.ray_cluster import RayCluster, Result, Room
+from tapir.models.local.ray_cluster import DataFlow, RayCluster, Result, Room
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -172,17 +172,17 @@ class ClusterStudent(Generic[SectionT]):
         for _, replies in self.answer_all(checkpoint, [instructions] if instructions else []):
             yield from replies
 
-    @abstractmethod
     def answer_all(
         self, checkpoint: Checkpoint, chunks: Iterable[Sequence[Instruction]]
-    ) -> Iterable[tuple[int, Sequence[Reply]]]:
-        """Yield place and replies of each chunk, once all of them are there; raises what `answer` raises."""
+    ) -> Iterator[tuple[int, Sequence[Reply]]]:
+        """Yield place and replies of each chunk, in any order; raises what `answer` raises."""
+        path = Path(checkpoint.path)  # a whole one, as workers start elsewhere; a hub id stays what it is
+        checkpoint = replace(checkpoint, path=str(path.absolute())) if path.exists() else checkpoint
+        yield from self._cluster.map(self.flow(checkpoint), (list(chunk) for chunk in chunks))
 
-
-def with_absolute_path(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a checkpoint by its whole path, as workers start elsewhere; a hub id stays what it is."""
-    path = Path(checkpoint.path)
-    return replace(checkpoint, path=str(path.absolute())) if path.exists() else checkpoint
+    @abstractmethod
+    def flow(self, checkpoint: Checkpoint) -> DataFlow:
+        """Return how chunks of instructions become their replies."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,9 +209,6 @@ class AnswerTask:
 class RayStudent(ClusterStudent[LocalStudentConfig]):
     """One chunk is one block: it is answered in the same batches, and so with the same text, as on one machine."""
 
-    def answer_all(
-        self, checkpoint: Checkpoint, chunks: Iterable[Sequence[Instruction]]
-    ) -> Iterator[tuple[int, Sequence[Reply]]]:
-        """Yield place and replies of each chunk, in any order; raises what `answer` raises."""
-        task = AnswerTask(self._section, self._seed, self._model, with_absolute_path(checkpoint))
-        return self._cluster.map(Blocks(task), (list(chunk) for chunk in chunks))
+    def flow(self, checkpoint: Checkpoint) -> Blocks:
+        """Return blocks for workers that load a student of their own."""
+        return Blocks(AnswerTask(self._section, self._seed, self._model, checkpoint))
