@@ -11,8 +11,9 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 from tapir.config.student import LocalStudentConfig, StudentSection
 from tapir.domain.errors import RoleError, TapirError
@@ -30,16 +31,11 @@ if TYPE_CHECKING:
     from tapir.models.context import BuildContext
 
 SectionT = TypeVar("SectionT", bound=StudentSection)
+WorkerTask: TypeAlias = Callable[[Callable[[str], None]], Callable[[Any], Any]]
+"""Called once in each worker, with what notes a fact worth a line; returns what does a block. It can be pickled."""
 
 _MAX_ATTEMPTS = 4  # at a block: a machine may be lost, but not one after the other for the same block
 _TASKS_PER_WORKER = 2  # blocks: the one it works on and the next
-
-
-class WorkerTask(Protocol):
-    """What a worker does; it can be pickled."""
-
-    def begin(self, note: Callable[[str], None]) -> Callable[[Any], Any]:
-        """Return what does a block; called once in each worker. Facts worth a line go to `note`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +120,7 @@ class Worker:
                 " a machine (engine.cpus); the system's log has what killed them.",
             )
         if self._do is None:
-            self._do = pickle.loads(ray.get(self._task[0])).begin(self._notes.append)  # noqa: S301 (of this program)
+            self._do = pickle.loads(ray.get(self._task[0]))(self._notes.append)  # noqa: S301 (of this program)
         return self._do(pickle.loads(ray.get(self._blocks[place])))  # noqa: S301
 
 
@@ -185,30 +181,23 @@ class ClusterStudent(Generic[SectionT]):
         """Return how chunks of instructions become their replies."""
 
 
-@dataclass(frozen=True, slots=True)
-class AnswerTask:
-    """The task of a worker: load the checkpoint, answer chunks."""
-
-    section: LocalStudentConfig
-    seed: int
-    model: ModelSettings
-    checkpoint: Checkpoint
-
-    def begin(self, note: Callable[[str], None]) -> Callable[[Sequence[Instruction]], list[Reply]]:
-        """Load a student of its own."""
-
-        class WorkerProgress(SilentProgress):
-            def note(self, text: str) -> None:
-                note(text)
-
-        student = LocalStudent(self.section, self.seed, self.model)
-        student.open(Path(tempfile.gettempdir()), WorkerProgress())
-        return lambda chunk: list(student.answer(self.checkpoint, chunk))
-
-
 class RayStudent(ClusterStudent[LocalStudentConfig]):
     """One chunk is one block: it is answered in the same batches, and so with the same text, as on one machine."""
 
     def flow(self, checkpoint: Checkpoint) -> Blocks:
         """Return blocks for workers that load a student of their own."""
-        return Blocks(AnswerTask(self._section, self._seed, self._model, checkpoint))
+        return Blocks(partial(_answer_chunks, self._section, self._seed, self._model, checkpoint))
+
+
+def _answer_chunks(
+    section: LocalStudentConfig, seed: int, model: ModelSettings, checkpoint: Checkpoint, note: Callable[[str], None]
+) -> Callable[[Sequence[Instruction]], list[Reply]]:
+    """Return what answers chunks in a worker, with a student of its own."""
+
+    class WorkerProgress(SilentProgress):
+        def note(self, text: str) -> None:
+            note(text)
+
+    student = LocalStudent(section, seed, model)
+    student.open(Path(tempfile.gettempdir()), WorkerProgress())
+    return lambda chunk: list(student.answer(checkpoint, chunk))
