@@ -10,7 +10,7 @@ import traceback
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
@@ -38,42 +38,36 @@ _MAX_ATTEMPTS = 4  # at a block: a machine may be lost, but not one after the ot
 _TASKS_PER_WORKER = 2  # blocks: the one it works on and the next
 
 
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """A data flow that does the same for every block."""
+def do_blocks(task: WorkerTask, blocks: Iterator[bytes], room: Room) -> Iterator[Result]:
+    """Yield each block's result as it comes; the blocks of a lost worker are done again."""
+    import ray.data
 
-    task: WorkerTask
-
-    def results(self, blocks: Iterator[bytes], room: Room) -> Iterator[Result]:
-        """Yield each block's result as it comes; the blocks of a lost worker are done again."""
-        import ray.data
-
-        task, stored = ray.put(pickle.dumps(self.task)), [ray.put(block) for block in blocks]
-        attempts = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-        rows = [{"place": place} for place in range(len(stored))]
-        workers = min(room.workers, room.engine.workers)
-        pool = ray.data.ActorPoolStrategy(
-            min_size=workers,
-            initial_size=workers,
-            max_size=room.engine.workers,
-            max_tasks_in_flight_per_actor=_TASKS_PER_WORKER,
-        )
-        output = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            Worker,
-            fn_constructor_args=([task], stored, attempts),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=pool,
-            num_cpus=room.engine.cpus,
-            num_gpus=room.engine.gpus,
-        )
-        for table in output.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for row in table.to_pylist():
-                yield from row["notes"]
-                if row["trace"]:
-                    sys.stderr.write(row["trace"])
-                    raise pickle.loads(row["content"])  # noqa: S301 (written by a worker of ours)
-                yield row["place"], row["content"]
+    stored_task, stored = ray.put(pickle.dumps(task)), [ray.put(block) for block in blocks]
+    attempts = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    rows = [{"place": place} for place in range(len(stored))]
+    workers = min(room.workers, room.engine.workers)
+    pool = ray.data.ActorPoolStrategy(
+        min_size=workers,
+        initial_size=workers,
+        max_size=room.engine.workers,
+        max_tasks_in_flight_per_actor=_TASKS_PER_WORKER,
+    )
+    output = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        Worker,
+        fn_constructor_args=([stored_task], stored, attempts),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=pool,
+        num_cpus=room.engine.cpus,
+        num_gpus=room.engine.gpus,
+    )
+    for table in output.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in table.to_pylist():
+            yield from row["notes"]
+            if row["trace"]:
+                sys.stderr.write(row["trace"])
+                raise pickle.loads(row["content"])  # noqa: S301 (written by a worker of ours)
+            yield row["place"], row["content"]
 
 
 class Attempts:
@@ -184,9 +178,9 @@ class ClusterStudent(Generic[SectionT]):
 class RayStudent(ClusterStudent[LocalStudentConfig]):
     """One chunk is one block: it is answered in the same batches, and so with the same text, as on one machine."""
 
-    def flow(self, checkpoint: Checkpoint) -> Blocks:
-        """Return blocks for workers that load a student of their own."""
-        return Blocks(partial(_answer_chunks, self._section, self._seed, self._model, checkpoint))
+    def flow(self, checkpoint: Checkpoint) -> DataFlow:
+        """Return the work of workers that load a student of their own."""
+        return partial(do_blocks, partial(_answer_chunks, self._section, self._seed, self._model, checkpoint))
 
 
 def _answer_chunks(

@@ -52,7 +52,7 @@ class VllmFlow:
     ends: frozenset[int]  # tokens that end an answer
     sampling: Mapping[str, float]  # settings that the model brings
 
-    def results(self, blocks: Iterator[bytes], room: Room) -> Iterator[Result]:
+    def __call__(self, blocks: Iterator[bytes], room: Room) -> Iterator[Result]:
         """Yield place and replies of each chunk."""
         import ray.data
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
