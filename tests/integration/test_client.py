@@ -274,7 +274,7 @@ def test_a_client_that_is_closed_twice_or_cannot_begin_leaves_no_thread(tmp_path
 
 def test_a_ledger_that_cannot_be_written_stops_the_stage_with_its_reason(tmp_path: Path) -> None:
     with serving(QUICK) as server, client(endpoint(server.url), tmp_path) as made:
-        made.context.ledger.close()
+        made.writing_ledger.close()
         with pytest.raises(StoreError, match="ledger"):
             collect(made, rows(10))
 

@@ -74,7 +74,8 @@ def test_the_key_is_sent_without_the_spaces_around_it(tmp_path: Path, monkeypatc
 def test_the_key_is_in_no_representation_of_what_holds_it(tmp_path: Path) -> None:
     with serving(Behaviour(latency=0.0)) as server, client(secured(server.url), tmp_path) as made:
         collect(made, rows(3))
-        for thing in (made, made.endpoints["e"], made.endpoints["e"].config, made.budget, made.context, made.ledger):
+        parts = made.budget, made.retry, made.ledger, made.writing_ledger
+        for thing in (made, made.endpoints["e"], made.endpoints["e"].config, *parts):
             assert_clean(repr(thing) + str(thing), thing)
 
 

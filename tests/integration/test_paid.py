@@ -165,8 +165,8 @@ def test_a_complete_batch_whose_output_is_gone_may_have_been_billed(slow: Provid
 def test_what_a_full_disk_keeps_from_the_ledger_is_kept_beside_it(tmp_path: Path) -> None:
     with serving(Behaviour(latency=0.02)) as server:
         with client(endpoint(server.url, concurrency=16, **PRICED), tmp_path) as made:
-            pages = made.context.ledger._database.execute("PRAGMA page_count").fetchone()[0]
-            made.context.ledger._database.execute(f"PRAGMA max_page_count = {pages + 10}")
+            pages = made.writing_ledger._database.execute("PRAGMA page_count").fetchone()[0]
+            made.writing_ledger._database.execute(f"PRAGMA max_page_count = {pages + 10}")
             outcome = Outcome()
             with pytest.raises(StoreFull):
                 outcome.take(made.stream(["e"], rows(600)))

@@ -33,7 +33,7 @@ from tapir.config.student import VllmStudentConfig
 from tapir.models.local.loading import ModelSettings
 from tapir.models.local.vllm_server import ServedModel, Server
 model = ServedModel("a-model", ModelSettings(dtype="float32"))
-Server(model, VllmStudentConfig(python=sys.argv[1]), Path(sys.argv[2])).start()
+Server(model, VllmStudentConfig(python=sys.argv[1]), Path(sys.argv[2]))
 print("started", flush=True)
 time.sleep(1000)
 """

@@ -108,7 +108,8 @@ def test_a_call_whose_copies_end_in_one_moment_is_sent_again_once(
 ) -> None:
     reply, sent = Completion("Yes.", "stop", Usage(9, 2), "m"), 0
     with client(endpoint(), tmp_path) as made:
-        scheduler, gone = Scheduler([made.endpoints["e"]], made.context), asyncio.Event()
+        shared = made.writing_ledger, made._writer, made.budget, made.retry, made.stopping
+        scheduler, gone = Scheduler([made.endpoints["e"]], *shared), asyncio.Event()
         races = made.endpoints["e"].races
 
         async def call(*_: object, **__: object) -> Completion | CallError:

@@ -6,6 +6,7 @@ import os
 import re
 from collections.abc import Generator
 from contextlib import closing, suppress
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -16,7 +17,7 @@ from support.ray_work import HEAVY, Deadly, Done, Failing, Meeting, Slow
 from support.recording import RecordingProgress
 from tapir.config.student import RayEngineConfig
 from tapir.domain.errors import Interrupted, RoleError
-from tapir.models.local.ray import Blocks, WorkerTask
+from tapir.models.local.ray import WorkerTask, do_blocks
 from tapir.models.local.ray_cluster import LOG, RayCluster
 
 pytestmark = pytest.mark.ray
@@ -29,7 +30,7 @@ def progress() -> RecordingProgress:
 
 
 def results(cluster: RayCluster, work: WorkerTask) -> Generator[tuple[int, Done], None, None]:
-    return cluster.map(Blocks(work), NUMBERS)
+    return cluster.map(partial(do_blocks, work), NUMBERS)
 
 
 def opened(nodes: Nodes, folder: Path, progress: RecordingProgress, workers: int = 2, cpus: float = 1.0) -> RayCluster:
@@ -131,4 +132,4 @@ def test_a_worker_that_fits_nowhere_is_reported_at_once(
 def test_no_work_needs_no_cluster(tmp_path: Path, progress: RecordingProgress) -> None:
     cluster = RayCluster(RayEngineConfig(kind="ray", address="127.0.0.1:1"))
     cluster.open(tmp_path, progress)
-    assert list(cluster.map(Blocks(Slow(0)), [])) == []
+    assert list(cluster.map(partial(do_blocks, Slow(0)), [])) == []

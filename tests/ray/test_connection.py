@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from tapir.config.student import RayEngineConfig
 from tapir.domain.errors import RecipeError, RoleError
 from tapir.domain.progress import SilentProgress
 from tapir.models.local import ray_cluster, ray_driver
-from tapir.models.local.ray import Blocks
+from tapir.models.local.ray import do_blocks
 from tapir.models.local.ray_cluster import RayCluster, RayProcess
 
 ray = pytest.mark.ray
@@ -26,7 +27,7 @@ def engine(address: str = "", **settings: Any) -> RayEngineConfig:
 def places(folder: Path, cluster: RayCluster) -> list[int]:
     cluster.open(folder, SilentProgress())
     try:
-        return sorted(place for place, _ in cluster.map(Blocks(Slow(0)), range(3)))
+        return sorted(place for place, _ in cluster.map(partial(do_blocks, Slow(0)), range(3)))
     finally:
         cluster.close()
 
@@ -70,7 +71,7 @@ def test_a_cluster_started_here_works_and_leaves_nothing(tmp_path: Path) -> None
     pytest.importorskip("ray", reason="Ray is not installed")
     cluster = RayCluster(engine(workers=1))
     cluster.open(tmp_path, SilentProgress())
-    assert sorted(place for place, _ in cluster.map(Blocks(Slow(0)), range(3))) == [0, 1, 2]
+    assert sorted(place for place, _ in cluster.map(partial(do_blocks, Slow(0)), range(3))) == [0, 1, 2]
     assert cluster._own
     process, folder = cluster._own.process.child, Path(cluster._own._files.name)
     assert folder.is_dir()

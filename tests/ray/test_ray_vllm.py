@@ -180,10 +180,12 @@ class Shuffled(RayCluster):
 
     def map(self, flow: DataFlow, blocks: Any) -> Generator[tuple[int, Any], None, None]:
         assert isinstance(flow, VllmFlow)
-        rows = [row for place, chunk in enumerate(blocks) for row in flow.rows(place, chunk)]
-        for row in sorted(rows, key=lambda row: row["sampling_params"]["seed"]):
-            reply = Completion(json.loads(row["messages"])[0]["content"].upper(), "stop", Usage(), "student")
-            yield row["place"], (row["turn"], reply)
+        chunks = list(blocks)
+        rows = [row for place, chunk in enumerate(chunks) for row in flow.rows(place, chunk)]
+        rows.sort(key=lambda row: row["sampling_params"]["seed"])
+        for row in rows:
+            row |= {"text": json.loads(row["messages"])[0]["content"].upper(), "tokens": [], "prompt_tokens": 9}
+        yield from flow.gathered(chunks, rows)
 
 
 def test_a_chunk_comes_back_whole_in_its_own_order() -> None:

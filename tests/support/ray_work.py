@@ -35,7 +35,7 @@ class Slow:
     seconds: float
     ballast: int = 0
 
-    def begin(self, note: Callable[[str], None]) -> Callable[[int], Done]:
+    def __call__(self, note: Callable[[str], None]) -> Callable[[int], Done]:
         note(f"{self.seconds:g} s each")
 
         def do(number: int) -> Done:
@@ -52,7 +52,7 @@ class Meeting:
     folder: Path
     workers: int
 
-    def begin(self, note: Callable[[str], None]) -> Callable[[int], Done]:
+    def __call__(self, note: Callable[[str], None]) -> Callable[[int], Done]:
         self.folder.mkdir(exist_ok=True)
         (self.folder / str(os.getpid())).touch()
         deadline = time.monotonic() + 120.0
@@ -69,7 +69,7 @@ class Deadly:
     number: int
     memory: Path | None
 
-    def begin(self, note: Callable[[str], None]) -> Callable[[int], Done]:
+    def __call__(self, note: Callable[[str], None]) -> Callable[[int], Done]:
         del note
 
         def do(number: int) -> Done:
@@ -88,7 +88,7 @@ class Failing:
 
     ours: bool
 
-    def begin(self, note: Callable[[str], None]) -> Callable[[int], Done]:
+    def __call__(self, note: Callable[[str], None]) -> Callable[[int], Done]:
         del note
 
         def do(number: int) -> Done:

@@ -67,7 +67,6 @@ def serving() -> Iterator[Server]:
         model = small_model.make(Path(folder) / "model")
         served = vllm_server.ServedModel(str(model), ModelSettings(dtype="float32"))
         server = vllm_server.Server(served, _SECTION, Path(folder) / "server.log")
-        server.start()
         try:
             yield Server(server.port)
         finally:

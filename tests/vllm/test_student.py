@@ -158,7 +158,6 @@ def test_answers_come_although_the_server_is_killed_in_the_middle(
     served: VllmStudent, progress: RecordingProgress, asked: list[Instruction]
 ) -> None:
     assert served._server is not None
-    assert served._server._process is not None
     processes = psutil.Process(served._server._process.pid).children(recursive=True)
     replies = served.answer(NANO, asked)
     given = list(islice(replies, 1))
@@ -178,7 +177,6 @@ def test_the_memory_of_a_card_is_free_when_the_server_has_stopped(tmp_path: Path
         pytest.skip("needs a CUDA device, and TAPIR_VLLM_PYTHON: the Python of an environment with vLLM for it")
     section = VllmStudentConfig(python=python, options=("--enforce-eager",), start_timeout=600.0)
     server = Server(ServedModel(NANO.path), section, tmp_path / "log")
-    server.start()
     assert sum(memory_in_use().values()) > 2 * sum(before.values()) + 1024
     assert server.stop() == ""
     assert all(used < before[card] + 1024 for card, used in memory_in_use().items())

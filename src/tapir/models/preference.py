@@ -17,7 +17,7 @@ from tapir.models.api.protocol import Message
 from tapir.models.judge import ORDERS, JudgeClient, in_order
 from tapir.models.logprobs import share_of_first
 from tapir.models.prompts import quoted_conversation
-from tapir.models.replies import PreferredLetter, read_preference
+from tapir.models.replies import read_preference
 
 Better: TypeAlias = Literal["student", "reference"]
 
@@ -40,7 +40,7 @@ class Choice:
     weighted: bool
 
 
-_Reading: TypeAlias = tuple[PreferredLetter, float | None]
+_Reading: TypeAlias = tuple[str, float | None]
 """The letter, and the weighted share of the answer shown first."""
 
 
@@ -75,21 +75,20 @@ class LlmPreference(JudgeClient[Comparison, _Reading]):
 
     def read(self, reply: Completion, rationale: str = "") -> _Reading | Unscored:  # noqa: ARG002 (of a verdict alone)
         """Return the letter of a complete reply, with its share."""
-        verdict = read_preference(reply.text)
-        if isinstance(verdict, Unscored):
-            return verdict
-        if verdict.letter == "C":
+        mark = read_preference(reply.text)
+        if isinstance(mark, Unscored):
+            return mark
+        if mark["letter"] == "C":
             return Unscored("a tie where none was offered", reply.text)
-        share = (
-            share_of_first(reply.text, verdict.start, reply.tokens, _LETTERS) if self.section.expected_score else None
-        )
-        return verdict, share
+        if not self.section.expected_score:
+            return mark["letter"], None
+        return mark["letter"], share_of_first(reply.text, mark.start("letter"), reply.tokens, _LETTERS)
 
 
 def _choice(order: Order, reading: _Reading) -> Choice:
-    (verdict, share), student_first = reading, order == "student-first"
-    first = float(verdict.letter == "A") if share is None else share
-    better: Better = "student" if (verdict.letter == "A") == student_first else "reference"
+    (letter, share), student_first = reading, order == "student-first"
+    first = float(letter == "A") if share is None else share
+    better: Better = "student" if (letter == "A") == student_first else "reference"
     return Choice(order, better, first if student_first else 1.0 - first, share is not None)
 
 

@@ -10,7 +10,7 @@ import re
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, Literal, TypeAlias, cast
+from typing import Any, Literal, TypeAlias
 
 from tapir.domain.instruction import normalised
 from tapir.domain.judgement import HIGHEST_SCORE, LOWEST_SCORE, Unscored
@@ -20,7 +20,6 @@ from tapir.models.prompts import restored
 from tapir.models.quotations import Span, final_fence, final_object, final_passages, own_words, sole_marks, standing
 
 ReplyStyle: TypeAlias = Literal["tagged", "json"]
-Letter: TypeAlias = Literal["A", "B", "C"]
 
 NO_SCORE = "no score found"
 
@@ -74,14 +73,6 @@ class Scores:
     spans: tuple[Span, ...]
 
 
-@dataclass(frozen=True, slots=True)
-class PreferredLetter:
-    """`[[A]]`, `[[B]]` or `[[C]]` (a tie) in the reply of a judge, and the last place where the letter stands."""
-
-    letter: Letter
-    start: int
-
-
 class _UnreadableError(Exception):
     """Its message is the reason: short and without the value, so that the report can count by it."""
 
@@ -117,9 +108,10 @@ def more_scores_follow(text: str, scores: Scores, names: Sequence[str]) -> bool:
     return any(_whole_tag(name).search(text, end) for name in names)
 
 
-def read_preference(text: str) -> PreferredLetter | Unscored:
+def read_preference(text: str) -> re.Match[str] | Unscored:
     """Read the verdict of a comparison: `[[A]]`, `[[B]]`, or `[[C]]` for a tie; quotations do not count.
 
+    Returned is the last of its marks, with the group "letter".
     The last line's only mark is a verdict in quotation marks too. A conclusion ("Overall, ...", a mark alone on its
     line) makes marks before it that are none ("Accuracy: [[A]]") partial; else marks that differ are no verdict.
     """
@@ -135,7 +127,7 @@ def read_preference(text: str) -> PreferredLetter | Unscored:
     counted = [match for at, (_, match) in sorted(found.items()) if at >= place]
     if len({match["letter"] for match in counted}) > 1:
         return Unscored("two different preferences", raw=text)
-    return PreferredLetter(cast(Letter, counted[-1]["letter"]), counted[-1].start("letter"))
+    return counted[-1]
 
 
 def _final_letters(text: str, *, first_line: bool) -> Iterator[re.Match[str]]:

@@ -43,7 +43,7 @@ class LlmTeacher:
     def _question(self, instruction: Instruction) -> list[Message]:
         """Return the chat to answer; a system prompt of the instruction's own follows ours in one message."""
         *ours, last = self._prompts["answer"].messages(instruction=instruction.text)
-        before = [Message(role=turn.role, content=turn.content) for turn in instruction.context]
+        before = [turn._asdict() for turn in instruction.context]
         if ours and before and before[0]["role"] == "system":
             before[0]["content"] = "\n\n".join(each["content"] for each in (*ours, before[0]))
             ours = []

@@ -126,11 +126,6 @@ def test_a_missing_and_an_unknown_value_are_programming_errors() -> None:
         SHIPPED["judge-repair"].fill(reason="no score", replay="-")
 
 
-def test_a_chat_cannot_be_filled_as_text() -> None:
-    with pytest.raises(TypeError, match="system part"):
-        SHIPPED["answer"].fill(instruction="Hello")
-
-
 # Files of the user's
 
 
@@ -208,8 +203,6 @@ def test_an_unknown_prompt_is_named_with_the_nearest_right_one(tmp_path: Path) -
         PromptSet.of({"judge-pairwize": file})
     with pytest.raises(RecipeError, match="did you mean refine/code"):
         PromptSet.of({"refine/cdoe": file})
-    with pytest.raises(RecipeError, match="did you mean answer"):
-        load("anwser")
 
 
 # Styles of the user's

@@ -238,7 +238,7 @@ def test_whatever_a_model_writes_is_read_from_marks_that_stand_in_it_or_refused(
                 named = name.replace("_", "[ _-]?")
                 assert re.search(rf"(?i){named}\W{{1,20}}\Z", reply[:start]), name
                 assert not reply[end : end + 1].isdigit()
-        assert isinstance(letter, Unscored) or reply[letter.start - 2 :].startswith(f"[[{letter.letter}]]")
+        assert isinstance(letter, Unscored) or reply[letter.start(1) - 2 :].startswith(f"[[{letter[1]}]]")
         assert all(label in reply for label in read_labels(reply, ("Math", "Law")) & {"Math", "Law"})
         assert all(text in reply for text in read_instructions(reply))
 
@@ -250,7 +250,7 @@ def test_nothing_is_read_from_what_stands_between_the_tags_of_an_echo(quoted: st
     reply = f"I read:\n<{tag}>\n{quoted}\n</{tag}>\n\n{meant}"
     scores, letter = read_scores(reply, BOTH, "tagged"), read_preference(reply)
     assert not isinstance(scores, Scores) or scores.values == MEANT[meant]
-    assert isinstance(letter, Unscored) or letter.letter == MEANT[meant]
+    assert isinstance(letter, Unscored) or letter["letter"] == MEANT[meant]
     assert read_labels(reply, ("Math", "Law")) <= {MEANT[meant]}
 
 
@@ -311,8 +311,8 @@ REPORTED = (
 )
 def test_a_preference_is_read_or_its_absence_explained(reply: str, expected: str) -> None:
     result = read_preference(reply)
-    assert (result.reason if isinstance(result, Unscored) else result.letter) == expected
-    assert isinstance(result, Unscored) or reply[result.start] == reply[reply.rindex(f"[[{expected}]]") + 2]
+    assert (result.reason if isinstance(result, Unscored) else result["letter"]) == expected
+    assert isinstance(result, Unscored) or reply[result.start(1)] == reply[reply.rindex(f"[[{expected}]]") + 2]
 
 
 @pytest.mark.parametrize(
@@ -501,7 +501,7 @@ def test_comparisons_are_read_as_recorded_whatever_marks_stand_around_the_last_v
             if isinstance(result, Unscored):
                 results[result.reason] += 1
             else:
-                results["agrees" if {"A": "A", "B": "B", "C": "tie"}[result.letter] == winner else "differs"] += 1
+                results["agrees" if {"A": "A", "B": "B", "C": "tie"}[result["letter"]] == winner else "differs"] += 1
     # One begins with [[A]], argues, and ends with [[B]]; the last was recorded.
     assert results == {"agrees": 2399, "two different preferences": 1}
 

@@ -216,7 +216,7 @@ def test_of_several_templates_the_one_for_chats_gets_the_arguments(tmp_path: Pat
     student = load_tokenizer(Checkpoint(str(tmp_path), 0), settings)
     prompt = student.apply_chat_template([{"role": "user", "content": "Hi."}], tokenize=False)
     assert "2026-01-02 Reasoning: low" in prompt
-    assert student.apply_chat_template.variables["reasoning_effort"] == "low"
+    assert student.apply_chat_template.keywords["reasoning_effort"] == "low"
     with pytest.raises(RoleError, match=r"cannot be used: can only concatenate"):
         load_tokenizer(Checkpoint(str(tmp_path), 0), ModelSettings(template={"reasoning_effort": {"low": [1]}}))
     several.chat_template = {"rag": TEMPLATES["chatml"], "tool_use": TEMPLATES["chatml"]}

@@ -113,7 +113,7 @@ class _BatchStream(Generic[KeyT]):
         """Yield what the ledger holds; keep the rest pending."""
         budget, source = self._client.budget, iter(requests)
         while group := list(islice(source, _GROUP)):
-            if self._client.context.stopping():
+            if self._client.stopping():
                 raise Interrupted("stopped; everything finished is on disk")
             for key, request in self._client.prepare([self._endpoint], group):
                 if not isinstance(request, QueuedRequest):

@@ -211,7 +211,7 @@ class BatchApi:
         return await send()
 
     async def _back_off(self, attempt: int, error: CallError) -> None:
-        await asyncio.sleep(max(self._client.context.retry.backoff_seconds(attempt), error.retry_after or 0.0))
+        await asyncio.sleep(max(self._client.retry.backoff_seconds(attempt), error.retry_after or 0.0))
 
     def _parse(self, reply: bytes | CallError, read: Callable[[Any], ResultT]) -> ResultT:
         if isinstance(reply, CallError):
@@ -241,7 +241,7 @@ class BatchApi:
         task = asyncio.get_running_loop().create_task(work)
         try:
             while not task.done():
-                if self._client.context.stopping():
+                if self._client.stopping():
                     raise Interrupted("stopped; batches that were submitted are collected by the same command")
                 await asyncio.wait({task}, timeout=_POLL)
             return task.result()

@@ -19,7 +19,7 @@ from tapir.models.api.connection import EndpointClient
 from tapir.models.api.ledger import Ledger, Purpose
 from tapir.models.api.protocol import Request, body, digest
 from tapir.models.api.retry import RetryPolicy
-from tapir.models.api.scheduler import Budget, QueuedRequest, Scheduler, SchedulerContext
+from tapir.models.api.scheduler import Budget, QueuedRequest, Scheduler
 
 KeyT = TypeVar("KeyT")
 ResultT = TypeVar("ResultT")
@@ -49,15 +49,13 @@ class ApiClient:
 
         `note` is passed lines for the user, in the thread that takes the replies.
         """
-        self.run, retry = run, retry or RetryPolicy()
-        self.endpoints = {name: EndpointClient(name, each, retry.pause_factor) for name, each in endpoints.items()}
-        self.ledger, own = Ledger(ledger), Ledger(ledger)  # of the thread that made the client, and of the writer
-        own.keep_room(run)
+        self.run, self.stopping, self.retry = run, stopping, retry or RetryPolicy()
+        self.endpoints = {name: EndpointClient(name, each, self.retry.pause_factor) for name, each in endpoints.items()}
+        self.ledger, self.writing_ledger = Ledger(ledger), Ledger(ledger)  # of the caller's thread, and the writer's
+        self.writing_ledger.keep_room(run)
         spent, possible = (sum(row.cost for row in self.ledger.spent(run, possibly=each)) for each in (False, True))
         self._writer = ThreadPoolExecutor(1, "tapir-ledger")
-        budget = Budget(max_cost, spent, possible)
-        self.context = SchedulerContext(own, budget, self._writer, stopping, retry)
-        self.budget = self.context.budget
+        self.budget = Budget(max_cost, spent, possible)
         self.note, self._told = note, 0.0
         self._stage = (0, "")
         self._loop = asyncio.new_event_loop()
@@ -83,7 +81,7 @@ class ApiClient:
         for endpoint in endpoints:
             endpoint.concurrency.reset()
             endpoint.races.reset()
-        scheduler = Scheduler(endpoints, self.context)
+        scheduler = Scheduler(endpoints, self.writing_ledger, self._writer, self.budget, self.retry, self.stopping)
         source = iter(requests)
         keys: dict[bytes, list[KeyT]] = {}  # by the digest of the request they wait for
         exhausted = False
@@ -154,7 +152,7 @@ class ApiClient:
         self._thread.join()
         self._loop.close()
         self._writer.shutdown()
-        self.context.ledger.close()
+        self.writing_ledger.close()
         self.ledger.close()
 
     def wait_for(self, work: Coroutine[Any, Any, ResultT]) -> ResultT:

@@ -59,7 +59,7 @@ def choose_model(endpoint: EndpointClient, models: Sequence[str] | None, earlier
 
 
 def takes_schema(client: ApiClient, name: str) -> bool:
-    """Return whether an endpoint's replies fit a JSON schema that is sent; found out by one call, and kept."""
+    """Return whether an endpoint's replies fit a JSON schema; where the recipe leaves it open, one call tells, once."""
     endpoint = client.endpoints[name]
     config = endpoint.config
     if config.json_schema == AUTO:

@@ -10,11 +10,14 @@ from bisect import bisect_left
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
-from typing import Any, TypedDict
+from typing import Any, TypeAlias
 
 from tapir.config.endpoints import EndpointConfig
 from tapir.domain.completion import Completion, Failure, Token, Usage, part_thought
 from tapir.models.api.usage import billed_usage, read_usage, tells_thought
+
+Message: TypeAlias = dict[str, str]
+"""One turn of a chat, its role and its content."""
 
 ROOM_FOR_THOUGHT = 4096
 """Tokens that a second call has on top where all of the first reply was thought."""
@@ -34,13 +37,6 @@ _ENDS = {
     "stop": re.compile(r"^(?:(?:stop|eos|end)(?:_?(?:token|turn|sequence|found))?|completed?|finished|done)$"),
 }
 """What a finish reason means, by words in it: the first of these that is found."""
-
-
-class Message(TypedDict):
-    """One turn of a chat."""
-
-    role: str
-    content: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -107,22 +107,15 @@ _Unwritten: TypeAlias = tuple[QueuedRequest, Completion | Failure | None, Entry]
 
 
 @dataclass(slots=True)
-class SchedulerContext:
-    """What all streams of a client share; `stopping` is asked before every call."""
-
-    ledger: Ledger
-    budget: Budget
-    writer: Executor
-    stopping: Callable[[], bool]
-    retry: RetryPolicy
-
-
-@dataclass(slots=True)
 class Scheduler:
-    """The calls of one stream."""
+    """The calls of one stream; `stopping` is asked before every call."""
 
     endpoints: Sequence[EndpointClient]
-    context: SchedulerContext
+    ledger: Ledger
+    writer: Executor
+    budget: Budget
+    retry: RetryPolicy
+    stopping: Callable[[], bool]
     error: TapirError | None = None
     beside: bool = False  # whether what was paid is written beside the ledger, which cannot be written
     _results: list[tuple[bytes, Completion | Failure]] = field(default_factory=list)
@@ -175,7 +168,7 @@ class Scheduler:
         self._queue_retries(now)
         if all(endpoint.fatal for endpoint in self.endpoints):
             self._stop(self.endpoints[0].fatal or RoleError("no endpoint is usable"))
-        if (self._queue or self._retries) and self.context.stopping():
+        if (self._queue or self._retries) and self.stopping():
             self._stop(Interrupted(_STOPPED))
         while self._queue and self.error is None:
             place, wait = self._choose_endpoint(now)
@@ -183,7 +176,7 @@ class Scheduler:
                 if wait < float("inf") or not self._in_flight:
                     self._timer = loop.call_later(min(wait, _POLL), self._start_calls)
                 break
-            if self.context.stopping():
+            if self.stopping():
                 self._stop(Interrupted(_STOPPED))
             elif self._start_call(self._queue[0], place, now):
                 self._queue.popleft()
@@ -214,7 +207,7 @@ class Scheduler:
             and now - flight.call.began > self.endpoints[flight.place].races.slow
         ]
         last = not self._queue and not self._retries
-        stopping = bool(slow) and self.context.stopping()
+        stopping = bool(slow) and self.stopping()
         for task, flight, races in slow:  # the oldest first
             request, endpoint, waited = flight.request, self.endpoints[flight.place], now - flight.request.sent
             if flight.holds_slot:
@@ -251,7 +244,7 @@ class Scheduler:
 
     def _start_call(self, request: QueuedRequest, place: int, now: float) -> bool:
         """Start a call if the budget allows it; stop where it never will."""
-        budget, endpoint = self.context.budget, self.endpoints[place]
+        budget, endpoint = self.budget, self.endpoints[place]
         worst_case = budget.worst_case(endpoint.config, request.bodies[place], request.max_tokens)
         if not budget.allows(worst_case):
             if not self._in_flight:
@@ -305,12 +298,13 @@ class Scheduler:
             paid = replace(paid, kind="unusable")  # it says nothing about the request, which is sent again later
         if usage:
             money = config.cost(usage)
-            self.context.budget.pay(money, paid)
+            self.budget.pay(money, paid)
             entry = Entry(request.digests[place], config.model, body, paid, money, request.purpose, usage)
             self._unwritten.append((request, result, entry))
             self._write()
         elif result:
-            self._finish([(request, result)])
+            self._results.append((request.digests[0], result))
+            self._wake.set()
 
     def _end_call(self, task: asyncio.Task[None]) -> None:
         """Release a call, also one that was cancelled before it began; another may take its place."""
@@ -318,7 +312,7 @@ class Scheduler:
         endpoint = self.endpoints[flight.place]
         if flight.holds_slot:
             endpoint.concurrency.release()
-        self.context.budget.reserve(-flight.worst_case)
+        self.budget.reserve(-flight.worst_case)
         if not task.cancelled() and (error := task.exception()):
             self._stop(RoleError(f"a call failed in an unknown way: {endpoint.redact(repr(error))}"))
         self._start_calls()
@@ -330,7 +324,7 @@ class Scheduler:
         if endpoint.fatal:
             self._queue.appendleft(request)  # it is the endpoint, not the request
             return None
-        retry, kind = self.context.retry, error.failure.kind
+        retry, kind = self.retry, error.failure.kind
         limited, down = kind == "rate-limit", kind == "connection" and endpoint.breaker.half_open
         request.attempts += not (limited or down)
         request.rate_limited += limited
@@ -349,8 +343,8 @@ class Scheduler:
         if self._writing or not self._unwritten:
             return
         batch, self._unwritten, self._writing = self._unwritten, [], True
-        add = self.context.ledger.add_beside if self.beside else self.context.ledger.add
-        writing = asyncio.get_running_loop().run_in_executor(self.context.writer, add, [entry for *_, entry in batch])
+        add = self.ledger.add_beside if self.beside else self.ledger.add
+        writing = asyncio.get_running_loop().run_in_executor(self.writer, add, [entry for *_, entry in batch])
         writing.add_done_callback(partial(self._end_write, batch))
 
     def _end_write(self, batch: Sequence[_Unwritten], writing: asyncio.Future[None]) -> None:
@@ -360,10 +354,6 @@ class Scheduler:
             if not self.beside:
                 self.beside, self._unwritten = True, [*batch, *self._unwritten]
         else:
-            self._finish([(request, reply) for request, reply, _ in batch if reply])
+            self._results += [(request.digests[0], reply) for request, reply, _ in batch if reply]
         self._write()
-        self._wake.set()
-
-    def _finish(self, results: Sequence[tuple[QueuedRequest, Completion | Failure]]) -> None:
-        self._results += [(request.digests[0], result) for request, result in results]
         self._wake.set()

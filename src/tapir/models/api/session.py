@@ -9,7 +9,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-from tapir.config.endpoints import AUTO, CallsConfig, EndpointConfig
+from tapir.config.endpoints import CallsConfig, EndpointConfig
 from tapir.data.run.reader import RunReader
 from tapir.data.run.store import RunStore
 from tapir.domain.completion import Completion, Failure, Spending
@@ -110,8 +110,7 @@ class ApiSession:
 
     def json_schema(self, endpoints: tuple[str, ...]) -> bool:
         """Whether all these endpoints take a JSON schema; where the recipe leaves it open, found out now."""
-        settings = ((name, self.endpoints[name].json_schema) for name in endpoints)
-        return all(takes_schema(self._connected(), name) if value == AUTO else value for name, value in settings)
+        return all(takes_schema(self._connected(), name) for name in endpoints)
 
     def model(self, endpoint: str) -> str:
         """Return the model of an endpoint, as its server has it where the recipe leaves it open."""

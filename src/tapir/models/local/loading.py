@@ -8,6 +8,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
@@ -17,7 +18,7 @@ from tapir.config.student import StudentSection
 from tapir.domain.errors import MissingExtra, RecipeError, RoleError, TapirError
 from tapir.domain.progress import Progress
 from tapir.domain.round import Checkpoint
-from tapir.models.local.template import BoundTemplate, check_template, template_arguments
+from tapir.models.local.template import check_template, template_arguments
 from tapir.models.memory import computes_in_bfloat16, cpu_computes_in_bfloat16, free_memory, is_out_of_memory
 
 ADAPTER = "adapter_config.json"
@@ -231,8 +232,7 @@ def load_tokenizer(checkpoint: Checkpoint, settings: ModelSettings = MODEL_DEFAU
     if (own := tokenizer.chat_template) == "":
         raise load_error(checkpoint.path, ValueError("its chat template is an empty file"))
     if template := own.get("default") if isinstance(own, dict) else own:  # some have others beside it, for tools
-        arguments = settings.arguments(template)
-        tokenizer.apply_chat_template = BoundTemplate(tokenizer.apply_chat_template, arguments)
+        tokenizer.apply_chat_template = partial(tokenizer.apply_chat_template, **settings.arguments(template))
     check_template(tokenizer, checkpoint.path, thinks=settings.thinks)
     config = None if base_of(path) else _load_config(path, settings)  # an adapter's tokenizer is that of its base
     rows = config and getattr(config.get_text_config(), "vocab_size", None)

@@ -10,9 +10,10 @@ import traceback
 from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Generic, Protocol, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeAlias, TypeVar
 
 from tapir.config.student import LocalStudentConfig, StudentSection
 from tapir.domain.errors import RoleError, TapirError
@@ -22,7 +23,7 @@ from tapir.domain.roles import Reply
 from tapir.domain.round import Checkpoint
 from tapir.models.local.generate import LocalStudent
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings
-from tapir.models.local.ray_cluster import RayCluster, Result, Room
+from tapir.models.local.ray_cluster import DataFlow, RayCluster, Result, Room
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -30,54 +31,43 @@ if TYPE_CHECKING:
     from tapir.models.context import BuildContext
 
 SectionT = TypeVar("SectionT", bound=StudentSection)
+WorkerTask: TypeAlias = Callable[[Callable[[str], None]], Callable[[Any], Any]]
+"""Called once in each worker, with what notes a fact worth a line; returns what does a block. It can be pickled."""
 
 _MAX_ATTEMPTS = 4  # at a block: a machine may be lost, but not one after the other for the same block
 _TASKS_PER_WORKER = 2  # blocks: the one it works on and the next
 
 
-class WorkerTask(Protocol):
-    """What a worker does; it can be pickled."""
+def do_blocks(task: WorkerTask, blocks: Iterator[bytes], room: Room) -> Iterator[Result]:
+    """Yield each block's result as it comes; the blocks of a lost worker are done again."""
+    import ray.data
 
-    def begin(self, note: Callable[[str], None]) -> Callable[[Any], Any]:
-        """Return what does a block; called once in each worker. Facts worth a line go to `note`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Blocks:
-    """A data flow that does the same for every block."""
-
-    task: WorkerTask
-
-    def results(self, blocks: Iterator[bytes], room: Room) -> Iterator[Result]:
-        """Yield each block's result as it comes; the blocks of a lost worker are done again."""
-        import ray.data
-
-        task, stored = ray.put(pickle.dumps(self.task)), [ray.put(block) for block in blocks]
-        attempts = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
-        rows = [{"place": place} for place in range(len(stored))]
-        workers = min(room.workers, room.engine.workers)
-        pool = ray.data.ActorPoolStrategy(
-            min_size=workers,
-            initial_size=workers,
-            max_size=room.engine.workers,
-            max_tasks_in_flight_per_actor=_TASKS_PER_WORKER,
-        )
-        output = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            Worker,
-            fn_constructor_args=([task], stored, attempts),
-            batch_size=1,
-            batch_format="pyarrow",
-            compute=pool,
-            num_cpus=room.engine.cpus,
-            num_gpus=room.engine.gpus,
-        )
-        for table in output.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
-            for row in table.to_pylist():
-                yield from row["notes"]
-                if row["trace"]:
-                    sys.stderr.write(row["trace"])
-                    raise pickle.loads(row["content"])  # noqa: S301 (written by a worker of ours)
-                yield row["place"], row["content"]
+    stored_task, stored = ray.put(pickle.dumps(task)), [ray.put(block) for block in blocks]
+    attempts = ray.remote(Attempts).options(num_cpus=0, max_restarts=-1, max_task_retries=-1).remote()
+    rows = [{"place": place} for place in range(len(stored))]
+    workers = min(room.workers, room.engine.workers)
+    pool = ray.data.ActorPoolStrategy(
+        min_size=workers,
+        initial_size=workers,
+        max_size=room.engine.workers,
+        max_tasks_in_flight_per_actor=_TASKS_PER_WORKER,
+    )
+    output = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+        Worker,
+        fn_constructor_args=([stored_task], stored, attempts),
+        batch_size=1,
+        batch_format="pyarrow",
+        compute=pool,
+        num_cpus=room.engine.cpus,
+        num_gpus=room.engine.gpus,
+    )
+    for table in output.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        for row in table.to_pylist():
+            yield from row["notes"]
+            if row["trace"]:
+                sys.stderr.write(row["trace"])
+                raise pickle.loads(row["content"])  # noqa: S301 (written by a worker of ours)
+            yield row["place"], row["content"]
 
 
 class Attempts:
@@ -124,7 +114,7 @@ class Worker:
                 " a machine (engine.cpus); the system's log has what killed them.",
             )
         if self._do is None:
-            self._do = pickle.loads(ray.get(self._task[0])).begin(self._notes.append)  # noqa: S301 (of this program)
+            self._do = pickle.loads(ray.get(self._task[0]))(self._notes.append)  # noqa: S301 (of this program)
         return self._do(pickle.loads(ray.get(self._blocks[place])))  # noqa: S301
 
 
@@ -172,46 +162,36 @@ class ClusterStudent(Generic[SectionT]):
         for _, replies in self.answer_all(checkpoint, [instructions] if instructions else []):
             yield from replies
 
-    @abstractmethod
     def answer_all(
         self, checkpoint: Checkpoint, chunks: Iterable[Sequence[Instruction]]
-    ) -> Iterable[tuple[int, Sequence[Reply]]]:
-        """Yield place and replies of each chunk, once all of them are there; raises what `answer` raises."""
+    ) -> Iterator[tuple[int, Sequence[Reply]]]:
+        """Yield place and replies of each chunk, in any order; raises what `answer` raises."""
+        path = Path(checkpoint.path)  # a whole one, as workers start elsewhere; a hub id stays what it is
+        checkpoint = replace(checkpoint, path=str(path.absolute())) if path.exists() else checkpoint
+        yield from self._cluster.map(self.flow(checkpoint), (list(chunk) for chunk in chunks))
 
-
-def with_absolute_path(checkpoint: Checkpoint) -> Checkpoint:
-    """Return a checkpoint by its whole path, as workers start elsewhere; a hub id stays what it is."""
-    path = Path(checkpoint.path)
-    return replace(checkpoint, path=str(path.absolute())) if path.exists() else checkpoint
-
-
-@dataclass(frozen=True, slots=True)
-class AnswerTask:
-    """The task of a worker: load the checkpoint, answer chunks."""
-
-    section: LocalStudentConfig
-    seed: int
-    model: ModelSettings
-    checkpoint: Checkpoint
-
-    def begin(self, note: Callable[[str], None]) -> Callable[[Sequence[Instruction]], list[Reply]]:
-        """Load a student of its own."""
-
-        class WorkerProgress(SilentProgress):
-            def note(self, text: str) -> None:
-                note(text)
-
-        student = LocalStudent(self.section, self.seed, self.model)
-        student.open(Path(tempfile.gettempdir()), WorkerProgress())
-        return lambda chunk: list(student.answer(self.checkpoint, chunk))
+    @abstractmethod
+    def flow(self, checkpoint: Checkpoint) -> DataFlow:
+        """Return how chunks of instructions become their replies."""
 
 
 class RayStudent(ClusterStudent[LocalStudentConfig]):
     """One chunk is one block: it is answered in the same batches, and so with the same text, as on one machine."""
 
-    def answer_all(
-        self, checkpoint: Checkpoint, chunks: Iterable[Sequence[Instruction]]
-    ) -> Iterator[tuple[int, Sequence[Reply]]]:
-        """Yield place and replies of each chunk, in any order; raises what `answer` raises."""
-        task = AnswerTask(self._section, self._seed, self._model, with_absolute_path(checkpoint))
-        return self._cluster.map(Blocks(task), (list(chunk) for chunk in chunks))
+    def flow(self, checkpoint: Checkpoint) -> DataFlow:
+        """Return the work of workers that load a student of their own."""
+        return partial(do_blocks, partial(_answer_chunks, self._section, self._seed, self._model, checkpoint))
+
+
+def _answer_chunks(
+    section: LocalStudentConfig, seed: int, model: ModelSettings, checkpoint: Checkpoint, note: Callable[[str], None]
+) -> Callable[[Sequence[Instruction]], list[Reply]]:
+    """Return what answers chunks in a worker, with a student of its own."""
+
+    class WorkerProgress(SilentProgress):
+        def note(self, text: str) -> None:
+            note(text)
+
+    student = LocalStudent(section, seed, model)
+    student.open(Path(tempfile.gettempdir()), WorkerProgress())
+    return lambda chunk: list(student.answer(checkpoint, chunk))

@@ -9,13 +9,13 @@ import socket
 import sys
 import tempfile
 import time
-from collections.abc import Generator, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from itertools import chain
 from multiprocessing import Pipe
 from pathlib import Path
-from typing import Any, Protocol, Self, TypeAlias
+from typing import Any, Self, TypeAlias
 
 from tapir.config.student import RayEngineConfig
 from tapir.domain.errors import RecipeError, RoleError, TapirError
@@ -44,12 +44,8 @@ class Room:
 Result: TypeAlias = tuple[int, bytes] | str
 """The place of a block and its result, pickled by the worker; or a fact worth a line in the log."""
 
-
-class DataFlow(Protocol):
-    """How blocks of work become results on a cluster. It travels to the driver, so it can be pickled."""
-
-    def results(self, blocks: Iterator[bytes], room: Room) -> Iterator[Result]:
-        """Carry out the work; called in the driver, connected to Ray."""
+DataFlow: TypeAlias = Callable[[Iterator[bytes], Room], Iterator[Result]]
+"""Makes blocks of work results on a cluster: called in the driver, connected to Ray; it can be pickled to get there."""
 
 
 class RayProcess:

@@ -110,7 +110,7 @@ def _work(parent: Parent) -> None:
     parent.send(room)
     free = ray.available_resources().get("GPU", 0.0)
     threading.Thread(target=_watch_cluster, args=(parent, engine, patience), daemon=True).start()
-    for result in flow.results(iter(parent.recv, b""), room):
+    for result in flow(iter(parent.recv, b""), room):
         parent.send(result)
     deadline = time.monotonic() + _TO_FREE  # for the workers' GPUs to be given back, as far as others leave them free
     while engine.gpus and ray.available_resources().get("GPU", 0.0) < free and time.monotonic() < deadline:

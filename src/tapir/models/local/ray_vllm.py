@@ -25,7 +25,7 @@ from tapir.models.local.loading import (
     load_generation_config,
     load_tokenizer,
 )
-from tapir.models.local.ray import ClusterStudent, with_absolute_path
+from tapir.models.local.ray import ClusterStudent
 from tapir.models.local.ray_cluster import Result, Room
 from tapir.models.local.template import ReplyReader, prompt_tokens
 from tapir.models.local.vllm_server import check_options, engine_arguments, engine_environment
@@ -52,12 +52,12 @@ class VllmFlow:
     ends: frozenset[int]  # tokens that end an answer
     sampling: Mapping[str, float]  # settings that the model brings
 
-    def results(self, blocks: Iterator[bytes], room: Room) -> Iterator[Result]:
-        """Yield the place of a chunk, with the turn of an instruction in it and its reply."""
+    def __call__(self, blocks: Iterator[bytes], room: Room) -> Iterator[Result]:
+        """Yield place and replies of each chunk."""
         import ray.data
         from ray.data.llm import build_processor, vLLMEngineProcessorConfig
 
-        chunks = map(pickle.loads, blocks)
+        chunks = [*map(pickle.loads, blocks)]
         rows = [row for place, chunk in enumerate(chunks) for row in self.rows(place, chunk)]
         processor = build_processor(
             vLLMEngineProcessorConfig(**self.processor(room)),
@@ -67,8 +67,8 @@ class VllmFlow:
             postprocess_map_kwargs={"num_cpus": _POSTPROCESS_CPUS},
         )
         try:
-            for row in processor(ray.data.from_items(rows)).iter_rows():
-                yield row["place"], pickle.dumps((row["turn"], self.reply(row)))
+            for place, replies in self.gathered(chunks, processor(ray.data.from_items(rows)).iter_rows()):
+                yield place, pickle.dumps(replies)
         except ray.exceptions.RayError as error:
             if _MISSING in str(error):
                 python = self._python()
@@ -91,19 +91,34 @@ class VllmFlow:
             messages = json.dumps(instruction.messages)
             yield {"place": place, "turn": turn, "messages": messages, "sampling_params": params, **adapter}
 
+    def gathered(
+        self, chunks: Sequence[Sequence[Instruction]], rows: Iterable[Mapping[str, Any]]
+    ) -> Iterator[tuple[int, list[Reply]]]:
+        """Yield place and replies of each chunk, once all its rows have come back."""
+        pending: dict[int, dict[int, Completion | Failure]] = {place: {} for place in range(len(chunks))}
+        for row in rows:
+            place, replies = row["place"], pending[row["place"]]
+            replies[row["turn"]] = self.reply(row)
+            if len(replies) == len(chunks[place]):
+                del pending[place]
+                yield place, [(one.id, replies[turn]) for turn, one in enumerate(chunks[place])]
+        yield from ((place, []) for place in pending)  # empty chunks
+
     def processor(self, room: Room) -> dict[str, Any]:
         """Return the settings of Ray Data's processor: prompts come as tokens, texts come out."""
         engine = room.engine
         gpus = max(1, int(engine.gpus))  # one bundle for each GPU of a worker, or for a worker without any
         bundle = {"CPU": engine.cpus / gpus} | ({"GPU": engine.gpus / gpus} if engine.gpus else {})
         stages = ("chat_template_stage", "tokenize_stage", "detokenize_stage")
+        python = self._python()
+        program = {"py_executable": str(Path(python).absolute())} if python else {}
         return {
             "model_source": base_of(self.checkpoint.path) or self.checkpoint.path,
             "engine_kwargs": self.engine_arguments(room),
             "batch_size": _BATCH_SIZE,
             "concurrency": (min(room.workers, engine.workers), engine.workers),
             "placement_group_config": {"bundle_per_worker": bundle},
-            "runtime_env": self._environment(room),
+            "runtime_env": {"env_vars": engine_environment(gpu=engine.gpus > 0), **program},
             "should_continue_on_error": True,
             "log_engine_metrics": False,
             **dict.fromkeys(stages, False),
@@ -116,11 +131,6 @@ class VllmFlow:
         rank = adapter_rank(path) if base else 0
         arguments = engine_arguments(base or path, self.model, rank, gpu=gpus > 0)
         return {"tensor_parallel_size": max(1, int(gpus)), **arguments, **parse_options(self.section.options)}
-
-    def _environment(self, room: Room) -> dict[str, Any]:
-        variables = engine_environment(gpu=room.engine.gpus > 0)
-        python = self._python()
-        return {"env_vars": variables, **({"py_executable": str(Path(python).absolute())} if python else {})}
 
     def _python(self) -> str:
         """Return the Python that the recipe names for the engines; empty means that of Ray."""
@@ -176,31 +186,13 @@ class RayVllmStudent(ClusterStudent[VllmStudentConfig]):
         parse_options(section.options)
         return super().build(section, context)
 
-    def answer_all(
-        self, checkpoint: Checkpoint, chunks: Iterable[Sequence[Instruction]]
-    ) -> Iterator[tuple[int, Sequence[Reply]]]:
-        """Yield place and replies of each chunk, once all of them are there."""
-        checkpoint = with_absolute_path(checkpoint)
+    def flow(self, checkpoint: Checkpoint) -> VllmFlow:
+        """Return the flow of prompts and replies, with the tokens that end one and the model's own sampling."""
         config = load_generation_config(base_of(checkpoint.path) or checkpoint.path, self._model.revision)
         own = config.to_diff_dict() if config else {}
         sampling = {name: own[name] for name in _OWN_SAMPLING if own.get(name) is not None}
         ends = end_tokens(load_tokenizer(checkpoint, self._model), config)
-        flow = VllmFlow(checkpoint, self._section, self._seed, self._model, ends, sampling)
-        ids: list[list[str]] = []
-
-        def blocks() -> Iterator[list[Instruction]]:
-            for chunk in chunks:
-                ids.append([instruction.id for instruction in chunk])
-                yield list(chunk)
-
-        pending: dict[int, dict[int, Completion | Failure]] = {}
-        for place, (turn, reply) in self._cluster.map(flow, blocks()):
-            replies = pending.setdefault(place, {})
-            replies[turn] = reply
-            if len(replies) == len(ids[place]):
-                del pending[place]
-                yield place, [(name, replies[number]) for number, name in enumerate(ids[place])]
-        yield from ((place, []) for place, names in enumerate(ids) if not names)
+        return VllmFlow(checkpoint, self._section, self._seed, self._model, ends, sampling)
 
 
 def parse_options(options: Sequence[str]) -> dict[str, Any]:

@@ -19,7 +19,7 @@ _SWITCHES = ("enable_thinking", "thinking")  # what templates call the argument 
 _QUESTION, _ANSWER = "How many legs have 3 cats?", "They have 12 legs."
 _MARKS = {*THOUGHTS, *THOUGHTS.values(), "<|channel|>"}
 _SAMPLE = [{"role": "user", "content": "?"}]
-_TEMPLATE = "chat_template"  # the argument of `apply_chat_template` that takes the place of the tokenizer's own
+TEMPLATE = "chat_template"  # the argument of `apply_chat_template` that takes the place of the tokenizer's own
 _EMPTY = re.compile(
     "|".join(rf"\s*(?:{re.escape(opening)}\s*)?{re.escape(closing)}[\r\n]*" for opening, closing in THOUGHTS.items())
 )
@@ -27,22 +27,10 @@ _CLOCK = "strftime_now"  # what templates call with a format
 _DIRECTIVES = [f"%{hyphen}{letter}" for letter in "aAbBcdDeFGHIjklmMpPrRsSTuUVwWxXyYzZ" for hyphen in ("-", "")]
 
 
-class BoundTemplate:
-    """A tokenizer's `apply_chat_template` with arguments that every call gets; those of a call win."""
-
-    def __init__(self, apply: Any, arguments: Mapping[str, Any]) -> None:
-        self._apply, self._arguments = apply, dict(arguments)
-        self.variables = {name: value for name, value in arguments.items() if name != _TEMPLATE}
-
-    def __call__(self, *chats: Any, **options: Any) -> Any:
-        """Render, and tokenize where asked to, as the tokenizer does."""
-        return self._apply(*chats, **{**self._arguments, **options})
-
-
 def template_arguments(template: str, given: Mapping[str, Any], *, thinks: bool, date: str) -> dict[str, Any]:
     """Return the arguments of every call: the recipe's, the switch for thinking, a template that is dated."""
     switches = {name: thinks for name in _SWITCHES if re.search(rf"\b{name}\b", template)}
-    fixed = {_TEMPLATE: now} if (now := dated(template, date)) != template else {}
+    fixed = {TEMPLATE: now} if (now := dated(template, date)) != template else {}
     return {**switches, **fixed, **given}
 
 
@@ -70,8 +58,6 @@ def before_answer(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
 
 def template_fault(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
     """Return why a template cannot hold a chat: it fails on it, or drops a turn; "" where it can."""
-    from jinja2 import TemplateError
-
     try:
         prompt = tokenizer.apply_chat_template(list(chat), add_generation_prompt=True, tokenize=False)
     except TemplateError as error:
@@ -83,8 +69,6 @@ def template_fault(tokenizer: Any, chat: Sequence[Mapping[str, str]]) -> str:
 
 def prompt_tokens(tokenizer: Any, chats: Sequence[list[dict[str, str]]]) -> list[list[int] | Failure]:
     """Return the tokens of each chat as it is asked; a failure where the template cannot hold one."""
-    from jinja2 import TemplateError
-
     options = {"add_generation_prompt": True, "tokenize": True, "return_dict": False}
     try:
         return list(tokenizer.apply_chat_template(list(chats), **options))

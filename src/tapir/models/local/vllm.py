@@ -24,11 +24,11 @@ from tapir.domain.roles import Reply
 from tapir.domain.round import Checkpoint
 from tapir.models.api.client import ApiClient
 from tapir.models.api.connection import OUTAGES
-from tapir.models.api.protocol import Message, Request, Sampling
+from tapir.models.api.protocol import Request, Sampling
 from tapir.models.api.retry import RetryPolicy
 from tapir.models.context import BuildContext
 from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, adapter_rank, base_of, load_tokenizer
-from tapir.models.local.template import ReplyReader, prompt_tokens, too_long
+from tapir.models.local.template import TEMPLATE, ReplyReader, dated, prompt_tokens, too_long
 from tapir.models.local.vllm_server import NAME, ServedModel, Server, Watchdog, check
 from tapir.models.memory import free_memory
 
@@ -89,7 +89,8 @@ class VllmClient:
         if (proxies := urllib.request.getproxies()) and not urllib.request.proxy_bypass("127.0.0.1"):
             os.environ["no_proxy"] = ",".join(filter(None, (proxies.get("no"), "127.0.0.1")))
         timeout = _LONGEST * section.reply_timeout
-        variables = tokenizer.apply_chat_template.variables
+        bound = tokenizer.apply_chat_template.keywords
+        variables = {name: value for name, value in bound.items() if name != TEMPLATE}  # that one the server was given
         extra: dict[str, Any] = {"chat_template_kwargs": variables} if variables else {}
         self._reader = ReplyReader(tokenizer)
         extra |= {"skip_special_tokens": False} if self._reader.marked else {}
@@ -130,8 +131,7 @@ class VllmClient:
                 return too_long(len(tokens), section.longest, self._context)
         seed = seed_for(self._seed, instruction.id) if sampled else None
         sampling = Sampling(section.temperature, section.longest, seed=seed)
-        messages = [Message(role=message["role"], content=message["content"]) for message in instruction.messages]
-        return Request(messages, sampling, sample=seed or 0)
+        return Request(instruction.messages, sampling, sample=seed or 0)
 
 
 class VllmStudent:
@@ -279,7 +279,7 @@ class VllmStudent:
 
     def _serve(self, checkpoint: Checkpoint, tokenizer: Any) -> tuple[Server, str]:
         """Return a server of a checkpoint, and the checkpoint's name in it."""
-        template = tokenizer.get_chat_template()
+        template = dated(tokenizer.get_chat_template(), self._model.date)
         base = base_of(checkpoint.path)
         model = ServedModel(base or checkpoint.path, replace(self._model, chat_template=template))
         if base is None:
@@ -303,10 +303,8 @@ class VllmStudent:
             return self._server
         self._stop()
         free_memory()  # what training has freed in this process, torch would keep for later
-        server = Server(model, self._section, self._log())
-        server.start(self._stopping)
-        self._server = server
-        return server
+        self._server = Server(model, self._section, self._log(), self._stopping)
+        return self._server
 
     def _stop(self) -> None:
         self._disconnect()

@@ -12,7 +12,7 @@ import subprocess
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass
 from http import HTTPStatus
@@ -21,9 +21,7 @@ from typing import Any, Self
 
 from tapir.config.student import VllmStudentConfig
 from tapir.domain.errors import Interrupted, RoleError
-from tapir.domain.round import Checkpoint
-from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, large_on_bfloat16_cpu, load_tokenizer
-from tapir.models.local.template import dated
+from tapir.models.local.loading import MODEL_DEFAULTS, ModelSettings, large_on_bfloat16_cpu
 from tapir.models.process import ChildProcess, describe_status
 
 NAME = "student"
@@ -65,19 +63,11 @@ class ServedModel:
         arguments = ["--model", self.model, "--served-model-name", NAME]
         for name, value in engine_arguments(self.model, self.settings, self.rank, gpu=_has_accelerator()).items():
             arguments += [f"--{name.replace('_', '-')}", *([] if value is True else [str(value)])]
-        if self.template:
+        if self.settings.chat_template:
             arguments += ["--chat-template", str(template)]
         if self.adapters:
             arguments += ["--lora-modules", *(f"{name}={folder}" for name, folder in self.adapters)]
         return arguments
-
-    @property
-    def template(self) -> str:
-        """The chat template, where it is not just the model's own."""
-        if self.settings.chat_template or not self.settings.date:
-            return dated(self.settings.chat_template, self.settings.date)
-        own = str(load_tokenizer(Checkpoint(self.model, 0), self.settings).get_chat_template())
-        return "" if own == dated(own, self.settings.date) else dated(own, self.settings.date)
 
     def serves(self, other: ServedModel) -> bool:
         """Return whether a server of this can serve the other too."""
@@ -103,16 +93,30 @@ def engine_environment(*, gpu: bool) -> dict[str, str]:
 
 
 class Server:
-    """One server, from `start` to `stop`; what it prints is in the log."""
+    """One server, until `stop`; what it prints is in the log."""
 
-    def __init__(self, model: ServedModel, section: VllmStudentConfig, log: Path) -> None:
-        self.model = model
-        self.port = 0
-        self._section = section
-        self._log = log
-        self._process: ChildProcess | None = None
-        self._files: tempfile.TemporaryDirectory[str] | None = None
-        self._memory_before: Mapping[str, int] = {}
+    def __init__(
+        self, model: ServedModel, section: VllmStudentConfig, log: Path, stopping: Callable[[], bool] = lambda: False
+    ) -> None:
+        """Start it and wait until it is healthy."""
+        check(section)
+        self.model, self._section, self._log = model, section, log
+        self._memory_before = memory_in_use()
+        with socket.create_server((_HOST, 0)) as free:
+            self.port = int(free.getsockname()[1])
+        self._files = tempfile.TemporaryDirectory(prefix="tapir-student-", ignore_cleanup_errors=True)
+        template = Path(self._files.name) / "chat_template.jinja"
+        template.write_text(model.settings.chat_template, "utf-8")
+        # Not the command `vllm serve`: of the build for CPUs it does not find its own version.
+        command = [section.interpreter, "-m", "vllm.entrypoints.openai.api_server", *model.arguments(template)]
+        command += ["--host", _HOST, "--port", str(self.port), "--disable-uvicorn-access-log", *section.options]
+        self._process = ChildProcess(command, log, environment=_environment(adapters=model.rank > 0))
+        try:
+            self._wait_until_healthy(stopping)
+        except BaseException:
+            self.kill()
+            self.stop()
+            raise
 
     @property
     def url(self) -> str:
@@ -122,32 +126,7 @@ class Server:
     @property
     def alive(self) -> bool:
         """Whether it runs; what it has left running when it ended does not count."""
-        return self._process is not None and not self._process.ended
-
-    def start(self, stopping: Callable[[], bool] = lambda: False) -> None:
-        """Start it and wait until it is healthy."""
-        check(self._section)
-        self._memory_before = memory_in_use()
-        with socket.create_server((_HOST, 0)) as free:
-            self.port = int(free.getsockname()[1])
-        self._files = tempfile.TemporaryDirectory(prefix="tapir-student-", ignore_cleanup_errors=True)
-        template = Path(self._files.name) / "chat_template.jinja"
-        template.write_text(self.model.template, "utf-8")
-        # Not the command `vllm serve`: of the build for CPUs it does not find its own version.
-        command = [
-            self._section.interpreter,
-            "-m",
-            "vllm.entrypoints.openai.api_server",
-            *self.model.arguments(template),
-        ]
-        command += ["--host", _HOST, "--port", str(self.port), "--disable-uvicorn-access-log", *self._section.options]
-        self._process = ChildProcess(command, self._log, environment=_environment(adapters=self.model.rank > 0))
-        try:
-            self._wait_until_healthy(stopping)
-        except BaseException:
-            self.kill()
-            self.stop()
-            raise
+        return not self._process.ended
 
     def healthy(self) -> bool:
         """Return whether it takes requests."""
@@ -175,28 +154,21 @@ class Server:
 
     def last_lines(self) -> str:
         """Return how it ended and the last lines it printed; before them the first errors, which tend to be causes."""
-        printed = self._process.last_lines(_ALL) if self._process else []
-        lines = [line for line in printed if not _NOISE.search(line)]
+        lines = [line for line in self._process.last_lines(_ALL) if not _NOISE.search(line)]
         causes = [line for line in lines[:-_LINES] if _CAUSE.search(line)][:_CAUSES]
         shown = [*causes, *["..."] * bool(causes), *lines[-_LINES:]] or ["(it printed nothing)"]
-        status = self._process.command_status if self._process else None
-        if status is not None:
+        if (status := self._process.command_status) is not None:
             shown.append(f"the server ended with {describe_status(status)}")
         return "\n".join(f"    {line}" for line in shown)
 
     def kill(self) -> None:
         """End all its processes at once; any thread may do so."""
-        if self._process is not None:
-            self._process.kill()
+        self._process.kill()
 
     def stop(self) -> str:
         """End it, in order if it listens, and wait for its memory; return what is not free then, if anything."""
-        process, self._process = self._process, None
-        if process is None:
-            return ""
-        process.stop(_TO_STOP)
-        if self._files is not None:
-            self._files.cleanup()
+        self._process.stop(_TO_STOP)
+        self._files.cleanup()
         deadline, before = time.monotonic() + _TO_FREE, self._memory_before
         while before:
             now = memory_in_use()
@@ -337,10 +309,8 @@ def _environment(*, adapters: bool) -> dict[str, str]:
 
 
 def _has_accelerator() -> bool:
-    try:
-        import torch
-    except ImportError:
-        return bool(memory_in_use())
+    import torch
+
     return torch.cuda.is_available()
 
 

@@ -108,18 +108,12 @@ class PromptFile:
         return [Message(role=role, content=_SLOT.sub(lambda slot: values[slot[1]], part)) for role, part in parts]
 
     def fill(self, **values: str) -> str:
-        """Return the text of a prompt without a system part."""
-        messages = self.messages(**values)
-        if len(messages) > 1:
-            raise TypeError(f"{self.name} has a system part: it is a chat, not a text")
-        return messages[0]["content"]
+        """Return the text of a prompt that becomes part of another message: `load` sees to it that it is one."""
+        return self.messages(**values)[0]["content"]
 
 
 def load(name: str, override: Path | None = None) -> PromptFile:
     """Read a prompt, for example "judge-pairwise" or "refine/code", from its shipped file or another, and check it."""
-    if name not in _shipped() and (override is None or not name.startswith("refine/")):
-        known = _shipped()
-        raise RecipeError(f"no prompt named {name!r}{_hint(name, known)}", remedy=f"There are {', '.join(known)}.")
     prompt = _read(name, override)
     problems = [*_header_problems(prompt), *_slot_problems(prompt)]
     if problems:

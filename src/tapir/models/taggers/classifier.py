@@ -93,16 +93,12 @@ class TextModel:
 
 
 class Classifier(TextModel):
-    """A model whose rows are logits, with a label for each column."""
+    """A model whose rows are logits, with a label for each column, and the temperature that calibrates them."""
 
     def __init__(self, model: Any, tokenizer: Any, labels: Sequence[str], *, max_length: int, batch_size: int) -> None:
         super().__init__(model, tokenizer, max_length=max_length, batch_size=batch_size)
         self.labels = labels
         self.temperature = 1.0
-
-    def logits(self, texts: Sequence[str], note: Callable[[str], None]) -> NDArray[np.float64]:
-        """Return logits of shape (texts, labels)."""
-        return self.rows(texts, note) if texts else np.empty((0, len(self.labels)))
 
     def predict(self, logits: NDArray[np.float64]) -> list[TaskTag]:
         """Return the most probable label of each row with its calibrated probability."""

@@ -85,7 +85,7 @@ class EncoderTagger(ModelTagger[EncoderTaggerConfig]):
 
     def _guess(self, classifier: Classifier, texts: Sequence[str]) -> list[TaskTag]:
         self._progress.check()
-        return classifier.predict(classifier.logits(texts, self._progress.note))
+        return classifier.predict(classifier.rows(texts, self._progress.note))
 
     def _load_fitted(self, digest: str) -> TaggerReport | None:
         """Load what this run fitted to the same labels; None where there is nothing, or it is damaged."""
@@ -122,7 +122,7 @@ class EncoderTagger(ModelTagger[EncoderTaggerConfig]):
     def _measure(self, classifier: Classifier, split: LabelSplit, size: int) -> TaggerReport:
         """Calibrate on the first `size` of the training labels, which were not learnt from; measure on the others."""
         texts = [instruction.transcript for instruction, _ in [*split.train[:size], *split.test]]
-        rows = classifier.logits(texts, self._progress.note)
+        rows = classifier.rows(texts, self._progress.note)
         if not np.isfinite(rows).all():
             raise TrainingError(
                 "the fitted tagger's probabilities are not numbers",
