@@ -1,8 +1,8 @@
 """Trained taggers: accuracy and macro F1 on instructions that people labelled, with bootstrap intervals.
 
-    python benchmarks/taggers.py                     TF-IDF, embeddings, both joined (encoder: `make models`)
-    python benchmarks/taggers.py --encoder           the encoder fine-tuned on the same model, too (slow)
-    python benchmarks/taggers.py --sets dolly-800    some of the sets
+    python benchmarks/taggers.py                       TF-IDF, embeddings, both joined, the nearest name (`make models`)
+    python benchmarks/taggers.py --taggers encoder     the encoder fine-tuned (slow)
+    python benchmarks/taggers.py --sets dolly-800      some of the sets
 
 Each seed draws what is learnt; everything else of the set is tagged. Small sets are cross-validated in five folds, so
 that every row is tagged once by a tagger that did not learn from it. Intervals (95 %) are over instructions, with all
@@ -21,7 +21,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,10 +29,13 @@ from numpy.typing import NDArray
 from tapir.config.annotators import EmbeddingTaggerConfig, EncoderTaggerConfig, TfidfTaggerConfig
 from tapir.domain.instruction import Instruction, Origin
 from tapir.domain.task import TaskDistribution, TaskTag, Taxonomy
-from tapir.models.taggers.embedding import EmbeddingTagger, SentenceEncoder
+from tapir.models.taggers.embedding import EmbeddingTagger, Read, SentenceEncoder
 from tapir.models.taggers.encoder import EncoderTagger
 from tapir.models.taggers.metrics import calibration_error
 from tapir.models.taggers.tfidf import TfidfTagger
+
+if TYPE_CHECKING:
+    from sklearn.pipeline import Pipeline
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data" / "task_types"
 MODELS = Path(os.environ.get("TAPIR_MODELS", "~/.cache/tapir/models")).expanduser()
@@ -47,14 +50,14 @@ class EmbeddingsAlone(EmbeddingTagger):
     """The joined tagger without its words."""
 
     @staticmethod
-    def pipeline(weight: float, c: float) -> Any:
-        """Return a classifier of the embeddings."""
+    def fit_pipeline(known: Read, tasks: NDArray[np.str_], weight: float, c: float) -> Pipeline:
+        """Fit a classifier of the embeddings."""
         from sklearn.linear_model import LogisticRegression
         from sklearn.pipeline import make_pipeline
         from sklearn.preprocessing import FunctionTransformer
 
         vectors = FunctionTransformer(lambda several: weight * np.stack([vector for _, vector in several]))
-        return make_pipeline(vectors, LogisticRegression(C=c, max_iter=1000))
+        return make_pipeline(vectors, LogisticRegression(C=c, max_iter=1000)).fit(known, tasks)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,7 +81,7 @@ class Tagged:
 def main() -> None:
     """Print a table of every set."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--encoder", action="store_true", help="fine-tune the encoder, too")
+    parser.add_argument("--taggers", default="TF-IDF,embedding,joined,nearest", help="some of them, or encoder")
     parser.add_argument("--seeds", type=int, default=SEEDS)
     parser.add_argument("--sets", default="dolly-800,dolly,user-oriented,wizardlm")
     parser.add_argument("--model", default=str(MODELS / "all-minilm-l6-v2"))
@@ -91,7 +94,7 @@ def main() -> None:
         print(f"\n{name}: {len(pairs):,} instructions, {len(labels)} labels, {asked.seeds} seeds\n")
         print("| tagger | learnt from | tags | accuracy | macro F1 | calibration error |\n|---|---:|---:|---|---|---:|")
         found = {}
-        for tagger in ("TF-IDF", "embedding", "joined", *(["encoder"] if asked.encoder else [])):
+        for tagger in asked.taggers.split(","):
             found[tagger] = tagged(
                 tagger, asked.model, labels, [part for seed in range(asked.seeds) for part in parts(pairs, seed)]
             )
@@ -109,7 +112,7 @@ def show(found: dict[str, Tagged], learnt: int) -> None:
         cells = " | ".join(interval(once[name][at], drawn[name][:, at]) for at in (0, 1))
         error = calibration_error(one.confidences.tolist(), (one.truth == one.tags).tolist())
         print(f"| {name} | {learnt:,} | {len(one.ids):,} | {cells} | {error:.3f} |")
-    for other in [name for name in found if name != "joined"]:
+    for other in [name for name in found if name != "joined"] if "joined" in found else []:
         cells = " | ".join(
             interval(once["joined"][at] - once[other][at], drawn["joined"][:, at] - drawn[other][:, at], "+")
             for at in (0, 1)
@@ -155,7 +158,8 @@ def make(
         epochs = max(3.0, STEPS * BATCH / learnt)
         section = EncoderTaggerConfig(kind="encoder", model=model, epochs=epochs, batch_size=BATCH, **share)
         return EncoderTagger(section, taxonomy, label, seed, CHUNK)
-    kind = EmbeddingTagger if name == "joined" else EmbeddingsAlone
+    kind = EmbeddingsAlone if name == "embedding" else EmbeddingTagger
+    share = {"labelled": 0} if name == "nearest" else share
     return kind(EmbeddingTaggerConfig(kind="embedding", model=model, **share), taxonomy, label, seed, CHUNK)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal, TypeAlias
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from tapir.config.base import Count, CustomConfig, Endpoints, Section, SentTemperature, Share, Text, Whole, kind_or
 from tapir.domain.errors import RecipeError
@@ -133,6 +133,12 @@ AnyJudge: TypeAlias = Annotated[
 ]
 
 
+def _enough_to_learn(labelled: int) -> int:
+    if 0 < labelled < 20:  # noqa: PLR2004
+        raise ValueError(f"{labelled} labels are too few to learn from: use 20 or more, or 0")
+    return labelled
+
+
 class LabelRequests(Section):
     """Requests to a language model for the labels of instructions."""
 
@@ -144,7 +150,10 @@ class LabelRequests(Section):
     """Longest label, in tokens."""
 
     def idle(self) -> Mapping[str, str]:
-        """A teacher that labels has its own limit of tokens."""
+        """Nobody is asked for no labels, and nothing is learnt; a teacher that labels has its own limit of tokens."""
+        if not getattr(self, "labelled", True):
+            unused = ("held_out", "epochs", "learning_rate", "endpoints", "temperature", "max_tokens")
+            return {name: "labelled" for name in unused if name in type(self).model_fields}
         return {} if self.endpoints else dict.fromkeys(("temperature", "max_tokens"), "endpoints")
 
 
@@ -186,7 +195,7 @@ class EncoderTaggerConfig(LabelRequests):
     """The encoder, a folder or hub id that transformers can load; with labelled = 0 a classifier of the taxonomy."""
     revision: str = ""
     """Commit, tag or branch on the hub; empty means the newest."""
-    labelled: Whole = 5000
+    labelled: Annotated[Whole, AfterValidator(_enough_to_learn)] = 5000
     """Instructions labelled to learn from; 0 for a published classifier, which learns nothing."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the labels kept to measure the tagger."""
@@ -201,22 +210,9 @@ class EncoderTaggerConfig(LabelRequests):
     abstain_below: Share = 0.0
     """An instruction whose best label is less probable than this gets none; 0 labels all."""
 
-    def idle(self) -> Mapping[str, str]:
-        """A published classifier learns nothing."""
-        if not self.labelled:
-            unused = "held_out epochs learning_rate endpoints temperature max_tokens"
-            return dict.fromkeys(unused.split(), "labelled")
-        return super().idle()
-
-    @model_validator(mode="after")
-    def _enough_labels(self) -> EncoderTaggerConfig:
-        if 0 < self.labelled < 20:  # noqa: PLR2004
-            raise ValueError(f"labelled = {self.labelled} is too few to learn from: use 20 or more, or 0")
-        return self
-
 
 class EmbeddingTaggerConfig(LabelRequests):
-    """Logistic regression over sentence embeddings and TF-IDF, trained in the run from labels on a sample."""
+    """Logistic regression over sentence embeddings and TF-IDF, trained in the run from labels; or the nearest name."""
 
     implementation: ClassVar[str] = "tapir.models.taggers.embedding:EmbeddingTagger"
     kind: Literal["embedding"]
@@ -226,8 +222,8 @@ class EmbeddingTaggerConfig(LabelRequests):
     """Commit, tag or branch on the hub; empty means the newest."""
     prefix: str = ""
     """Text before every instruction, for models that expect one, such as "query: " for E5."""
-    labelled: Annotated[int, Field(ge=20, strict=True)] = 800
-    """Instructions labelled to learn from."""
+    labelled: Annotated[Whole, AfterValidator(_enough_to_learn)] = 800
+    """Instructions labelled to learn from; 0 takes the label whose name is nearest, which asks nobody."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.25
     """Share of the labels kept to measure the tagger."""
     batch_size: Count = 32

@@ -218,10 +218,20 @@ def test_texts_that_share_no_words_are_told_apart_by_their_embeddings(bare: dict
     fakes.check_tags(tagger, ours)
 
 
+def test_without_labels_the_nearest_name_decides_and_nobody_is_asked(bare: dict[str, Path]) -> None:
+    tagger = encoders.embedding_tagger(bare["modernbert"], labelled=0)
+    assert tagger.sample(INSTRUCTIONS, 7) == []
+    assert tagger.fit([]) is None
+    named = [Instruction.of(label, Origin("corpus")) for label in LABELS]
+    assert [tag.task for _, tag in tagger.tag(named) if isinstance(tag, TaskTag)] == list(LABELS)
+    fakes.check_tags(tagger, INSTRUCTIONS)
+
+
 def test_what_it_is_too_unsure_of_has_no_label_and_is_counted(bare: dict[str, Path]) -> None:
     tagger = encoders.embedding_tagger(bare["modernbert"], abstain_below=0.9)
     sample = tagger.sample(INSTRUCTIONS, 7)
     measured = tagger.fit([(one, LABELS[number % 3]) for number, one in enumerate(sample)])
+    assert measured is not None
     assert measured.abstained > 10
     tags = [tag for _, tag in tagger.tag(INSTRUCTIONS)]
     assert {tag.kind for tag in tags if isinstance(tag, Failure)} == {"abstained"}
@@ -297,4 +307,9 @@ def test_a_real_encoder_knows_subjects_by_words_it_has_not_learnt() -> None:
     asked = [Instruction.of(text, Origin("corpus")) for text in unseen]
     tags = [tag.task for _, tag in tagger.tag(asked) if isinstance(tag, TaskTag)]
     assert tags == list(unseen.values())
+    assert report is not None
     assert report.n == 4
+    nearest = EmbeddingTagger(section.model_copy(update={"labelled": 0}), taxonomy, lambda _: [], seed=7, chunk=4)
+    nearest.fit([])
+    assert [tag for _, tag in nearest.tag(asked)] != [tag for _, tag in tagger.tag(asked)]
+    assert [tag.task for _, tag in nearest.tag(asked) if isinstance(tag, TaskTag)] == list(unseen.values())

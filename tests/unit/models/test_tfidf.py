@@ -36,6 +36,7 @@ def fit(tagger: TfidfTagger | EmbeddingTagger, texts: list[tuple[str, str]]) -> 
     """Return the accuracy on labels that were kept apart."""
     labelled = [(Instruction.of(text, Origin("corpus")), task) for text, task in texts]
     report = tagger.fit(labelled)
+    assert report is not None
     fakes.check_tags(tagger, [one for one, _ in labelled])
     return report.accuracy
 

@@ -29,6 +29,7 @@ in the embedding."""
 _FOLDS = 5
 _CALIBRATE_ON = 20  # fewer labels say nothing about mix and temperature
 _WORDS = 5_000  # and word pairs, the most frequent
+_SCALE = 20.0  # of cosines before the softmax, as sentence-transformers trains with by default
 _POOLINGS = {"mean_tokens": "mean", "cls_token": "cls", "mean": "mean", "cls": "cls", "lasttoken": "lasttoken"}
 
 Mix: TypeAlias = tuple[float, float]
@@ -40,12 +41,28 @@ class Joined(NamedTuple):
     """A sentence encoder, the classifier of what it reads, and the temperature of its logits."""
 
     encoder: SentenceEncoder
-    pipeline: Pipeline
+    pipeline: Pipeline | NearestLabel
     temperature: float
 
     def rest(self) -> None:
         """Leave the accelerator."""
         self.encoder.rest()
+
+
+class NearestLabel:
+    """What stands for a classifier without labels to learn from: the names of the labels, embedded like texts."""
+
+    def __init__(self, labels: Sequence[str], encoder: SentenceEncoder, note: Callable[[str], None]) -> None:
+        self.classes_ = np.array(labels)
+        self._names = encoder.read([label.replace("_", " ") for label in labels], note)
+
+    def predict_log_proba(self, read: Read) -> NDArray[np.float64]:
+        """Return log-probabilities of shape (texts, labels) by cosine similarity; they are not calibrated."""
+        from scipy.special import log_softmax
+
+        texts, names = (np.stack([vector for _, vector in several]) for several in (read, self._names))
+        probabilities: NDArray[np.float64] = log_softmax(_SCALE * texts @ names.T, axis=1)
+        return probabilities
 
 
 class EmbeddingTagger(ModelTagger[EmbeddingTaggerConfig]):
@@ -56,10 +73,15 @@ class EmbeddingTagger(ModelTagger[EmbeddingTaggerConfig]):
     same tags to the last bit. A run that goes on fits again, to the same.
     """
 
-    def fit(self, labelled: Labelled) -> TaggerReport:
-        """Learn from one part of the labels, measure on the other."""
+    def fit(self, labelled: Labelled) -> TaggerReport | None:
+        """Learn from one part of the labels, measure on the other; None where there are to be none."""
+        encoder = SentenceEncoder.load(self._section)
+        if not self._section.labelled:
+            nearest = NearestLabel(self.taxonomy.labels, encoder, self._progress.note)
+            self._classifier = Joined(encoder, nearest, 1.0)
+            return None
         split = self._split(labelled)
-        encoder, tasks = SentenceEncoder.load(self._section), np.array([task for _, task in split.train])
+        tasks = np.array([task for _, task in split.train])
         known = encoder.read([one.transcript for one, _ in split.train], self._progress.note)
         mix, heat = self._cross_validate(known, tasks, np.array(conversations(split.train)))
         self._classifier = Joined(encoder, self.fit_pipeline(known, tasks, *mix), heat)
