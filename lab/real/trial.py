@@ -61,6 +61,10 @@ class TrialSession(ApiSession):
         if not recorded:
             self.open(folder, "trial", SilentProgress())
 
+    def json_schema(self, endpoints: tuple[str, ...]) -> bool:
+        """Whether the trial sends a schema."""
+        return all(self.endpoints[name].json_schema is True for name in endpoints)
+
     def stream(self, endpoints: tuple[str, ...], requests: Iterable[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
         """Yield the replies to requests."""
         replies = self._recorded(requests) if self._ledger else super().stream(endpoints, requests)
