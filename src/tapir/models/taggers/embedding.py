@@ -1,4 +1,4 @@
-"""The tagger trained in the run on sentence embeddings and TF-IDF: logistic regression over both, side by side."""
+"""Tagger on sentence embeddings: logistic regression over them and TF-IDF, trained in the run; or the nearest name."""
 
 from __future__ import annotations
 
@@ -70,7 +70,8 @@ class EmbeddingTagger(ModelTagger[EmbeddingTaggerConfig]):
 
     Of `MIXES` the one with the least loss in cross-validation on the training labels is taken; its out-of-fold logits
     give the temperature. A `chunk` of instructions is sorted by length and embedded together: the same chunk has the
-    same tags to the last bit. A run that goes on fits again, to the same.
+    same tags to the last bit. A run that goes on fits again, to the same. With `labelled = 0` nothing is learnt:
+    the label whose name is nearest is taken, and its probability is not calibrated.
     """
 
     def fit(self, labelled: Labelled) -> TaggerReport | None:
